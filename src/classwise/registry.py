@@ -1,0 +1,182 @@
+"""What settings files and the command line can name: attacks, losses, methods, models, data sets, recipes.
+
+A file that is present is active: the first look-up of a kind imports every module of the package that
+holds it, and each module registers what it defines.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import importlib
+import pkgutil
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar, get_args
+
+from classwise.errors import InputError
+
+Kind = Literal["attack", "suite", "loss", "method", "model", "data", "recipe"]
+Built = TypeVar("Built", bound=Callable[..., Any])
+
+_HOMES: dict[Kind, str] = {
+    "attack": "classwise.attacks",
+    "suite": "classwise.attacks",
+    "loss": "classwise.losses",
+    "method": "classwise.methods",
+    "model": "classwise.models",
+    "data": "classwise.data",
+    "recipe": "classwise.recipes",
+}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One registered name.
+
+    Attributes:
+        kind: what it is.
+        name: what the user types.
+        build: makes the thing from settings.
+        summary: one line, shown by ``classwise list``.
+        source: paper or repository it follows, or "classwise" for our own design.
+    """
+
+    kind: Kind
+    name: str
+    build: Callable[..., Any]
+    summary: str
+    source: str
+
+
+_ENTRIES: dict[tuple[Kind, str], Entry] = {}
+
+
+def register(kind: Kind, name: str, *, source: str, summary: str | None = None) -> Callable[[Built], Built]:
+    """Make a class or function available under ``name``; the summary defaults to its docstring's first line.
+
+    Raises:
+        RuntimeError: the name is taken, which is a mistake in the code.
+    """
+
+    def add(build: Built) -> Built:
+        if (kind, name) in _ENTRIES:
+            raise RuntimeError(f"{kind} {name!r} is registered twice")
+        line = summary or (build.__doc__ or "").strip().partition("\n")[0]
+        _ENTRIES[kind, name] = Entry(kind, name, build, line.rstrip("."), source)
+        return build
+
+    return add
+
+
+def entries(kind: Kind) -> list[Entry]:
+    """Return every entry of a kind, sorted by name."""
+    _import_all(kind)
+    return sorted((e for (k, _), e in _ENTRIES.items() if k == kind), key=lambda e: e.name)
+
+
+def names(kind: Kind) -> list[str]:
+    """Return the registered names of a kind, sorted."""
+    return [entry.name for entry in entries(kind)]
+
+
+def entry(kind: Kind, name: str) -> Entry:
+    """Return the entry ``name``.
+
+    Raises:
+        InputError: there is none; the message offers the nearest name.
+    """
+    _import_all(kind)
+    if (kind, name) not in _ENTRIES:
+        raise InputError(unknown(kind, name, names(kind)))
+    return _ENTRIES[kind, name]
+
+
+def build(kind: Kind, text: str, *args: Any, **defaults: Any) -> Any:
+    """Build what ``text`` says: a name, or a name with settings such as ``pgd(steps=100, restarts=5)``.
+
+    Args:
+        kind: what to build.
+        text: name, with settings in parentheses where wanted.
+        args: positional arguments of the builder.
+        defaults: keyword arguments of the builder; settings in ``text`` win over them.
+
+    Raises:
+        InputError: unknown name, or settings that the builder does not take.
+    """
+    name, settings = parse(text)
+    found = entry(kind, name)
+    try:
+        return found.build(*args, **{**defaults, **settings})
+    except TypeError as error:
+        raise InputError(f"{kind} {text!r} cannot be built: {error}.") from error
+
+
+def parse(text: str) -> tuple[str, dict[str, Any]]:
+    """Split ``name(key=value, …)`` into name and settings; values are Python literals or fractions like 2/255.
+
+    Raises:
+        InputError: the text has another form.
+
+    Example:
+        >>> parse("pgd(steps=100, step_size=1/4)")
+        ('pgd', {'steps': 100, 'step_size': 0.25})
+    """
+    match = re.fullmatch(r"\s*([\w.:/@+-]+)\s*(?:\((.*)\))?\s*", text, flags=re.DOTALL)
+    if match is None:
+        raise InputError(f"{text!r} is not a name; write a name, or a name with settings like pgd(steps=100).")
+    name, inside = match.groups()
+    try:
+        call = ast.parse(f"f({inside or ''})", mode="eval").body
+        assert isinstance(call, ast.Call)
+        assert not call.args
+        settings = {str(keyword.arg): _literal(keyword.value) for keyword in call.keywords}
+    except (SyntaxError, ValueError, AssertionError) as error:
+        raise InputError(f"The settings in {text!r} are not of the form name(key=value, key=value).") from error
+    return name, settings
+
+
+def split(text: str) -> list[str]:
+    """Split a comma-separated list, leaving commas inside parentheses or brackets alone.
+
+    Example:
+        >>> split("pgd(steps=10, restarts=2), margin-pgd")
+        ['pgd(steps=10, restarts=2)', 'margin-pgd']
+    """
+    parts, depth = [""], 0
+    for character in text:
+        depth += (character in "([") - (character in ")]")
+        if character == "," and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += character
+    return [part.strip() for part in parts if part.strip()]
+
+
+def unknown(what: str, name: str, known: list[str] | Mapping[str, Any]) -> str:
+    """Say in one sentence that ``name`` is not known, with the nearest match."""
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(sorted(known))}."
+    return f"Unknown {what} {name!r}: {hint}"
+
+
+def _literal(node: ast.expr) -> Any:
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div):
+        return _literal(node.left) / _literal(node.right)
+    return ast.literal_eval(node)
+
+
+def _import_all(kind: Kind) -> None:
+    for module in _modules(_HOMES[kind]):
+        importlib.import_module(module)
+
+
+def _modules(home: str) -> Iterator[str]:
+    package = importlib.import_module(home)
+    yield home
+    for module in pkgutil.iter_modules(getattr(package, "__path__", [])):
+        yield f"{home}.{module.name}"
+
+
+assert set(_HOMES) == set(get_args(Kind))
