@@ -68,7 +68,9 @@ class ThreatModel:
         object.__setattr__(self, "norm", parse_norm(self.norm))
         object.__setattr__(self, "eps", parse_eps(self.eps))
         if self.norm == "Linf" and self.eps > 1:
-            raise InputError(f"The Linf radius {self.eps:g} is above 1: pixels are in [0, 1], so write {self.eps:g}/255.")
+            raise InputError(
+                f"The Linf radius {self.eps:g} is above 1: pixels are in [0, 1], so write {self.eps:g}/255."
+            )
 
     @property
     def eps_text(self) -> str:
@@ -151,7 +153,8 @@ class ThreatModel:
             # Dividing by the largest entry first keeps tiny float32 gradients from underflowing when squared.
             flat = flat / flat.abs().amax(1, keepdim=True).clamp_min(1e-38)
             length = torch.linalg.vector_norm(flat, dim=1, keepdim=True)
-            return (flat / length.clamp_min(1e-12)).view_as(gradient)
+            unit: Tensor = flat / length.clamp_min(1e-12)
+            return unit.view_as(gradient)
         position = x_adv.flatten(1)
         stuck = ((flat > 0) & (position >= 1)) | ((flat < 0) & (position <= 0))
         movable = flat.masked_fill(stuck, 0)

@@ -1,0 +1,74 @@
+"""Class-wise adversarial robustness: find the weakest class, attack it, explain it, repair it.
+
+The public names load on first use, so that ``import classwise`` and ``classwise --help`` do not wait for PyTorch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from classwise.attacks import PGD, TemperaturePGD
+    from classwise.attacks import build as build_attacks
+    from classwise.data import Images
+    from classwise.data import load as load_data
+    from classwise.errors import InputError
+    from classwise.evaluation import evaluate
+    from classwise.metrics.outcomes import Outcomes
+    from classwise.metrics.result import Result
+    from classwise.models import load_model
+    from classwise.noise import Noise
+    from classwise.recipes import Recipe
+    from classwise.report import write_page as write_report
+    from classwise.threat import ThreatModel
+    from classwise.train import fit
+
+_HOMES = {
+    "PGD": "classwise.attacks:PGD",
+    "TemperaturePGD": "classwise.attacks:TemperaturePGD",
+    "build_attacks": "classwise.attacks:build",
+    "Images": "classwise.data:Images",
+    "load_data": "classwise.data:load",
+    "InputError": "classwise.errors:InputError",
+    "evaluate": "classwise.evaluation:evaluate",
+    "Outcomes": "classwise.metrics.outcomes:Outcomes",
+    "Result": "classwise.metrics.result:Result",
+    "load_model": "classwise.models:load_model",
+    "Noise": "classwise.noise:Noise",
+    "Recipe": "classwise.recipes:Recipe",
+    "write_report": "classwise.report:write_page",
+    "ThreatModel": "classwise.threat:ThreatModel",
+    "fit": "classwise.train:fit",
+}
+
+__all__ = [
+    "PGD",
+    "Images",
+    "InputError",
+    "Noise",
+    "Outcomes",
+    "Recipe",
+    "Result",
+    "TemperaturePGD",
+    "ThreatModel",
+    "build_attacks",
+    "evaluate",
+    "fit",
+    "load_data",
+    "load_model",
+    "write_report",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'classwise' has no attribute {name!r}")
+    module, _, attribute = _HOMES[name].partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -1,0 +1,113 @@
+"""What the words of a command line mean: from names and folders to data, models, threats and Fabric."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from lightning_fabric import Fabric
+from lightning_fabric.loggers.tensorboard import TensorBoardLogger
+from torch import nn
+
+from classwise import registry
+from classwise.data import Images, ImageSet, default_threat, load, stratified_sample
+from classwise.errors import InputError
+from classwise.models import load_model
+from classwise.recipes import Recipe
+from classwise.threat import ThreatModel, parse_eps, parse_norm
+
+_RECIPES = {"digits": "digits", "mnist": "mnist", "svhn": "svhn"}
+_DEFAULT_RECIPE = "pang2021"
+
+
+def images(
+    data: str, directory: Path | None, split: str, limit: int | None, seed: int, download: bool = False
+) -> ImageSet:
+    """Load a split, or a stratified sample of ``limit`` of its images."""
+    whole: ImageSet = load(data, directory, split, download)
+    return whole if limit is None else whole.subset(stratified_sample(whole.y, limit, seed))
+
+
+def training_images(data: str, directory: Path | None, limit: int | None, seed: int, download: bool) -> Images:
+    """Load the training split.
+
+    Raises:
+        InputError: it is too large to be held in memory.
+    """
+    found = images(data, directory, "train", limit, seed, download)
+    if not isinstance(found, Images):
+        raise InputError(f"{data} is streamed from files, and training needs images in memory; use a smaller set.")
+    return found
+
+
+def data_of_run(model: str) -> str:
+    """Return the data set that the run behind ``run:FOLDER`` was trained on.
+
+    Raises:
+        InputError: the model is no run, so the data set must be named.
+    """
+    if model.startswith("run:"):
+        path = Path(model.removeprefix("run:").removesuffix("@last").removesuffix("@best")) / "run.json"
+        if path.is_file():
+            return str(json.loads(path.read_text())["data"]["name"])
+    raise InputError("Name the data set with --data; `classwise list data` shows which there are.")
+
+
+def threat(data: str, eps: str | None, norm: str | None) -> ThreatModel:
+    """Return the threat model asked for, or the usual one of the data set.
+
+    Raises:
+        InputError: a norm without a radius, or a data set without a usual threat.
+    """
+    if eps is not None:
+        return ThreatModel(parse_norm(norm or "Linf"), parse_eps(eps))
+    if norm is not None:
+        raise InputError("A norm needs a radius; give --eps too.")
+    return default_threat(registry.parse(data)[0])
+
+
+def recipe(text: str | None, data: str) -> Recipe:
+    """Return the recipe asked for, or the usual one of the data set."""
+    found: Recipe = registry.build("recipe", text or _RECIPES.get(registry.parse(data)[0], _DEFAULT_RECIPE))
+    return found
+
+
+def normalised(model: str, train: Images, plan: Recipe) -> str:
+    """Add the channel statistics of the training images to an architecture that names none."""
+    if not plan.normalize or "@" in model or ":" in model:
+        return model
+    name, settings = registry.parse(model)
+    if "mean" in settings:
+        return model
+    pixels = train.x.transpose(0, 1).flatten(1).double() / 255
+    settings["mean"] = [round(value, 4) for value in pixels.mean(1).tolist()]
+    settings["std"] = [round(value, 4) for value in pixels.std(1).tolist()]
+    return f"{name}({', '.join(f'{key}={value!r}' for key, value in settings.items())})"
+
+
+def model(text: str, data: ImageSet, seed: int) -> nn.Module:
+    """Load a model and check that it fits the data."""
+    return load_model(text, num_classes=len(data.classes), shape=data.shape, seed=seed)
+
+
+def fabric(
+    accelerator: str, devices: int, num_nodes: int = 1, precision: str = "32-true", logs: Path | None = None
+) -> Fabric:
+    """Make and launch Fabric; more than one process are kept together by DDP.
+
+    Raises:
+        InputError: the accelerator or the number of devices is not to be had, or TensorBoard is not installed.
+    """
+    settings: dict[str, Any] = {"accelerator": accelerator, "devices": devices, "num_nodes": num_nodes}
+    try:
+        loggers = [] if logs is None else [TensorBoardLogger(logs, name="tensorboard")]
+    except ModuleNotFoundError as error:
+        raise InputError("TensorBoard is not installed; run pip install 'classwise[tensorboard]'.") from error
+    strategy = "ddp" if devices * num_nodes > 1 else "auto"
+    try:
+        made = Fabric(**settings, strategy=strategy, precision=precision, loggers=loggers)  # type: ignore[arg-type]
+    except (ValueError, RuntimeError) as error:
+        raise InputError(f"Cannot use {devices} x {accelerator}: {str(error).partition(chr(10))[0]}") from error
+    made.launch()
+    return made

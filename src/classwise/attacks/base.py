@@ -1,0 +1,100 @@
+"""What every attack shares: its call, the model's mode while it runs, and how a prediction is read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from classwise import registry
+from classwise.errors import InputError
+from classwise.noise import Noise
+from classwise.threat import ThreatModel
+
+INVALID = -1
+"""Prediction where a logit is NaN or infinite: never the true class, and no other class either."""
+
+
+class Attack(Protocol):
+    """Frozen settings that, called with a model, return a candidate for every image."""
+
+    @property
+    def threat(self) -> ThreatModel:
+        """What the attack may do to an image."""
+        ...
+
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, *, noise: Noise) -> Tensor:
+        """Perturb images.
+
+        Args:
+            model: takes [0, 1], returns logits (N, K).
+            x: clean images (N, C, H, W) in [0, 1].
+            y: true classes (N,).
+            noise: the random numbers of these images; the same noise gives the same result.
+
+        Returns:
+            x_adv (N, C, H, W) in the threat set, misclassified where the attack succeeded.
+        """
+        ...
+
+
+@contextmanager
+def attacking(model: nn.Module, mode: Literal["eval", "train"] = "eval") -> Iterator[None]:
+    """Put the model in a mode and enable gradients; then put everything back as it was.
+
+    In train mode the running statistics of BatchNorm are put back too, so an attack never leaves a trace.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    statistics = [buffer.clone() for buffer in model.buffers()] if mode == "train" else []
+    model.train(mode == "train")
+    try:
+        with torch.enable_grad():
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
+        with torch.no_grad():
+            for buffer, before in zip(model.buffers(), statistics, strict=False):
+                buffer.copy_(before)
+
+
+def input_gradient(loss: Tensor, x: Tensor) -> Tensor:
+    """Return the gradient of the summed ``loss`` in ``x``: zero where the model cuts the graph, as a mask does."""
+    if not loss.requires_grad:
+        return torch.zeros_like(x)
+    gradient = torch.autograd.grad(loss.sum(), x, allow_unused=True)[0]
+    return torch.zeros_like(x) if gradient is None else gradient
+
+
+def predict(logits: Tensor, y: Tensor) -> Tensor:
+    """Return the predicted class (N,), by the verdict rule of spec/evaluation.md section 2.
+
+    A tie with the true class counts against it; logits that are not finite give ``INVALID``.
+    """
+    rivals = logits.scatter(1, y[:, None], -torch.inf)
+    best = rivals.amax(1)
+    lost = best >= logits.gather(1, y[:, None]).squeeze(1)
+    predicted = torch.where(lost, rivals.argmax(1), y)
+    return torch.where(logits.isfinite().all(1), predicted, INVALID)
+
+
+def build(names: str | list[str], threat: ThreatModel) -> Mapping[str, Attack]:
+    """Build attacks and suites by name: ``"pgd,margin-pgd(steps=100)"`` -> attack of each name, in order.
+
+    A suite stands for its attacks. The name, settings included, is the key of the attack in every result.
+
+    Raises:
+        InputError: an unknown name, settings that an attack does not take, or none at all.
+    """
+    attacks: dict[str, Attack] = {}
+    for text in registry.split(names) if isinstance(names, str) else names:
+        if registry.parse(text)[0] in registry.names("suite"):
+            attacks.update(registry.build("suite", text, threat))
+        else:
+            attacks[text] = registry.build("attack", text, threat)
+    if not attacks:
+        raise InputError("No attack was named; write for example --attacks pgd,margin-pgd.")
+    return attacks

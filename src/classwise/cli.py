@@ -1,0 +1,272 @@
+"""The command line: ``classwise demo | train | evaluate | report | list``.
+
+Options come from the typed signatures below. PyTorch is imported only once a command runs, so help is instant; this
+module names no type of a heavy package even for the type checker, since jsonargparse imports what annotations name,
+and no command has the name of a public function of the package, since jsonargparse would import that too.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from jsonargparse import ArgumentParser
+
+from classwise import __version__
+from classwise.errors import InputError
+
+Listed = Literal["attacks", "suites", "losses", "methods", "models", "data", "recipes"]
+_DEFAULT_ATTACKS = "pgd,margin-pgd,temperature-pgd"
+_SWITCHES = ("download", "tensorboard")
+
+
+def run_demo(out: Path = Path("classwise-demo"), seed: int = 0) -> None:
+    """Train, attack and report on embedded handwritten digits: the whole path in under two minutes.
+
+    Args:
+        out: folder for the training run, the evaluation and the report.
+        seed: of training and attacks.
+    """
+    from classwise import terminal
+
+    terminal.say("A small network learns to read 8x8 digits under attack, then every test digit is attacked.")
+    train_model("at", model="digits_cnn", data="digits", seed=seed, out=out / "run")
+    evaluate_model(f"run:{out / 'run'}", data="digits", seed=seed, out=out / "evaluation")
+    page = make_report(out / "evaluation")
+    terminal.next_steps(page, out)
+
+
+def train_model(
+    method: str,
+    model: str = "preact_resnet18",
+    data: str = "digits",
+    data_dir: Path | None = None,
+    recipe: str | None = None,
+    eps: str | None = None,
+    norm: str | None = None,
+    limit: int | None = None,
+    seed: int = 0,
+    out: Path = Path("runs/train"),
+    accelerator: str = "auto",
+    devices: int = 1,
+    num_nodes: int = 1,
+    precision: Literal["32-true", "bf16-mixed"] = "32-true",
+    tensorboard: bool = False,
+    download: bool = False,
+) -> None:
+    """Train a network with a defence; an interrupted run goes on where it stopped.
+
+    Args:
+        method: training method, see `classwise list methods`.
+        model: architecture or model string, see `classwise list models`.
+        data: data set, see `classwise list data`.
+        data_dir: folder that holds it.
+        recipe: training recipe, with changes like `digits(epochs=5)`; see `classwise list recipes`.
+        eps: radius of the attack, such as 8/255; the data set's usual one if not given.
+        norm: Linf, L2 or L1; with --eps.
+        limit: train on a stratified sample of this many images.
+        seed: of weights, order, augmentation and attacks.
+        out: folder of the run.
+        accelerator: cpu, cuda or auto.
+        devices: processes on this machine.
+        num_nodes: machines.
+        precision: arithmetic of the training steps.
+        tensorboard: also log for TensorBoard (extra `tensorboard`).
+        download: fetch the data set into --data-dir if it is missing.
+    """
+    from classwise import arguments, registry, terminal
+    from classwise.train import Run, fit
+
+    images = arguments.training_images(data, data_dir, limit, seed, download)
+    plan = arguments.recipe(recipe, data)
+    run = Run(arguments.normalised(model, images, plan), method, plan, arguments.threat(data, eps, norm), seed)
+    network = arguments.model(run.model, images, seed)
+    defence = registry.build("method", method, len(images.classes), run.attack)
+    fabric = arguments.fabric(accelerator, devices, num_nodes, precision, out if tensorboard else None)
+    with terminal.training(run, images, out, quiet=not fabric.is_global_zero) as watch:
+        log = fit(fabric, network, defence, images, run, out, watch)
+    if fabric.is_global_zero:
+        terminal.trained(log, out)
+
+
+def evaluate_model(
+    model: str,
+    data: str | None = None,
+    data_dir: Path | None = None,
+    attacks: str = _DEFAULT_ATTACKS,
+    eps: str | None = None,
+    norm: str | None = None,
+    split: str = "test",
+    limit: int | None = None,
+    batch_size: int = 250,
+    seed: int = 0,
+    out: Path | None = None,
+    accelerator: str = "auto",
+    devices: int = 1,
+    download: bool = False,
+) -> None:
+    """Attack every image a model gets right, and count what is left in each class.
+
+    Args:
+        model: architecture with weights, run:FOLDER, file.py:factory, timm:NAME, torchvision:NAME, export:FILE.pt2.
+        data: data set, see `classwise list data`; that of the run for a run:FOLDER.
+        data_dir: folder that holds it.
+        attacks: attacks and suites, separated by commas, with settings like `pgd(steps=100)`.
+        eps: radius of the attacks, such as 8/255; the data set's usual one if not given.
+        norm: Linf, L2 or L1; with --eps.
+        split: split of the data set.
+        limit: attack a stratified sample of this many images.
+        batch_size: images attacked at once; does not change a verdict.
+        seed: of the sample and of the attacks.
+        out: folder for result.json and outcomes.npz; nothing is written if not given.
+        accelerator: cpu, cuda or auto.
+        devices: processes on this machine.
+        download: fetch the data set into --data-dir if it is missing.
+    """
+    from classwise import arguments, evaluation, terminal
+    from classwise.attacks import build
+
+    name = data or arguments.data_of_run(model)
+    images = arguments.images(name, data_dir, split, limit, seed, download)
+    chosen = build(attacks, arguments.threat(name, eps, norm))
+    network = arguments.model(model, images, seed)
+    fabric = arguments.fabric(accelerator, devices)
+    with terminal.evaluating(images, chosen, quiet=not fabric.is_global_zero) as watch:
+        result = evaluation.evaluate(
+            network,
+            images,
+            chosen,
+            seed=seed,
+            batch_size=batch_size,
+            directory=out,
+            fabric=fabric,
+            watch=watch,
+            name=model,
+            command=shlex.join(["classwise", *sys.argv[1:]]),
+        )
+    if fabric.is_global_zero:
+        terminal.evaluated(result, out)
+
+
+def make_report(folder: Path, figures: Path | None = None, markdown: Path | None = None) -> Path:
+    """Turn the folder of an evaluation into one self-contained report.html.
+
+    Args:
+        folder: what `classwise evaluate --out` wrote.
+        figures: folder for the charts as PDF, PNG and SVG.
+        markdown: file for the tables in Markdown.
+    """
+    from classwise import files, terminal
+    from classwise.metrics.result import Result
+    from classwise.report import markdown_tables, save_figures, write_page
+
+    page = write_page(folder)
+    written = [page]
+    if figures is not None:
+        written += save_figures(Result.read(folder), figures)
+    if markdown is not None:
+        files.write_text(markdown, markdown_tables(Result.read(folder)))
+        written.append(markdown)
+    terminal.wrote(written)
+    return page
+
+
+def list_names(what: Listed) -> None:
+    """Show what settings and options can name, each with one line and its source.
+
+    Args:
+        what: attacks, suites, losses, methods, models, data or recipes.
+    """
+    from classwise import registry, terminal
+
+    kinds: dict[Listed, registry.Kind] = {
+        "attacks": "attack",
+        "suites": "suite",
+        "losses": "loss",
+        "methods": "method",
+        "models": "model",
+        "data": "data",
+        "recipes": "recipe",
+    }
+    terminal.entries(registry.entries(kinds[what]))
+
+
+COMMANDS: dict[str, Callable[..., Any]] = {
+    "demo": run_demo,
+    "train": train_model,
+    "evaluate": evaluate_model,
+    "report": make_report,
+    "list": list_names,
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command line and return its exit status: 0, 2 for bad input, 130 for Ctrl-C, 1 for a fault of ours."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in words
+    arguments = [_underscored(word) for word in words if word != "--debug"]
+    try:
+        settings = parser().parse_args(arguments)
+        command = settings.subcommand
+        values = {k: v for k, v in vars(settings[command]).items() if k != "config"}
+        COMMANDS[command](**values)
+    except InputError as error:
+        return _fail(str(error), 2, debug)
+    except KeyboardInterrupt:
+        return _fail("Interrupted; run the same command again to go on from the last saved state.", 130, debug)
+    except BrokenPipeError:
+        return 0
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}".partition("\n")[0]
+        return _fail(f"This should not happen ({reason}); run again with --debug and report what it prints.", 1, debug)
+    return 0
+
+
+class _Parser(ArgumentParser):
+    """Shows options with dashes, which ``main`` turns into the underscores of Python names."""
+
+    def format_help(self, *formatter: Any) -> str:
+        return re.sub(r"--[a-z_]+", lambda option: option[0].replace("_", "-"), str(super().format_help(*formatter)))
+
+
+def parser() -> ArgumentParser:
+    """Build the command line from the signatures of the commands."""
+    top = _Parser(
+        prog="classwise",
+        version=__version__,
+        description="Class-wise adversarial robustness: find the weakest class, attack it, explain it, repair it.",
+        epilog="--debug anywhere shows the traceback of an error.",
+    )
+    commands = top.add_subcommands(required=True, title="commands", metavar="COMMAND")
+    for name, command in COMMANDS.items():
+        sub = _Parser(prog=f"classwise {name}", description=(command.__doc__ or "").partition("\n\n")[0])
+        sub.add_argument("--config", action="config", help="YAML file with options; --print-config writes one.")
+        # jsonargparse wants a value after an option of type bool; a switch has none.
+        switches = [switch for switch in _SWITCHES if switch in inspect.signature(command).parameters]
+        sub.add_function_arguments(command, as_positional=True, skip={*switches})
+        for switch in switches:
+            sub.add_argument(f"--{switch}", action="store_true", help=_help_of(command, switch))
+        commands.add_subcommand(name, sub, help=(command.__doc__ or "").partition("\n")[0])
+    return top
+
+
+def _underscored(word: str) -> str:
+    option, equals, value = word.partition("=")
+    return option.replace("-", "_").replace("__", "--", 1) + equals + value if word.startswith("--") else word
+
+
+def _help_of(command: Callable[..., Any], option: str) -> str:
+    found = re.search(rf"^ +{option}: (.+)$", command.__doc__ or "", flags=re.MULTILINE)
+    return found[1] if found else ""
+
+
+def _fail(message: str, status: int, debug: bool) -> int:
+    if debug and sys.exc_info()[1] is not None:
+        raise
+    sys.stderr.write(f"classwise: {message}\n")
+    return status

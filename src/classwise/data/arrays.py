@@ -1,0 +1,77 @@
+"""NumPy arrays on disk."""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from classwise.data.images import Images
+from classwise.data.pixels import class_numbers, labels_of
+from classwise.data.sources import Facts, dataset
+from classwise.errors import InputError
+
+Array = NDArray[Any]
+
+
+@dataset("arrays", Facts(None, downloadable=False), source="NumPy .npy and .npz")
+def arrays(directory: Path, split: str, download: bool) -> Images:
+    """Your arrays: x_test.npy and y_test.npy (or x.npy, y.npy) in DIR, or an .npz with x, y and maybe classes.
+
+    Without class names, classes are numbered up to the largest label of any split, so that a class that is absent
+    from the test split is reported as absent.
+    """
+    names, read = _store(directory)
+    x, y = _pair(names, split, directory)
+    if "classes" in names:
+        classes = tuple(read("classes").astype(str).tolist())
+    else:
+        classes = class_numbers(torch.cat([labels_of(read(name)) for name in names & {y, "y_train", "y_test"}]))
+    return Images.from_arrays(read(x), read(y), classes, name="arrays", split=split)
+
+
+def _store(directory: Path) -> tuple[frozenset[str], Callable[[str], Array]]:
+    """Return the names of the arrays in a folder or an .npz file, and a function that reads one."""
+    if directory.is_dir():
+        files = {path.stem: path for path in sorted(directory.glob("*.npy"))}
+        archives = sorted(directory.glob("*.npz"))
+        if files or len(archives) != 1:
+            return frozenset(files), lambda name: _read(files[name])
+        directory = archives[0]
+    return frozenset(_names(directory)), lambda name: _read(directory, name)
+
+
+def _pair(names: frozenset[str], split: str, directory: Path) -> tuple[str, str]:
+    candidates = [(f"x_{split}", f"y_{split}"), *([("x", "y")] if split == "test" else [])]
+    for x, y in candidates:
+        if {x, y} <= names:
+            return x, y
+    wanted = " or ".join(f"{x} and {y}" for x, y in candidates)
+    there = ", ".join(sorted(names)) or "no arrays"
+    raise InputError(f"{directory} must hold {wanted} as .npy files or in one .npz, but holds {there}.")
+
+
+def _names(archive: Path) -> list[str]:
+    try:
+        with zipfile.ZipFile(archive) as opened:
+            return [Path(name).stem for name in opened.namelist()]
+    except (OSError, zipfile.BadZipFile) as error:
+        raise InputError(f"{archive} is no .npz file; save it with numpy.savez.") from error
+
+
+def _read(path: Path, name: str | None = None) -> Array:
+    try:
+        opened = np.load(path, allow_pickle=False)
+        if name is None:
+            return np.asarray(opened)
+        with opened:
+            return np.asarray(opened[name])
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        what = f"{name} in {path}" if name else str(path)
+        raise InputError(f"{what} cannot be read ({error}); save plain numbers again with NumPy.") from error

@@ -1,0 +1,218 @@
+"""Confidence intervals of class accuracies, and of the extremes over classes (spec/evaluation.md, section 6).
+
+There is no bootstrap of a minimum here, on purpose: resampling repeats the downward bias of the plug-in minimum,
+and a nominal 95 % percentile interval covers the true worst of ten equal classes about once in a hundred.
+Simultaneous intervals of all classes carry over to the minimum, the tail and the gap without any such step.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from statistics import NormalDist
+from typing import Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from classwise.errors import InputError
+from classwise.metrics.outcomes import Floats, divide
+
+
+class Intervals(NamedTuple):
+    """One interval a class: `low` and `high`, (C,) each, NaN for a class without images."""
+
+    low: Floats
+    high: Floats
+
+
+class Interval(NamedTuple):
+    """The interval of one number; both ends are NaN when it is undefined."""
+
+    low: float
+    high: float
+
+
+def wilson(correct: ArrayLike, n: ArrayLike, confidence: float = 0.95) -> Intervals:
+    """Return the Wilson score interval of each class, valid for a class fixed before looking at the data.
+
+    Centre (p̂ + z²/2n)/(1 + z²/n), half width z·√(p̂(1 − p̂)/n + z²/4n²)/(1 + z²/n), z = Φ⁻¹(1 − a/2)
+    (Wilson 1927).
+
+    Args:
+        correct: right images of each class, (C,) integers.
+        n: images of each class, (C,) integers.
+        confidence: 1 − a, of each interval alone.
+
+    Raises:
+        InputError: counts that are not 0 ≤ correct ≤ n, or a confidence outside (0, 1).
+
+    Example:
+        >>> wilson([50], [100])[0].round(4).tolist()
+        [0.4038]
+    """
+    right, total = _counts(correct, n)
+    z = -NormalDist().inv_cdf(_tail(confidence))
+    rate = divide(right, total)
+    step = z * z * divide(1, total)
+    centre = (rate + step / 2) / (1 + step)
+    half = z * np.sqrt(rate * (1 - rate) * divide(1, total) + (step / (2 * z)) ** 2) / (1 + step)
+    # The ends that are exactly 0 and 1 in algebra miss them by rounding.
+    low = np.where((right == 0) & (total > 0), 0.0, centre - half)
+    high = np.where((right == total) & (total > 0), 1.0, centre + half)
+    return Intervals(low, high)
+
+
+def clopper_pearson(correct: ArrayLike, n: ArrayLike, confidence: float = 0.95) -> Intervals:
+    """Return the exact interval of each class, which covers at least `confidence` for every n and true rate.
+
+    The low end is the rate at which `correct` or more right images have probability a/2, the high end the rate
+    at which `correct` or fewer have it (Clopper & Pearson 1934). Arguments and errors as in `wilson`.
+
+    Example:
+        >>> clopper_pearson([0], [10])[1].round(4).tolist()
+        [0.3085]
+    """
+    right, total = _counts(correct, n)
+    tail = _tail(confidence)
+    # Swapping right and wrong turns the high end into a low end.
+    return Intervals(_exact_low(right, total, tail), 1 - _exact_low(total - right, total, tail))
+
+
+_INTERVALS: dict[str, Callable[[ArrayLike, ArrayLike, float], Intervals]] = {
+    "wilson": wilson,
+    "clopper_pearson": clopper_pearson,
+}
+
+
+def simultaneous(
+    correct: ArrayLike,
+    n: ArrayLike,
+    confidence: float = 0.95,
+    *,
+    correction: Literal["bonferroni", "sidak"] = "bonferroni",
+    base: Literal["wilson", "clopper_pearson"] = "wilson",
+) -> Intervals:
+    """Return intervals that hold for all classes at once with probability `confidence` (section 6.2).
+
+    Each class gets error a/C (Bonferroni) or 1 − (1 − a)^{1/C} (Šidák; classes are independent samples). C counts
+    the classes with images: the others make no statement, so they cost no confidence.
+
+    Args:
+        correct: right images of each class, (C,) integers.
+        n: images of each class, (C,) integers.
+        confidence: 1 − a, of all intervals together.
+        correction: how the error is shared among classes.
+        base: the interval of one class; with "clopper_pearson" the guarantee is exact.
+
+    Raises:
+        InputError: as `wilson`; unknown correction or base.
+    """
+    error = 2 * _tail(confidence)
+    present = max(1, int(np.count_nonzero(np.asarray(n))))
+    shares = {"bonferroni": error / present, "sidak": -math.expm1(math.log1p(-error) / present)}
+    if correction not in shares or base not in _INTERVALS:
+        raise InputError(
+            f"There is no {correction!r} correction of {base!r} intervals; "
+            f"use {' or '.join(shares)} with {' or '.join(_INTERVALS)}."
+        )
+    return _INTERVALS[base](correct, n, 1 - shares[correction])
+
+
+def worst_interval(intervals: Intervals) -> Interval:
+    """Bound the lowest class accuracy by [min_c L_c, min_c U_c], given simultaneous intervals."""
+    return worst_q_interval(intervals, 0.0)
+
+
+def worst_q_interval(intervals: Intervals, q: float = 0.1) -> Interval:
+    """Bound `worst_q` by the means of the m smallest L_c and of the m smallest U_c, given simultaneous intervals.
+
+    The two means may take different classes: the sum of the m smallest values grows with each value, so it lies
+    between its values at L and at U.
+    """
+    low, high = _present(intervals)
+    if not low.size:
+        return Interval(math.nan, math.nan)
+    m = tail_size(low.size, q)
+    return Interval(float(np.sort(low)[:m].mean()), float(np.sort(high)[:m].mean()))
+
+
+def gap_interval(intervals: Intervals) -> Interval:
+    """Bound the gap by [max(0, max_c L_c − min_c U_c), max_c U_c − min_c L_c], given simultaneous intervals."""
+    low, high = _present(intervals)
+    if not low.size:
+        return Interval(math.nan, math.nan)
+    if low.size == 1:
+        return Interval(0.0, 0.0)
+    return Interval(max(0.0, float(low.max() - high.min())), float(high.max() - low.min()))
+
+
+def tail_size(num_classes: int, q: float) -> int:
+    """Return m = max(1, ⌈qC⌉), the number of classes in the tail.
+
+    Raises:
+        InputError: q is not a share.
+
+    Example:
+        >>> tail_size(100, 0.07), tail_size(10, 0.01)
+        (7, 1)
+    """
+    if not 0 <= q <= 1:
+        raise InputError(f"The share of classes q is {q}; it must lie between 0 and 1, as in 0.1.")
+    # 0.07 * 100 is 7.000000000000001 in floating point, and the ceiling of that is 8.
+    return max(1, math.ceil(q * num_classes - 1e-9))
+
+
+def _present(intervals: Intervals) -> Intervals:
+    present = ~np.isnan(intervals.low)
+    return Intervals(intervals.low[present], intervals.high[present])
+
+
+def _tail(confidence: float) -> float:
+    if not 0 < confidence < 1:
+        raise InputError(f"The confidence is {confidence}; it must lie between 0 and 1, as in 0.95.")
+    return (1 - confidence) / 2
+
+
+def _counts(correct: ArrayLike, n: ArrayLike) -> tuple[Floats, Floats]:
+    right, total = np.asarray(correct, dtype=np.float64), np.asarray(n, dtype=np.float64)
+    whole = right.shape == total.shape and (right % 1 == 0).all() and (total % 1 == 0).all()
+    if not whole or (right < 0).any() or (right > total).any():
+        raise InputError("The counts of right images must be integers between 0 and the images of their class.")
+    return right, total
+
+
+def _exact_low(right: Floats, total: Floats, tail: float) -> Floats:
+    """Return the rate at which P(X ≥ right) = tail for X ~ Binomial(total, rate); 0 where nothing is right."""
+    result = np.where(total > 0, 0.0, np.nan)
+    some = right > 0
+    result[some] = _bisect_upper_tail(right[some], total[some], tail)
+    return result
+
+
+def _bisect_upper_tail(right: Floats, total: Floats, tail: float) -> Floats:
+    """Solve by bisection until floating point has no number in between; the tail at right/total is over 1/2."""
+    log_choose = _log_factorial(total) - _log_factorial(right) - _log_factorial(total - right)
+    low, high = np.zeros_like(right), right / total
+    middle = high / 2
+    while ((low < middle) & (middle < high)).any():
+        too_high = _upper_tail(right, total, middle, log_choose) > tail
+        low, high = np.where(too_high, low, middle), np.where(too_high, middle, high)
+        middle = (low + high) / 2
+    return middle
+
+
+def _upper_tail(right: Floats, total: Floats, rate: Floats, log_choose: Floats) -> Floats:
+    """Sum P(X ≥ right) for X ~ Binomial(total, rate), 0 < rate < right/total, where each term is less than the last."""
+    first = np.exp(log_choose + right * np.log(rate) + (total - right) * np.log1p(-rate))
+    odds = rate / (1 - rate)
+    term, series, added = np.ones_like(rate), np.ones_like(rate), 0
+    while (term > 1e-17 * series).any():
+        term = term * np.maximum(total - right - added, 0) / (right + added + 1) * odds
+        series, added = series + term, added + 1
+    return np.asarray(first * series)
+
+
+def _log_factorial(count: Floats) -> Floats:
+    unique, where = np.unique(count, return_inverse=True)
+    return np.array([math.lgamma(value + 1) for value in unique])[where].reshape(count.shape)

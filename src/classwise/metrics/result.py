@@ -1,0 +1,230 @@
+"""One evaluation on disk: result.json, which people and reports read, beside outcomes.npz, from which it derives.
+
+result.json is strict JSON (undefined numbers are null) of the form in result.schema.json. Everything in it is
+either the header, which says how the evaluation was done, or computed from the outcomes.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from classwise.errors import InputError
+from classwise.files import write_json
+from classwise.metrics.hypotheses import equal_classes
+from classwise.metrics.outcomes import CLEAN, WORST_CASE, Outcomes
+from classwise.metrics.summaries import table
+
+SCHEMA_VERSION = 1
+RESULT_FILE = "result.json"
+OUTCOMES_FILE = "outcomes.npz"
+
+_REQUIRED = (
+    "model",
+    "data",
+    "threat",
+    "seed",
+    "batch_size",
+    "device",
+    "command",
+    "seconds",
+    "environment",
+    "flags",
+    "logits",
+    "groups",
+    "attacks",
+)
+_DERIVED = ("schema_version", "classes", "n", "clean", "equal_classes")
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """An evaluation: how it was done, and what happened to every image.
+
+    Attributes:
+        header: the fields of result.json that say how: model, data, threat, seed, batch_size, device, command,
+            seconds, environment, flags, logits, groups; attacks {name: {settings, seconds}} for every attack of
+            the outcomes; optionally confidence (0.95), classwise (the installed version), and others.
+        outcomes: the verdict on every image.
+
+    Raises:
+        InputError: the header lacks a field, has one that derives from the outcomes, or has other attacks.
+    """
+
+    header: Mapping[str, Any]
+    outcomes: Outcomes
+
+    def __post_init__(self) -> None:
+        missing = [name for name in _REQUIRED if name not in self.header]
+        if missing:
+            raise InputError(f"The header of the result lacks {', '.join(missing)}; give every field.")
+        derived = [name for name in _DERIVED if name in self.header]
+        if derived:
+            raise InputError(f"The header holds {', '.join(derived)}, which derives from outcomes; leave it out.")
+        if list(self.header["attacks"]) != list(self.outcomes.attacks):
+            raise InputError(
+                f"The header describes the attacks {list(self.header['attacks'])}, but the outcomes hold "
+                f"{list(self.outcomes.attacks)}; describe each attack, in their order."
+            )
+
+    @property
+    def confidence(self) -> float:
+        """Level of the simultaneous intervals."""
+        return float(self.header.get("confidence", 0.95))
+
+    @cached_property
+    def document(self) -> dict[str, Any]:
+        """What result.json holds: header and derived tables, in plain types, with None for undefined numbers."""
+        outcomes, seed = self.outcomes, int(self.header["seed"])
+        tested = equal_classes(outcomes.counts(), outcomes.n, seed=seed).as_dict()
+        attacks = {
+            name: {**self.header["attacks"][name], **table(outcomes, name, self.confidence)}
+            for name in outcomes.attacks
+        }
+        document = {
+            "schema_version": SCHEMA_VERSION,
+            "classwise": self.header.get("classwise") or importlib.metadata.version("classwise"),
+            **{name: value for name, value in self.header.items() if name not in ("attacks", "classwise")},
+            "confidence": self.confidence,
+            "classes": outcomes.classes,
+            "n": outcomes.n,
+            "clean": table(outcomes, CLEAN, self.confidence),
+            "attacks": {**attacks, WORST_CASE: table(outcomes, WORST_CASE, self.confidence)},
+            "equal_classes": {"view": WORST_CASE, **tested},
+        }
+        plain: dict[str, Any] = _plain(document)
+        return plain
+
+    def table(self, view: str = WORST_CASE) -> dict[str, Any]:
+        """Return the table of a view, as in result.json (`summaries.table`, with settings for an attack).
+
+        Raises:
+            InputError: no such view.
+        """
+        tables = {CLEAN: self.document["clean"], **self.document["attacks"]}
+        if view not in tables:
+            raise InputError(f"There is no view {view!r}; choose one of {', '.join(self.outcomes.views)}.")
+        found: dict[str, Any] = tables[view]
+        return found
+
+    def write(self, directory: Path | str) -> Path:
+        """Write outcomes.npz and then result.json, so that a folder with a result.json is complete.
+
+        Returns:
+            the path of result.json.
+
+        Raises:
+            InputError: the folder cannot be written.
+        """
+        path = Path(directory) / RESULT_FILE
+        document = self.document
+        try:
+            # An old result.json must not stand beside new outcomes, should the second write not come to pass.
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise InputError(f"Cannot write {path}: {error.strerror or error}; choose another folder.") from error
+        self.outcomes.save(path.with_name(OUTCOMES_FILE))
+        write_json(path, document)
+        return path
+
+    @classmethod
+    def read(cls, directory: Path | str) -> Result:
+        """Read a folder that `write` wrote.
+
+        Raises:
+            InputError: the folder or a file is missing or damaged, the schema version is another one, or the two
+                files belong to different evaluations.
+        """
+        folder = Path(directory)
+        if not folder.is_dir():
+            raise InputError(f"There is no folder {folder}; give one that `classwise evaluate` wrote.")
+        document = _read_document(folder / RESULT_FILE)
+        if not (folder / OUTCOMES_FILE).is_file():
+            raise InputError(f"{folder} holds no {OUTCOMES_FILE}; copy the whole folder, or evaluate again.")
+        outcomes = Outcomes.load(folder / OUTCOMES_FILE)
+        try:
+            same = _fingerprint(document) == _expected_fingerprint(outcomes)
+            result = cls(_header(document, derived=set(table(outcomes, CLEAN))), outcomes) if same else None
+        except (KeyError, TypeError, AttributeError, InputError) as error:
+            raise InputError(f"{folder / RESULT_FILE} is damaged or incomplete; evaluate again.") from error
+        if result is None:
+            raise InputError(
+                f"{RESULT_FILE} and {OUTCOMES_FILE} in {folder} are not of the same evaluation; evaluate again."
+            )
+        return result
+
+
+def schema() -> dict[str, Any]:
+    """Return the JSON Schema (draft 2020-12) of result.json."""
+    text = resources.files("classwise.metrics").joinpath("result.schema.json").read_text(encoding="utf-8")
+    found: dict[str, Any] = json.loads(text)
+    return found
+
+
+def _read_document(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise InputError(f"{path.parent} holds no {path.name}: the evaluation did not finish; evaluate again.")
+    try:
+        document = json.loads(path.read_bytes())
+    except OSError as error:
+        raise InputError(f"Cannot read {path}: {error.strerror or error}; check its permissions.") from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} is damaged: it is no JSON; evaluate again.") from error
+    version = document.get("schema_version") if isinstance(document, dict) else None
+    if version is None:
+        raise InputError(f"{path} is no result of classwise; give a folder that `classwise evaluate` wrote.")
+    if version != SCHEMA_VERSION:
+        raise InputError(
+            f"{path} has schema version {version!r}, but this classwise reads version {SCHEMA_VERSION}; "
+            "install the version that wrote it, or evaluate again."
+        )
+    return dict(document)
+
+
+def _header(document: Mapping[str, Any], derived: set[str]) -> dict[str, Any]:
+    """Keep of a document what does not derive from outcomes."""
+    header = {name: value for name, value in document.items() if name not in _DERIVED}
+    header["attacks"] = {
+        name: {key: value for key, value in entry.items() if key not in derived}
+        for name, entry in document["attacks"].items()
+        if name != WORST_CASE
+    }
+    return header
+
+
+def _fingerprint(document: Mapping[str, Any]) -> list[Any]:
+    """Return what tells whether a document derives from some outcomes: their classes, attacks and all counts."""
+    tables = {CLEAN: document["clean"], **document["attacks"]}
+    return [document["classes"], document["n"], [(view, entry["correct"]) for view, entry in tables.items()]]
+
+
+def _expected_fingerprint(outcomes: Outcomes) -> list[Any]:
+    counts = [(view, outcomes.counts(view).tolist()) for view in outcomes.views]
+    return [list(outcomes.classes), outcomes.n.tolist(), counts]
+
+
+def _plain(value: Any) -> Any:
+    """Turn a value into what strict JSON can say: plain types, None for NaN and infinity, valid Unicode."""
+    if isinstance(value, (np.ndarray, np.generic)):
+        return _plain(value.tolist())
+    if isinstance(value, Mapping):
+        return {_plain(str(key)): _plain(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(entry) for entry in value]
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
+    if isinstance(value, (str, Path)):
+        # Paths and command lines may carry bytes that are no Unicode, as lone surrogates.
+        return str(value).encode("utf-8", "backslashreplace").decode("utf-8")
+    if value is None or isinstance(value, (bool, int)):
+        return value
+    raise TypeError(f"a result cannot hold {value!r} of type {type(value).__name__}")

@@ -1,0 +1,302 @@
+"""Class accuracies (C,) summed up in one number, each formula of spec/evaluation.md, section 5, one function.
+
+An absent class has accuracy NaN. Every summary skips it, so that it can neither be the worst class nor pull an
+average down, and C counts the classes that are left; when none is left the summary is NaN.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from classwise.errors import InputError
+from classwise.metrics.intervals import (
+    Interval,
+    gap_interval,
+    simultaneous,
+    tail_size,
+    worst_interval,
+    worst_q_interval,
+)
+from classwise.metrics.outcomes import WORST_CASE, Floats, Outcomes, divide
+
+
+def average(correct: ArrayLike, n: ArrayLike) -> float:
+    """Return Σ_c k_c / Σ_c n_c, the share of all images: the micro average.
+
+    Example:
+        >>> average([90, 1], [100, 10])
+        0.8272727272727273
+    """
+    return float(divide(np.sum(correct), np.sum(n)))
+
+
+def macro_average(accuracy: ArrayLike) -> float:
+    """Return v̄ = (1/C) Σ_c v_c, which gives every class the same weight; on balanced data it is `average`."""
+    return _summary(np.mean, accuracy)
+
+
+def worst(accuracy: ArrayLike) -> float:
+    """Return min_c v_c.
+
+    It lies below the true minimum on average when classes are close: read it with its interval.
+
+    Example:
+        >>> worst([0.5, float("nan"), 0.2])
+        0.2
+    """
+    return _summary(np.min, accuracy)
+
+
+def worst_classes(accuracy: ArrayLike) -> list[int]:
+    """Return every class that has the lowest accuracy, in order; several if they tie, none if all are absent."""
+    return [int(c) for c in np.flatnonzero(np.asarray(accuracy, dtype=np.float64) == worst(accuracy))]
+
+
+def worst_fixed(accuracy: ArrayLike, valid_accuracy: ArrayLike) -> float:
+    """Return the accuracy on test data of the class that is worst on validation data: no selection bias.
+
+    NaN if that class has no test images. The first class wins a tie on validation data.
+    """
+    chosen = worst_classes(valid_accuracy)
+    return float(np.asarray(accuracy, dtype=np.float64)[chosen[0]]) if chosen else math.nan
+
+
+def worst_q(accuracy: ArrayLike, q: float = 0.1) -> float:
+    """Return the mean of the m = max(1, ⌈qC⌉) lowest class accuracies.
+
+    q = 0.1 is the W10 of the literature, 0.2 the tail of CFOL, 0.3 RA-Tail-30 of DR-AT; 0 is `worst`, 1 is
+    `macro_average`.
+
+    Raises:
+        InputError: q is not a share.
+
+    Example:
+        >>> worst_q([0.25, 0.75, 0.5, 0.875], q=0.5)
+        0.375
+    """
+    return _summary(lambda v: np.mean(np.sort(v)[: tail_size(v.size, q)]), accuracy)
+
+
+def gap(accuracy: ArrayLike) -> float:
+    """Return max_c v_c − min_c v_c, the seed paper's maximum class-wise discrepancy (MCD)."""
+    return _summary(np.ptp, accuracy)
+
+
+def ratio(accuracy: ArrayLike) -> float:
+    """Return min_c v_c / max_c v_c; NaN if every class is at 0."""
+    return _summary(lambda v: divide(v.min(), v.max()), accuracy)
+
+
+def std(accuracy: ArrayLike) -> float:
+    """Return σ = √((1/C) Σ_c (v_c − v̄)²), the population form; it includes sampling noise."""
+    return _summary(np.std, accuracy)
+
+
+def class_variance(accuracy: ArrayLike) -> float:
+    """Return σ², the seed paper's class-wise variance; not a coefficient of variation, for which see `nsd`."""
+    return _summary(np.var, accuracy)
+
+
+def nsd(accuracy: ArrayLike) -> float:
+    """Return σ/v̄, the normalised standard deviation of ABSLD (a coefficient of variation); NaN at v̄ = 0."""
+    return _summary(lambda v: divide(np.std(v), np.mean(v)), accuracy)
+
+
+def gini(accuracy: ArrayLike) -> float:
+    """Return Σ_i Σ_j |v_i − v_j| / (2 C² v̄), 0 for equal classes; NaN at v̄ = 0."""
+    return _summary(lambda v: divide(np.abs(v[:, None] - v).mean(), 2 * v.mean()), accuracy)
+
+
+def variance_corrected(correct: ArrayLike, n: ArrayLike) -> float:
+    """Estimate the variance of the true class accuracies without bias; it can come out negative.
+
+    σ² − ((C − 1)/C)·(1/C) Σ_c v_c(1 − v_c)/(n_c − 1): each sampled v_c adds its own sampling variance, which
+    v_c(1 − v_c)/(n_c − 1) estimates without bias, times the share (C − 1)/C that the mean does not absorb. NaN if
+    a class has a single image, as that shows no sampling variance.
+
+    Args:
+        correct: right images of each class, (C,).
+        n: images of each class, (C,).
+    """
+    right, total = np.asarray(correct, dtype=np.float64), np.asarray(n, dtype=np.float64)
+    right, total = right[total > 0], total[total > 0]
+    if not total.size:
+        return math.nan
+    rate = right / total
+    noise = divide(rate * (1 - rate), total - 1)
+    return float(np.var(rate) - (total.size - 1) / total.size * noise.mean())
+
+
+def std_corrected(correct: ArrayLike, n: ArrayLike) -> float:
+    """Return √max(0, `variance_corrected`): the spread between classes that sampling noise does not explain.
+
+    With 100 images a class, as in CIFAR-100, noise alone makes σ about 0.04.
+
+    Example:
+        >>> std_corrected([50, 50, 50], [100, 100, 100])
+        0.0
+    """
+    variance = variance_corrected(correct, n)
+    return math.sqrt(max(0.0, variance)) if not math.isnan(variance) else math.nan
+
+
+def rho_wat(worst: float, average: float, worst_base: float, average_base: float) -> float:
+    """Return (worst − worst₀)/worst₀ − (average₀ − average)/average₀ against a baseline, which must be named.
+
+    Relative gain of the worst class minus relative loss of the average (WAT, arXiv 2302.04025). NaN for a
+    baseline at 0.
+
+    Example:
+        >>> round(rho_wat(30.53, 49.05, worst_base=21.31, average_base=49.80), 3)  # DAFA's CIFAR-10 table
+        0.418
+    """
+    gain = divide(worst - worst_base, worst_base)
+    loss = divide(average_base - average, average_base)
+    return float(gain - loss)
+
+
+class Delta(NamedTuple):
+    """Changes against a named baseline: `worst`, `average`, and `ratio` = worst/average (NaN if that is 0)."""
+
+    worst: float
+    average: float
+    ratio: float
+
+
+def delta(worst: float, average: float, worst_base: float, average_base: float) -> Delta:
+    """Return the changes of worst and average against a baseline and their ratio, in place of CODAT's coefficient.
+
+    Example:
+        >>> delta(0.5, 0.5, worst_base=0.25, average_base=0.625)
+        Delta(worst=0.25, average=-0.125, ratio=-2.0)
+    """
+    up, mean = worst - worst_base, average - average_base
+    return Delta(up, mean, float(divide(up, mean)))
+
+
+def disparity_shift(clean: ArrayLike, robust: ArrayLike, measure: Callable[[ArrayLike], float] = gap) -> float:
+    """Return measure(robust) − measure(clean): how much disparity the attack adds.
+
+    For two classes the default is AD(robust) − AD(standard) with AD = |v₁ − v₂| (Accuracy-Disparity/AT-on-AD);
+    for more classes take `gap`, `std` or `nsd`.
+    """
+    return measure(robust) - measure(clean)
+
+
+def boundary_error(clean: ArrayLike, robust: ArrayLike) -> Floats:
+    """Return A_c − R_c of each class, (C,): right when clean, wrong under attack.
+
+    Robust error = (1 − A_c) + (A_c − R_c) (Zhang et al. 2019; by class in FRL).
+    """
+    return np.asarray(clean, dtype=np.float64) - np.asarray(robust, dtype=np.float64)
+
+
+def attack_success_rate(clean_correct: ArrayLike, robust_correct: ArrayLike) -> Floats:
+    """Return the share of the clean-right images of each class that are broken, (C,); NaN where none is right."""
+    right = np.asarray(clean_correct, dtype=np.float64)
+    return divide(right - np.asarray(robust_correct), right)
+
+
+def cfps(confusion: ArrayLike) -> Floats:
+    """Return each class's share of all false positives, FP_c / Σ_k FP_k with FP_c = #{pred = c, y ≠ c}, (C,).
+
+    The shares sum to 1: a class can be recalled well and still be the favourite wrong answer. All are NaN,
+    undefined, if there is no false positive. An absent class has a share like any other, as it can be predicted.
+
+    Args:
+        confusion: images of class i predicted as j, (C, C); clean, adversarial or corrupted.
+
+    Example:
+        >>> cfps([[5, 3, 0], [1, 6, 0], [0, 0, 4]]).tolist()
+        [0.25, 0.75, 0.0]
+    """
+    positives = _false_positives(confusion)
+    return divide(positives, positives.sum())
+
+
+def false_positive_rate(confusion: ArrayLike, n: ArrayLike) -> Floats:
+    """Return FP_c/(N − n_c), (C,), to be read beside `cfps` where classes differ in size.
+
+    Args:
+        confusion: images of class i predicted as j, (C, C).
+        n: images of each class, (C,), invalid predictions included; NaN where no image is of another class.
+    """
+    total = np.asarray(n, dtype=np.float64)
+    return divide(_false_positives(confusion), total.sum() - total)
+
+
+def table(outcomes: Outcomes, view: str = WORST_CASE, confidence: float = 0.95) -> dict[str, Any]:
+    """Sum up one view for JSON: counts, accuracies, simultaneous intervals and summaries; None for undefined.
+
+    Returns:
+        correct (C,) counts; accuracy (all images); macro_average; by_class (C,); intervals (C,) [low, high],
+        simultaneous; worst {class, index, tied, accuracy, interval}, with the first of the tied classes;
+        worst_q10 {q, size, accuracy, interval}; gap {value, interval}; ratio, std, std_corrected, nsd,
+        class_variance, gini; cfps (C,), or None as a whole if there is no false positive.
+
+    Raises:
+        InputError: no such view, or a confidence outside (0, 1).
+    """
+    counts, n = outcomes.counts(view), outcomes.n
+    accuracy = outcomes.accuracy(view)
+    intervals = simultaneous(counts, n, confidence)
+    shares = cfps(outcomes.confusion(view))
+    return {
+        "correct": counts.tolist(),
+        "accuracy": _number(average(counts, n)),
+        "macro_average": _number(macro_average(accuracy)),
+        "by_class": [_number(value) for value in accuracy],
+        "intervals": [_ends(Interval(*ends)) for ends in zip(*intervals, strict=True)],
+        "worst": _worst_entry(outcomes.classes, accuracy, worst_interval(intervals)),
+        "worst_q10": {
+            "q": 0.1,
+            "size": tail_size(int((n > 0).sum()), 0.1),
+            "accuracy": _number(worst_q(accuracy, 0.1)),
+            "interval": _ends(worst_q_interval(intervals, 0.1)),
+        },
+        "gap": {"value": _number(gap(accuracy)), "interval": _ends(gap_interval(intervals))},
+        "ratio": _number(ratio(accuracy)),
+        "std": _number(std(accuracy)),
+        "std_corrected": _number(std_corrected(counts, n)),
+        "nsd": _number(nsd(accuracy)),
+        "class_variance": _number(class_variance(accuracy)),
+        "gini": _number(gini(accuracy)),
+        "cfps": None if np.isnan(shares).all() else shares.tolist(),
+    }
+
+
+def _worst_entry(classes: tuple[str, ...], accuracy: Floats, interval: Interval) -> dict[str, Any]:
+    tied = worst_classes(accuracy)
+    return {
+        "class": classes[tied[0]] if tied else None,
+        "index": tied[0] if tied else None,
+        "tied": tied,
+        "accuracy": _number(worst(accuracy)),
+        "interval": _ends(interval),
+    }
+
+
+def _summary(function: Callable[[Floats], Any], accuracy: ArrayLike) -> float:
+    values = np.asarray(accuracy, dtype=np.float64)
+    if values.ndim != 1:
+        raise InputError(f"Class accuracies have shape {values.shape}; give one number a class, shape (C,).")
+    present = values[~np.isnan(values)]
+    return float(function(present)) if present.size else math.nan
+
+
+def _false_positives(confusion: ArrayLike) -> Floats:
+    counts = np.asarray(confusion, dtype=np.float64)
+    return np.asarray(counts.sum(0) - np.diagonal(counts))
+
+
+def _number(value: float) -> float | None:
+    return None if math.isnan(value) else float(value)
+
+
+def _ends(interval: Interval) -> list[float] | None:
+    return None if math.isnan(interval.low) else [float(interval.low), float(interval.high)]

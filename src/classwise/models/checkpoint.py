@@ -1,0 +1,197 @@
+"""Weights in files: written as safetensors, read from those or from pickles that hold nothing but tensors."""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from classwise.errors import InputError
+from classwise.files import write_bytes
+from classwise.models.foreign import foreign_code
+from classwise.models.normalize import Normalize
+
+State = Mapping[str, Tensor]
+
+# Where public checkpoints keep the state dict beside optimizer and epoch.
+NESTINGS = ("state_dict", "model_state_dict", "model", "net")
+# What DataParallel and torch.compile put before every name.
+WRAPPERS = ("module.", "_orig_mod.")
+
+
+def save_weights(model: nn.Module, path: Path | str) -> None:
+    """Write parameters and buffers as safetensors, atomically, without the prefixes of DDP or torch.compile.
+
+    Raises:
+        InputError: ``path`` does not end in .safetensors, or cannot be written.
+    """
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        raise InputError(f"Weights are written as .safetensors, not as {path.name!r}; change the ending.")
+    # Cloned, since safetensors refuses tensors that share memory (tied weights).
+    state = {name: value.cpu().contiguous().clone() for name, value in _state(model).items()}
+    write_bytes(path, safetensors.torch.save(state))
+
+
+def load_weights(model: nn.Module, path: Path | str) -> None:
+    """Copy the weights in ``path`` into ``model``; every one of the model's must be there, and no other.
+
+    Raises:
+        InputError: the file cannot be read (see :func:`read_weights`) or does not fit (see :func:`fill`).
+    """
+    fill(model, read_weights(path), str(path))
+
+
+def read_weights(path: Path | str) -> dict[str, Tensor]:
+    """Return names and tensors of a weights file, on the CPU.
+
+    A pickle (.pt, .pth and so on) is read with ``weights_only=True``, which runs no code. Looked for at the top or
+    under one of ``NESTINGS``; the prefixes of DataParallel and torch.compile are taken off.
+
+    Raises:
+        InputError: no such file, not complete, other objects than tensors inside, or no state dict in it.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"There is no weights file {path}; give the path of a .safetensors, .pt or .pth file.")
+    if path.suffix == ".safetensors":
+        with foreign_code(f"{path} cannot be read as safetensors", "check that the file is complete"):
+            return _unwrapped(safetensors.torch.load_file(path))
+    return _unwrapped(_unnested(_unpickled(path), path))
+
+
+def fill(model: nn.Module, state: State, source: str) -> None:
+    """Copy ``state`` into ``model``; ``source`` names it in errors.
+
+    Two kinds of entries may be missing: the statistics of :class:`Normalize`, which the model then has from its
+    settings, and BatchNorm's count of batches, which old checkpoints lack and prediction does not use.
+
+    Raises:
+        InputError: names are missing or unexpected, a shape differs, or both sides normalise, and differently.
+    """
+    own, statistics = _state(model), _statistics(model)
+    missing = [name for name in own if name not in state and not _optional(name, statistics)]
+    unexpected = [name for name in state if name not in own]
+    if missing or unexpected:
+        raise InputError(_names_differ(source, missing, unexpected))
+    wrong = [name for name in own if name in state and own[name].shape != state[name].shape]
+    if wrong:
+        raise InputError(_shapes_differ(source, wrong, own, state))
+    for name in statistics & set(state):
+        if not torch.allclose(own[name].cpu().float(), state[name].cpu().float(), rtol=1e-3):
+            raise InputError(f"{source} has another {name} than the model; leave mean and std out of its settings.")
+    prefix = _unprefixed(model.state_dict())[1]
+    model.load_state_dict({prefix + name: value for name, value in state.items()}, strict=False)
+
+
+def weights_sha256(model: nn.Module) -> str:
+    """Return the SHA-256 of names, types, shapes and values of all parameters and buffers, 64 hexadecimal digits.
+
+    The same on every device, in whatever order the model defines them, and with or without the prefixes of DDP and
+    torch.compile.
+    """
+    digest = hashlib.sha256()
+    for name, value in sorted(_state(model).items()):
+        digest.update(f"{name}\0{value.dtype}\0{tuple(value.shape)}\0".encode())
+        # Seen as bytes, since NumPy has no bfloat16.
+        digest.update(value.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _state(model: nn.Module) -> dict[str, Tensor]:
+    """Return the model's own tensors, detached, by name without wrappers."""
+    tensors = {name: value for name, value in model.state_dict().items() if isinstance(value, Tensor)}
+    return _unwrapped(tensors)
+
+
+def _statistics(model: nn.Module) -> set[str]:
+    """Return the names of the buffers of every :class:`Normalize` in the model, without wrappers."""
+    prefix = _unprefixed(model.state_dict())[1]
+    layers = [name for name, module in model.named_modules() if isinstance(module, Normalize)]
+    names = {f"{name}.{buffer}".removeprefix(prefix) for name in layers for buffer in ("mean", "std")}
+    return names & set(_state(model))
+
+
+def _optional(name: str, statistics: set[str]) -> bool:
+    return name in statistics or name.endswith("num_batches_tracked")
+
+
+def _unwrapped(state: State) -> dict[str, Tensor]:
+    return {name: value.detach() for name, value in _unprefixed(state)[0].items()}
+
+
+def _unprefixed(state: State) -> tuple[State, str]:
+    """Take off the wrappers that all names share; return the rest and what was taken off."""
+    taken = ""
+    while state and (prefix := next((p for p in WRAPPERS if all(name.startswith(p) for name in state)), "")):
+        state = {name.removeprefix(prefix): value for name, value in state.items()}
+        taken += prefix
+    return state, taken
+
+
+def _unpickled(path: Path) -> Any:
+    with foreign_code(f"{path} cannot be read as weights", "check that it is complete and was written by torch.save"):
+        try:
+            with warnings.catch_warnings(action="ignore"):  # what torch warns of is said below, or harmless
+                return torch.load(path, map_location="cpu", weights_only=True)
+        except (UnpicklingError, RuntimeError) as error:
+            if _refused(error, path):
+                raise InputError(
+                    f"{path} holds objects other than tensors, which could run code when read; save state_dict() "
+                    "of the model instead, or give a file.py:factory that loads it."
+                ) from error
+            raise
+
+
+def _refused(error: Exception, path: Path) -> bool:
+    """Tell whether torch refused what a file holds, rather than failed to make sense of its bytes."""
+    if not isinstance(error, UnpicklingError):
+        return "TorchScript" in str(error)
+    with path.open("rb") as file:
+        return file.read(2).startswith((b"PK", b"\x80"))  # zip archive or bare pickle
+
+
+def _unnested(content: Any, path: Path) -> State:
+    """Return the mapping of names to tensors in a checkpoint, at the top or nested."""
+    while isinstance(content, Mapping):
+        if content and all(isinstance(value, Tensor) for value in content.values()):
+            return content
+        content = next((content[key] for key in NESTINGS if key in content), None)
+    raise InputError(
+        f"{path} holds no state dict; expected are names and tensors, at the top or under one of "
+        f"{', '.join(NESTINGS)}: save state_dict() of the model."
+    )
+
+
+def _names_differ(source: str, missing: list[str], unexpected: list[str]) -> str:
+    parts = [f"lacks {_first(missing)}"] * bool(missing) + [f"has unexpected {_first(unexpected)}"] * bool(unexpected)
+    return f"{source} does not fit the model: it {' and '.join(parts)}; name the architecture it was saved from."
+
+
+def _first(names: list[str]) -> str:
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + more
+
+
+def _shapes_differ(source: str, wrong: list[str], own: State, state: State) -> str:
+    """Say which shapes differ, or, if it is the last layer's number of rows alone, that the classes do."""
+    last = list(own)[-1].rpartition(".")[0]
+    here, there = own[wrong[0]].shape, state[wrong[0]].shape
+    if all(name.rpartition(".")[0] == last for name in wrong) and here[1:] == there[1:]:
+        return (
+            f"{source} has weights for {there[0]} classes, the model has {here[0]}; "
+            f"evaluate it on the data set that it was trained on."
+        )
+    name = wrong[0]
+    return (
+        f"{source} does not fit the model: {name} is {tuple(there)} there and {tuple(here)} here"
+        f"{f', as are {len(wrong) - 1} more' if len(wrong) > 1 else ''}; name the architecture and data it was "
+        "trained with."
+    )

@@ -1,0 +1,203 @@
+"""From what a user types to a model: see :func:`load_model` for the forms."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from classwise import registry
+from classwise.errors import InputError
+from classwise.models.checkpoint import State, fill, read_weights
+from classwise.models.exported import exported
+from classwise.models.factory import from_file
+from classwise.models.foreign import foreign_code
+from classwise.models.zoo import timm_model, torchvision_model
+
+Shape = tuple[int, int, int]
+
+
+def load_model(text: str, *, num_classes: int | None = None, shape: Shape | None = None, seed: int = 0) -> nn.Module:
+    """Return the model that ``text`` names, on the CPU and in eval mode; it takes [0, 1] and returns logits.
+
+    ====================================  ==========================================================================
+    ``ARCH``                              fresh weights; settings may follow, as in ``small_cnn(dropout=0.2)``
+    ``ARCH@FILE``                         weights from .safetensors, .pt or .pth
+    ``run:FOLDER``, ``run:FOLDER@last``   best (or last) weights of a training run
+    ``file.py:factory``                   what a function or class in a Python file makes; **runs the file**
+    ``timm:NAME``, ``torchvision:NAME``   pretrained, with its normalisation; ``@FILE`` takes weights from there
+    ``export:FILE.pt2``                   a program written by ``torch.export.save``
+    ====================================  ==========================================================================
+
+    Args:
+        text: one of the forms above.
+        num_classes: number of classes of the data; the model must have as many logits.
+        shape: (C, H, W) of the images; if given, two grey images are sent through the model to check its output.
+        seed: of fresh weights; the caller's random state stays untouched.
+
+    Raises:
+        InputError: the model cannot be had, or does not fit ``num_classes`` and ``shape``.
+
+    Example:
+        >>> load_model("digits_cnn", num_classes=10, shape=(1, 8, 8))(torch.zeros(3, 1, 8, 8)).shape
+        torch.Size([3, 10])
+    """
+    with _own_randomness(seed):
+        model = _load(text.strip(), _Data(num_classes, shape)).cpu().eval()
+        if shape is not None:
+            _check_logits(model, text, num_classes, shape)
+    return model
+
+
+@dataclass(frozen=True)
+class _Data:
+    """What is known of the data: number of classes and (C, H, W)."""
+
+    num_classes: int | None
+    shape: Shape | None
+
+
+def _load(text: str, data: _Data, state: State | None = None) -> nn.Module:
+    """Tell the forms apart and build; with ``state``, no other weights are fetched, and the caller fills it in."""
+    kind, _, rest = text.partition(":")
+    if kind == "run":
+        return _run(rest, data, state)
+    if kind == "export":
+        return exported(_path(rest))
+    if kind in ("timm", "torchvision"):
+        return _zoo(kind, rest, data, state)
+    if match := re.fullmatch(r"(.+\.py)(?::(.*))?", text):
+        return from_file(_path(match[1]), match[2] or "")
+    return _architecture(text, data, state)
+
+
+def _architecture(text: str, data: _Data, state: State | None) -> nn.Module:
+    """Build ``ARCH`` or ``ARCH@FILE``; it normalises as its weights do, unless its settings say otherwise."""
+    arch, _, file = text.partition("@")
+    _refuse_bare_path(text)
+    name = registry.entry("model", registry.parse(arch)[0]).name
+    if data.num_classes is None or data.shape is None:
+        raise InputError(f"Model {name!r} needs the number of classes and the image shape; name the data set too.")
+    fetched = read_weights(_path(file)) if file and state is None else None
+    weights = state or fetched or {}
+    keys = [key for key in ("mean", "std") if f"normalize.{key}" in weights]
+    statistics = {key: weights[f"normalize.{key}"].flatten().tolist() for key in keys}
+    # A default device of the caller's would draw the weights from another generator than the seeded one.
+    with torch.device("cpu"):
+        model = registry.build("model", arch, data.num_classes, data.shape, **statistics)
+    assert isinstance(model, nn.Module)
+    if fetched is not None:
+        fill(model, fetched, file)
+    return model
+
+
+def _refuse_bare_path(text: str) -> None:
+    """Tell somebody who gave only a file or folder, in the place of an architecture, what else to say."""
+    arch = text.partition("@")[0]
+    if arch in registry.names("model"):
+        return
+    if (_path(text) / "run.json").is_file():
+        raise InputError(f"{text} is the folder of a run; write run:{text}.")
+    if Path(arch).suffix in (".pt", ".pth", ".safetensors"):
+        raise InputError(f"Weights alone do not say what they belong to; write ARCH@{text}, as in small_cnn@{text}.")
+    if Path(arch).suffix == ".pt2":
+        raise InputError(f"{text} looks like an exported program; write export:{text}.")
+
+
+def _zoo(kind: str, rest: str, data: _Data, state: State | None) -> nn.Module:
+    """Build a model of torchvision or timm, pretrained unless its weights come from a file or ``state``."""
+    name, _, file = rest.partition("@")
+    make = timm_model if kind == "timm" else torchvision_model
+    model = make(name, pretrained=not file and state is None, num_classes=data.num_classes)
+    if file and state is None:
+        weights = read_weights(_path(file))
+        # Files that this package saved hold the normalisation too; those of torchvision and timm the inner model.
+        fill(model if "normalize.mean" in weights else model.get_submodule("model"), weights, file)
+    return model
+
+
+def _run(rest: str, data: _Data, state: State | None) -> nn.Module:
+    """Build the model of a run folder, and load its best or last weights."""
+    match = re.fullmatch(r"(.+?)(?:@(best|last))?", rest)
+    if match is None:
+        raise InputError("run: needs a folder; write run:FOLDER or run:FOLDER@last.")
+    folder, which = _path(match[1]), match[2] or "best"
+    record = _record(folder / "run.json")
+    trained = _Data(len(record["classes"]), tuple(record["shape"]))
+    _same_data(folder, trained, data)
+    if state is not None:
+        return _load(record["model"], trained, state)
+    file = folder / f"{which}.safetensors"
+    if not file.is_file():
+        found = ", ".join(sorted(path.name for path in folder.glob("*.safetensors"))) or "none"
+        raise InputError(f"Run {folder} has no {file.name} (weights there: {found}); finish or resume the training.")
+    weights = read_weights(file)
+    model = _load(record["model"], trained, weights)
+    fill(model, weights, str(file))
+    return model
+
+
+def _record(path: Path) -> dict[str, Any]:
+    """Read what a run wrote about its model: text, class names, shape."""
+    if not path.is_file():
+        raise InputError(f"{path.parent} is no folder of a run: it has no run.json; give one written by training.")
+    with foreign_code(f"{path} cannot be read", "train again, or restore the file"):
+        record = json.loads(path.read_text(encoding="utf-8"))
+        lacking = [key for key in ("model", "classes", "shape") if key not in record]
+    if lacking:
+        raise InputError(f"{path} lacks {', '.join(lacking)}; train again, or restore the file.")
+    assert isinstance(record, dict)
+    return record
+
+
+def _same_data(folder: Path, trained: _Data, data: _Data) -> None:
+    if data.num_classes not in (None, trained.num_classes):
+        raise InputError(
+            f"Run {folder} was trained on {trained.num_classes} classes, the data have {data.num_classes}; "
+            "use the data set of the run."
+        )
+    if data.shape not in (None, trained.shape):
+        raise InputError(
+            f"Run {folder} was trained on {_by(trained.shape)} images, the data are {_by(data.shape)}; "
+            "use the data set of the run."
+        )
+
+
+def _check_logits(model: nn.Module, text: str, num_classes: int | None, shape: Shape) -> None:
+    """Send two grey images through the model and look at what comes out."""
+    x = torch.full((2, *shape), 0.5, device="cpu")
+    remedy = "use the images that the model was made for"
+    with torch.no_grad(), foreign_code(f"Model {text!r} cannot take {_by(shape)} images", remedy):
+        logits = model(x)
+    if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != 2:
+        got = f"shape {_by(logits.shape)}" if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
+        raise InputError(f"Model {text!r} gives {got} for 2 images; it must return logits, images by classes.")
+    if num_classes not in (None, logits.shape[1]):
+        raise InputError(
+            f"Model {text!r} gives {logits.shape[1]} logits, the data have {num_classes} classes; "
+            "use the data set that it was trained on."
+        )
+
+
+def _path(text: str) -> Path:
+    # A shell expands ~ only at the start of a word, which here is a prefix such as run:.
+    return Path(text).expanduser()
+
+
+def _by(shape: tuple[int, ...] | None) -> str:
+    return "x".join(map(str, shape or ()))
+
+
+@contextmanager
+def _own_randomness(seed: int) -> Iterator[None]:
+    """Seed the CPU generator inside, and put the caller's state back after; devices are not touched."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        yield

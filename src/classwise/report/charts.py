@@ -1,0 +1,285 @@
+r"""The interactive charts as plotly figures in plain data, coloured when the page is shown.
+
+A colour is written as a token, ``\x00ink``; the page's script replaces it from the light or dark palette. Names
+cannot contain the NUL character, so no name is ever taken for a colour.
+"""
+
+from __future__ import annotations
+
+import html
+from typing import Any
+
+import numpy as np
+
+from classwise.report.contents import Contents, Floats, View
+from classwise.report.palette import DARK, FLOW_DARK, FLOW_LIGHT, LIGHT, MARKERS, Marker
+from classwise.report.tables import percent, span
+
+SHOWN = 30
+"""Classes that a chart has room for."""
+
+NUMBERED = 12
+"""Classes up to which a heat map prints the number into each cell."""
+
+_FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif'
+_ROW_HEIGHT, _CELL_HEIGHT = 40, 30
+
+
+def palettes() -> dict[str, dict[str, Any]]:
+    """Return what each colour token means in light and in dark."""
+    return {"light": {**LIGHT, "flow": FLOW_LIGHT}, "dark": {**DARK, "flow": FLOW_DARK}}
+
+
+def weakest_classes(contents: Contents, limit: int = SHOWN) -> list[int]:
+    """Return the classes that a bar chart shows, weakest first."""
+    return [int(c) for c in contents.order[:limit]]
+
+
+def flow_classes(contents: Contents, limit: int = SHOWN) -> list[int]:
+    """Return the classes that a heat map shows: those with the most lost images, in superclass order."""
+    most = set(np.argsort(-contents.lost, kind="stable")[:limit].tolist())
+    return [int(c) for c in contents.flow_order if int(c) in most and contents.n[c] > 0]
+
+
+def class_bars(contents: Contents) -> dict[str, Any]:
+    """Bars of the weakest classes: clean behind, worst case with its interval in front, a marker an attack."""
+    shown = weakest_classes(contents)
+    rows = list(range(len(shown)))
+    data = [_clean_bars(contents, shown), *_worst_bars(contents, shown)]
+    data += [_attack_markers(contents, view, i, shown) for i, view in enumerate(contents.attacks)]
+    layout = _layout(height=60 + _ROW_HEIGHT * len(shown))
+    layout |= {
+        "barmode": "overlay",
+        # The page has a legend of its own, which wraps on a phone.
+        "showlegend": False,
+        "xaxis": {**_axis(), "range": [0, 100], "title": {"text": "accuracy, %"}, "showgrid": True, "dtick": 20},
+        "yaxis": {
+            **_axis(),
+            "range": [len(shown) - 0.5, -0.5],
+            "tickvals": rows,
+            "ticktext": [label(contents.classes[c]) for c in shown],
+        },
+        "margin": {"l": 8, "r": 16, "t": 8, "b": 44},
+    }
+    return {"data": data, "layout": layout}
+
+
+def flow_heatmap(contents: Contents) -> dict[str, Any]:
+    """Heat map of the confusion flow: share of the row's images that the attacks send to the column."""
+    shown = flow_classes(contents)
+    numbers = len(shown) <= NUMBERED
+    names = [label(contents.classes[c], 22 if numbers else 16) for c in shown]
+    share = flow_share(contents, shown)
+    position = list(range(len(shown)))
+    trace = {
+        "type": "heatmap",
+        "x": position,
+        "y": position,
+        "z": [[None if np.isnan(v) else round(100 * float(v), 3) for v in row] for row in share],
+        "customdata": _flow_hover(contents, shown),
+        "hovertemplate": "%{customdata}<extra></extra>",
+        "hoverongaps": False,
+        "colorscale": "\0flow",
+        "zmin": 0,
+        "zmax": top_share(share),
+        "xgap": 2,
+        "ygap": 2,
+        "texttemplate": "%{z:.1f}" if numbers else "",
+        "showscale": not numbers,
+        "colorbar": {"title": {"text": "%"}, "thickness": 12, "len": 1, "outlinewidth": 0},
+    }
+    layout = _layout(height=150 + _CELL_HEIGHT * max(3, len(shown)))
+    axis = {**_axis(), "tickvals": position, "ticktext": names, "showgrid": False}
+    layout |= {
+        "xaxis": {
+            **axis,
+            "side": "top",
+            "tickangle": -45 if numbers else -90,
+            "title": {"text": "true class (row) sent to class (column)"},
+        },
+        "yaxis": {**axis, "range": [len(shown) - 0.5, -0.5]},
+        "margin": {"l": 8, "r": 8, "t": 8, "b": 16},
+        "shapes": _dividers(contents, shown),
+    }
+    return {"data": [trace], "layout": layout}
+
+
+def flow_share(contents: Contents, shown: list[int]) -> Floats:
+    """Return the flow among ``shown`` as a share of each row's images (m, m), NaN on the diagonal."""
+    counts = contents.flow[np.ix_(shown, shown)].astype(np.float64)
+    share = counts / contents.n[shown, None]
+    np.fill_diagonal(share, np.nan)
+    return share
+
+
+def top_share(share: Floats) -> float:
+    """Return the largest share in per cent, at which the colours end; 1 if nothing flows."""
+    return round(100 * float(np.nan_to_num(share).max(initial=0)), 3) or 1.0
+
+
+def group_breaks(contents: Contents, shown: list[int]) -> list[int]:
+    """Return the positions in ``shown`` at which another superclass begins."""
+    groups = [contents.groups[c] for c in shown]
+    return [i for i in range(1, len(shown)) if groups[i] != groups[i - 1]]
+
+
+def label(name: str, limit: int = 22) -> str:
+    """Shorten a name for an axis and make it literal, since plotly reads markup in text.
+
+    Example:
+        >>> label("<b>cat</b>"), label("a name that is much too long")
+        ('&lt;b&gt;cat&lt;/b&gt;', 'a name that is much t…')
+    """
+    return html.escape(name if len(name) <= limit else f"{name[: limit - 1]}…", quote=False)
+
+
+def _clean_bars(contents: Contents, shown: list[int]) -> dict[str, Any]:
+    return {
+        "type": "bar",
+        "orientation": "h",
+        "name": "clean",
+        "x": _per_cent(contents.clean, shown),
+        "y": list(range(len(shown))),
+        "width": 0.84,
+        "marker": {"color": "\0clean"},
+        "hovertemplate": "%{customdata}<extra></extra>",
+        "customdata": _hover(contents, contents.clean, shown),
+    }
+
+
+def _worst_bars(contents: Contents, shown: list[int]) -> list[dict[str, Any]]:
+    """Return the weakest class and the others as traces of their own, each in its colour."""
+    parts = (([0], "\0weakest", "weakest class"), (list(range(1, len(shown))), "\0worst", "worst case"))
+    return [_interval_bars(contents, shown, *part) for part in parts if part[0]]
+
+
+def _interval_bars(contents: Contents, shown: list[int], rows: list[int], color: str, name: str) -> dict[str, Any]:
+    view, classes = contents.worst_case, [shown[row] for row in rows]
+    low, high = view.intervals[classes].T
+    value = view.by_class[classes]
+    return {
+        "type": "bar",
+        "orientation": "h",
+        "name": name,
+        "x": _per_cent(view, classes),
+        "y": rows,
+        # The lower part of the row, so that markers above it stay clear of the interval.
+        "width": 0.36,
+        "offset": 0.02,
+        "marker": {"color": color},
+        "error_x": {
+            "type": "data",
+            "symmetric": False,
+            "array": [round(100 * float(v), 3) for v in high - value],
+            "arrayminus": [round(100 * float(v), 3) for v in value - low],
+            "color": "\0ink",
+            "thickness": 1.4,
+            "width": 4,
+        },
+        "hovertemplate": "%{customdata}<extra></extra>",
+        "customdata": _hover(contents, view, classes),
+    }
+
+
+def _attack_markers(contents: Contents, view: View, i: int, shown: list[int]) -> dict[str, Any]:
+    return {
+        "type": "scatter",
+        "mode": "markers",
+        "name": label(view.name, 40),
+        "x": _per_cent(view, shown),
+        "y": [row + lane(i, len(contents.attacks)) for row in range(len(shown))],
+        "marker": {"symbol": marker(contents, i).plotly, "size": 7, "color": "\0ink"},
+        "hovertemplate": "%{customdata}<extra></extra>",
+        "customdata": _hover(contents, view, shown),
+    }
+
+
+def legend(contents: Contents) -> list[tuple[str, str, str]]:
+    """Return the signs of the bar chart: "bar" with a colour token or "marker" with a glyph, and what it means."""
+    return [
+        ("bar", "clean", "clean"),
+        *(("marker", sign.glyph, name) for sign, name in attack_legend(contents)),
+        ("bar", "worst", "worst case"),
+        ("bar", "weakest", "worst case of the weakest class"),
+        ("marker", "├─┤", interval_name(contents)),
+    ]
+
+
+def attack_legend(contents: Contents) -> list[tuple[Marker, str]]:
+    """Return the marker of each attack, or one for all of them where there are more attacks than shapes."""
+    names = [view.name for view in contents.attacks]
+    return list(zip(MARKERS, names, strict=False)) if len(names) <= len(MARKERS) else [(MARKERS[0], "each attack")]
+
+
+def marker(contents: Contents, i: int) -> Marker:
+    """Return the marker of attack ``i``."""
+    return MARKERS[i if len(contents.attacks) <= len(MARKERS) else 0]
+
+
+def interval_name(contents: Contents) -> str:
+    """Return what the whiskers are called."""
+    return f"simultaneous {contents.confidence} % interval"
+
+
+def lane(i: int, lanes: int) -> float:
+    """Return the height of attack ``i`` within a row: the upper part, first attack on top."""
+    return -0.18 if lanes == 1 else -0.29 + 0.22 * i / (lanes - 1)
+
+
+def _per_cent(view: View, shown: list[int]) -> list[float]:
+    return [round(100 * float(view.by_class[c]), 3) for c in shown]
+
+
+def _hover(contents: Contents, view: View, shown: list[int]) -> list[str]:
+    def line(c: int) -> str:
+        text = f"<b>{label(contents.classes[c], 60)}</b><br>{html.escape(view.name)}: {percent(view.by_class[c])} %"
+        if view is contents.worst_case:
+            text += f"<br>simultaneous interval {span(*view.intervals[c])} %"
+        return f"{text}<br>{view.correct[c]:,} of {contents.n[c]:,} images"
+
+    return [line(c) for c in shown]
+
+
+def _flow_hover(contents: Contents, shown: list[int]) -> list[list[str]]:
+    def line(i: int, j: int) -> str:
+        share = percent(contents.flow[i, j] / contents.n[i])
+        names = f"<b>{label(contents.classes[i], 60)} → {label(contents.classes[j], 60)}</b>"
+        return f"{names}<br>{contents.flow[i, j]:,} of {contents.n[i]:,} images ({share} %)"
+
+    return [[line(i, j) for j in shown] for i in shown]
+
+
+def _dividers(contents: Contents, shown: list[int]) -> list[dict[str, Any]]:
+    line = {"type": "line", "line": {"color": "\0ink", "width": 1.5}}
+    edges = {"0": -0.5, "1": len(shown) - 0.5}
+    shapes = []
+    for start in group_breaks(contents, shown):
+        across = {"x0": edges["0"], "x1": edges["1"], "y0": start - 0.5, "y1": start - 0.5}
+        down = {"y0": edges["0"], "y1": edges["1"], "x0": start - 0.5, "x1": start - 0.5}
+        shapes += [{**line, **across}, {**line, **down}]
+    return shapes
+
+
+def _axis() -> dict[str, Any]:
+    return {
+        "automargin": True,
+        "fixedrange": True,
+        "zeroline": False,
+        "showgrid": False,
+        "gridcolor": "\0line",
+        "tickcolor": "\0line",
+        "ticks": "",
+        "ticklabelstandoff": 6,
+    }
+
+
+def _layout(height: int) -> dict[str, Any]:
+    return {
+        "height": height,
+        "autosize": True,
+        "font": {"family": _FONT, "size": 13, "color": "\0ink"},
+        "paper_bgcolor": "rgba(0,0,0,0)",
+        "plot_bgcolor": "rgba(0,0,0,0)",
+        "hoverlabel": {"bgcolor": "\0raised", "bordercolor": "\0line", "font": {"color": "\0ink"}, "align": "left"},
+        "dragmode": False,
+    }

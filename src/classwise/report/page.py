@@ -1,0 +1,222 @@
+"""The result as one HTML file: it opens from disk, loads nothing, and holds its charts, tables and their data."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+from plotly.offline import get_plotlyjs
+
+from classwise.files import write_text
+from classwise.metrics.result import Result
+from classwise.report import charts, tables
+from classwise.report.contents import Contents, plain, read
+from classwise.report.palette import DARK, LIGHT
+from classwise.report.sheet import Sheet, to_csv
+
+_TEMPLATES = Path(__file__).parent / "templates"
+
+
+def write_page(directory: Path | str, path: Path | str | None = None) -> Path:
+    """Write the report of a result folder and return its path.
+
+    Args:
+        directory: folder that holds result.json and outcomes.npz.
+        path: file to write; ``report.html`` in the folder if None.
+
+    Raises:
+        InputError: no readable result there, or the file cannot be written.
+    """
+    folder = Path(directory)
+    target = Path(path) if path is not None else folder / "report.html"
+    write_text(target, page(Result.read(folder), folder))
+    return target
+
+
+def page(result: Result, directory: Path | str) -> str:
+    """Return the report as HTML; ``directory`` is only named in the command that makes it again."""
+    contents = read(result)
+    environment = Environment(
+        loader=FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["csv_uri"] = csv_uri
+    return environment.get_template("report.html.j2").render(
+        contents=contents,
+        light=LIGHT,
+        dark=DARK,
+        **_words(contents),
+        **_sheets(contents),
+        legend=charts.legend(contents),
+        settings=_settings(contents),
+        commands=_commands(contents, directory),
+        plotly=Markup(get_plotlyjs()),  # the library itself, shipped inside the plotly package
+        data=script_json({"palettes": charts.palettes(), "charts": _charts(contents)}),
+    )
+
+
+def _words(contents: Contents) -> dict[str, Any]:
+    return {
+        "title": f"Class-wise robustness of {plain(contents.header['model']['name'])}",
+        "subtitle": plain(_subtitle(contents)),
+        "verdict": _verdict(contents),
+        "label": tables.number_label(contents),
+        "flags": [_flag(flag) for flag in contents.header["flags"]],
+        "bars_note": _bars_note(contents),
+        "flow_note": _flow_note(contents),
+        "group_note": _group_note(contents),
+        "robust_note": _robust_note(contents),
+    }
+
+
+def _sheets(contents: Contents) -> dict[str, Any]:
+    sheets = {
+        "class_sheet": tables.class_sheet(contents),
+        "attack_sheet": tables.attack_sheet(contents),
+        "spread_sheet": tables.spread_sheet(contents),
+        "pair_sheet": tables.pair_sheet(contents),
+        "flow_sheet": tables.flow_sheet(contents, charts.flow_classes(contents)),
+        "group_sheet": tables.group_sheet(contents),
+    }
+    # Notes of columns, each heading once, for the reading guide.
+    notes = {column.title: column for sheet in sheets.values() if sheet for column in sheet.columns if column.note}
+    return {**sheets, "notes": list(notes.values())}
+
+
+def _charts(contents: Contents) -> dict[str, Any]:
+    drawn = {"bars-chart": charts.class_bars(contents)}
+    if contents.flow_count:
+        drawn["flow-chart"] = charts.flow_heatmap(contents)
+    return drawn
+
+
+def script_json(value: Any) -> Markup:
+    """Write JSON that may stand inside a script element: no ``<`` is left to close the element with."""
+    return Markup(json.dumps(value, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c"))
+
+
+def csv_uri(sheet: Sheet) -> str:
+    """Return a sheet's values as a ``data:`` address for a download link, which works without scripts."""
+    return "data:text/csv;charset=utf-8," + quote(to_csv(sheet), safe=",.:;()/")
+
+
+def _verdict(contents: Contents) -> list[tuple[str, str, str]]:
+    """Return three triples: the figure, what it is, and the line in full."""
+    average, worst, difference = tables.verdict_lines(contents)
+    view, p = contents.worst_case, contents.p_value
+    lowest = tables.percent(view.by_class[view.worst], contents.decimals)
+    if p is None:
+        shown, meaning = tables.ABSENT, "cannot be tested"
+    else:
+        shown = f"p = {tables.p_text(p)}"
+        meaning = "classes differ beyond noise" if p < tables.SIGNIFICANCE else "no difference shown"
+    kind = "average robust accuracy" if contents.attacks else "average clean accuracy"
+    return [
+        (f"{tables.percent(view.average)} %", kind, average),
+        (f"{lowest} %", f"worst class: {contents.weakest}", worst),
+        (shown, meaning, difference),
+    ]
+
+
+def _flag(flag: Mapping[str, Any]) -> dict[str, str]:
+    classes = [plain(str(name)) for name in flag.get("classes") or []]
+    more = f" and {len(classes) - 10} more" if len(classes) > 10 else ""
+    return {
+        "name": plain(str(flag.get("flag", ""))),
+        "attack": plain(str(flag.get("attack") or "")),
+        "message": plain(str(flag.get("message", ""))),
+        "classes": ", ".join(classes[:10]) + more,
+    }
+
+
+def _subtitle(contents: Contents) -> str:
+    data, threat = contents.header["data"], contents.header["threat"]
+    limit = " (a sample)" if data.get("limit") else ""
+    images = f"{int(contents.n.sum()):,} images{limit}, {len(contents.classes):,} classes"
+    return f"{data['name']} {data['split']} · {images} · threat {threat['norm']} {threat['eps_text']}"
+
+
+def _robust_note(contents: Contents) -> str:
+    total, robust = int(contents.n.sum()), int(contents.worst_case.correct.sum())
+    return f"{robust:,} of {total:,} images survive everything."
+
+
+def _bars_note(contents: Contents) -> str:
+    shown, present = min(charts.SHOWN, len(contents.order)), len(contents.order)
+    absent = len(contents.classes) - present
+    notes = []
+    if shown < present:
+        notes.append(f"The chart shows the {shown} weakest of {present} classes; the table has all of them.")
+    if absent:
+        notes.append(f"{absent} {'class has' if absent == 1 else 'classes have'} no images and cannot be judged.")
+    return " ".join(notes)
+
+
+def _flow_note(contents: Contents) -> str:
+    shown, present = len(charts.flow_classes(contents)), len(contents.order)
+    if shown == present:
+        return ""
+    return (
+        f"Shown are the {shown} of {present} classes that lose the most images; what they lose to others is "
+        "counted in the table's column “elsewhere”."
+    )
+
+
+def _group_note(contents: Contents) -> str:
+    """Say which classes belong together, in the order of the heat map."""
+    members: dict[str, list[str]] = {}
+    for c in charts.flow_classes(contents):
+        if contents.groups[c]:
+            members.setdefault(contents.groups[c], []).append(contents.classes[c])
+    if not members:
+        return ""
+    listed = "; ".join(f"{group}: {', '.join(names)}" for group, names in members.items())
+    return f"Classes stand in superclass order, divided by lines. {listed}."
+
+
+def _commands(contents: Contents, directory: Path | str) -> list[tuple[str, str]]:
+    command = contents.header.get("command") or ""
+    evaluate = shlex.join(command) if isinstance(command, list | tuple) else str(command)
+    remake = shlex.join(["classwise", "report", str(directory)])
+    listed = [("Evaluate again", plain(evaluate))] if evaluate else []
+    return [*listed, ("Make this page again from the result folder", plain(remake))]
+
+
+def _settings(contents: Contents) -> list[tuple[str, list[tuple[str, str]]]]:
+    """Return titled lists of what was run on what, with which versions."""
+    header = contents.header
+    run = {key: header[key] for key in ("seed", "batch_size", "device", "seconds")}
+    scale = {f"logits: {key}": value for key, value in header["logits"].items()}
+    versions = {"classwise": header["classwise"], "result_schema": header["schema_version"]}
+    sections = {
+        "Model": _lines(header["model"]),
+        "Data": _lines(header["data"]),
+        "Threat": _lines(header["threat"]),
+        "Attacks": [(view.name, view.settings) for view in contents.attacks],
+        "Run": _lines({**run, **scale}),
+        "Versions": _lines({**versions, **header["environment"]}),
+    }
+    return [(title, lines) for title, lines in sections.items() if lines]
+
+
+def _lines(values: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return key and value as text, without what is empty."""
+    texts = {key: _text(value) for key, value in values.items() if value is not None and value != ""}
+    return [(plain(key).replace("_", " "), plain(text)) for key, text in texts.items()]
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.4g}" if abs(value) < 1000 else f"{value:.1f}"
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

@@ -1,0 +1,54 @@
+"""Colours of charts and page: told apart by people who see red and green alike, on paper and on a dark screen.
+
+Blue and vermilion are Okabe and Ito's (2008). Identity never rests on colour alone: the weakest class is also the
+first row, and attacks differ by the shape of their marker.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+LIGHT = {
+    "surface": "#ffffff",
+    "raised": "#f4f6f8",
+    "ink": "#1b2129",
+    "soft": "#56606b",
+    "line": "#d6dbe1",
+    "clean": "#d3d9e0",
+    "worst": "#0072b2",
+    "weakest": "#d55e00",
+    "link": "#00598a",
+    "warning": "#fff3e6",
+}
+DARK = {
+    "surface": "#12161b",
+    "raised": "#1b2128",
+    "ink": "#e6eaee",
+    "soft": "#a3adb8",
+    "line": "#343d47",
+    "clean": "#3b444f",
+    "worst": "#4ba9e0",
+    "weakest": "#ff8b45",
+    "link": "#7cc4f0",
+    "warning": "#33261a",
+}
+FLOW_LIGHT = ((0.0, "#f4f6f8"), (0.25, "#b5d6ea"), (0.6, "#3d93c6"), (1.0, "#00436b"))
+FLOW_DARK = ((0.0, "#1b2128"), (0.25, "#134a6b"), (0.6, "#2f8fc8"), (1.0, "#bfe4fa"))
+
+
+class Marker(NamedTuple):
+    """One shape, as plotly and matplotlib call it, and as a character for the legend of the page."""
+
+    plotly: str
+    matplotlib: str
+    glyph: str
+
+
+MARKERS = (
+    Marker("diamond", "D", "◆"),
+    Marker("square", "s", "■"),
+    Marker("triangle-up", "^", "▲"),
+    Marker("circle", "o", "●"),
+    Marker("cross", "P", "✚"),
+    Marker("x", "X", "✖"),
+)

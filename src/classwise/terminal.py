@@ -1,0 +1,190 @@
+"""What a person sees in the terminal: live class accuracies, tables, and what to do next."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from classwise import evaluation
+    from classwise import train as training_loop
+    from classwise.attacks.base import Attack
+    from classwise.data import ImageSet
+    from classwise.metrics.result import Result
+    from classwise.registry import Entry
+
+_SHOWN = 10  # classes in a live view; the weakest of them where there are more
+_BAR = 30
+_QUIET_SECONDS = 15.0  # between two lines where the output is no terminal
+
+
+def say(text: str) -> None:
+    """Print a line of plain text."""
+    Console().print(Text(text))
+
+
+@contextmanager
+def training(
+    run: training_loop.Run, images: ImageSet, out: Path, *, quiet: bool = False
+) -> Iterator[Callable[[training_loop.Snapshot], None]]:
+    """Show training while it goes on; yields what :func:`classwise.fit` calls after each step."""
+    title = f"Training {run.method} on {len(images)} images of {images.name} at {run.threat}, into {out}"
+
+    def draw(seen: training_loop.Snapshot) -> _Frame:
+        stats = seen.train.robust if seen.train.robust.n.sum() else seen.train.clean
+        label = f"epoch {seen.epoch + 1}/{seen.epochs}  {_held_out(seen.last)}"
+        done, total = seen.epoch * seen.steps + seen.step, seen.epochs * seen.steps
+        view = "training images" + (" under attack" if stats is seen.train.robust else "")
+        return _Frame(label, done, total, images.classes, _numpy(stats.correct), _numpy(stats.n), view)
+
+    with _live(title, quiet) as show:
+        yield lambda seen: show(lambda: draw(seen))
+
+
+@contextmanager
+def evaluating(
+    images: ImageSet, attacks: Mapping[str, Attack], *, quiet: bool = False
+) -> Iterator[Callable[[evaluation.Snapshot], None]]:
+    """Show an evaluation while it goes on; yields what :func:`classwise.evaluate` calls after each attack."""
+    threat = next(iter(attacks.values())).threat
+    title = f"Attacking {len(images)} images of {images.name} at {threat} with {', '.join(attacks)}"
+
+    def draw(seen: evaluation.Snapshot) -> _Frame:
+        label = f"{seen.done}/{seen.total} images"
+        return _Frame(label, seen.done, seen.total, images.classes, _numpy(seen.correct), _numpy(seen.seen), seen.view)
+
+    with _live(title, quiet) as show:
+        yield lambda seen: show(lambda: draw(seen))
+
+
+def trained(log: Sequence[Mapping[str, Any]], out: Path) -> None:
+    """Say how training ended."""
+    seconds = sum(line["seconds"] for line in log)
+    say(f"Trained {len(log)} epochs in {seconds:.0f} s; held-out accuracy: {_held_out(log[-1]) or 'not measured'}.")
+    say(f"Weights and log are in {out}; the model string is run:{out}")
+
+
+def evaluated(result: Result, out: Path | None) -> None:
+    """Print the tables and the verdict of an evaluation."""
+    from classwise.report import rich_attack_table, rich_class_table, verdict, which_number
+
+    console = Console()
+    console.print()
+    console.print(rich_class_table(result))
+    console.print(rich_attack_table(result))
+    for line in verdict(result):
+        console.print(Text(line, style="bold"))
+    console.print(Text(which_number(result)))
+    for flag in result.header["flags"]:
+        console.print(Text(f"Warning ({flag['flag']}): {flag['message']}", style="yellow"))
+    if out is not None:
+        say(f"Outcomes of every image are in {out}; for a page to read: classwise report {out}")
+
+
+def next_steps(page: Path, out: Path) -> None:
+    """Say where the demo's report is, and what to try next."""
+    say("")
+    say(f"The report: {page.resolve()} (open it in a browser; it needs no network).")
+    say("What to try next:")
+    say(f"  classwise evaluate run:{out / 'run'} --attacks quick --eps 0.1      the same network, a smaller radius")
+    say("  classwise train standard --model digits_cnn --data digits --out runs/standard    no defence, to compare")
+    say("  classwise evaluate FILE.py:FUNCTION --data cifar10 --data-dir DIR --out runs/mine    your own model")
+
+
+def wrote(paths: Sequence[Path]) -> None:
+    """Name the files that were written."""
+    for path in paths:
+        say(f"Wrote {path}")
+
+
+def entries(found: Sequence[Entry]) -> None:
+    """Print a registry as a table: name, one line, source."""
+    console = Console()
+    table = Table("name", "what it is", "source", box=None, pad_edge=False)
+    for entry in found:
+        table.add_row(Text(entry.name, style="bold"), Text(entry.summary), Text(entry.source))
+    console.print(table)
+
+
+class _Frame:
+    """One picture of work in progress: a bar for the whole, and a bar for each class."""
+
+    def __init__(
+        self,
+        label: str,
+        done: int,
+        total: int,
+        classes: Sequence[str],
+        correct: np.ndarray[Any, Any],
+        seen: np.ndarray[Any, Any],
+        view: str,
+    ) -> None:
+        self.label, self.done, self.total, self.view = label, done, total, view
+        self.classes = classes
+        with np.errstate(invalid="ignore"):
+            self.accuracy = np.where(seen > 0, correct / np.maximum(seen, 1), np.nan)
+        self.average = float(correct.sum() / max(1, seen.sum()))
+
+    def picture(self) -> RenderableType:
+        order = np.argsort(self.accuracy, kind="stable")[:_SHOWN]
+        grid = Table.grid(padding=(0, 1))
+        for c in sorted(order) if len(self.classes) > _SHOWN else range(len(self.classes)):
+            share = self.accuracy[c]
+            bar = ProgressBar(total=1.0, completed=0.0 if np.isnan(share) else float(share), width=_BAR)
+            grid.add_row(Text(self.classes[c]), bar, Text("–" if np.isnan(share) else f"{share:6.1%}"))
+        head = Table.grid(padding=(0, 1))
+        head.add_row(ProgressBar(total=self.total, completed=self.done, width=_BAR), Text(self.label))
+        return Group(head, Text(f"{self.view}: {self.average:.1%} right, by class"), grid)
+
+    def line(self) -> str:
+        known = ~np.isnan(self.accuracy)
+        worst = int(np.nanargmin(self.accuracy)) if known.any() else 0
+        lowest = f", worst {self.classes[worst]} {self.accuracy[worst]:.1%}" if known.any() else ""
+        return f"  {self.label.strip()} · {self.view}: {self.average:.1%} right{lowest}"
+
+
+@contextmanager
+def _live(title: str, quiet: bool) -> Iterator[Callable[[Callable[[], _Frame]], None]]:
+    """Yield a function that shows a frame, at most ten times a second; in a pipe, a line now and then."""
+    console = Console(quiet=quiet)
+    console.print(Text(title))
+    last = [time.monotonic()]
+    if not console.is_terminal:
+
+        def note(draw: Callable[[], _Frame]) -> None:
+            if time.monotonic() - last[0] > _QUIET_SECONDS:
+                last[0] = time.monotonic()
+                console.print(Text(draw().line()))
+
+        yield note
+        return
+    with Live(console=console, auto_refresh=False, transient=True) as live:
+
+        def show(draw: Callable[[], _Frame]) -> None:
+            if time.monotonic() - last[0] > 0.1:
+                last[0] = time.monotonic()
+                live.update(draw().picture(), refresh=True)
+
+        yield show
+
+
+def _held_out(line: Mapping[str, Any] | None) -> str:
+    if not line or not line.get("valid"):
+        return ""
+    parts = [f"{name} {entry['accuracy']:.1%} (worst {entry['worst']:.1%})" for name, entry in line["valid"].items()]
+    return "held out: " + ", ".join(parts)
+
+
+def _numpy(tensor: Any) -> np.ndarray[Any, Any]:
+    array: np.ndarray[Any, Any] = tensor.cpu().numpy()
+    return array
