@@ -79,10 +79,10 @@ def look(model: nn.Module, x: Tensor, y: Tensor, classes: Sequence[str]) -> Iter
     x = x.detach().requires_grad_(True)
     logits = model(x)
     check_logits(logits, x, classes)
+    first = logits.detach().nan_to_num()
     with torch.no_grad():
-        passes = [model(x) for _ in range(_PASSES - 1)]
-    if any(not torch.equal(logits, other) for other in passes):
-        spread = max(float((logits - other).abs().max()) for other in passes)
+        spread = max(float((model(x).nan_to_num() - first).abs().max()) for _ in range(_PASSES - 1))
+    if spread > 0:
         yield Flag(
             "non_deterministic",
             f"Five passes over the same images differ by up to {spread:.2g} in the logits: the model is randomised, "

@@ -114,12 +114,14 @@ class Records:
             return
         try:
             with np.load(path, allow_pickle=False) as stored:
-                if str(stored["identity"]) != identity:
-                    raise InputError(
-                        f"{path.parent} holds an unfinished evaluation with other settings; "
-                        "choose another --out, or delete the folder to start anew."
-                    )
-                for name in self.arrays():
-                    setattr(self, name, torch.from_numpy(stored[name]))
-        except (OSError, KeyError, EOFError, zipfile.BadZipFile) as error:
+                owner = str(stored["identity"])
+                arrays = {name: torch.from_numpy(stored[name]) for name in self.arrays()}
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             raise InputError(f"{path} is damaged; delete it to start this evaluation anew.") from error
+        if owner != identity:
+            raise InputError(
+                f"{path.parent} holds an unfinished evaluation with other settings; "
+                "choose another --out, or delete the folder to start anew."
+            )
+        for name, value in arrays.items():
+            setattr(self, name, value)

@@ -217,6 +217,8 @@ def _lines(values: Mapping[str, Any]) -> list[tuple[str, str]]:
 def _text(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if isinstance(value, int) and value >= 1_000_000:  # the parameters of a model, hardly a seed
+        return f"{value:,}"
     if isinstance(value, float):
         return f"{value:.4g}" if abs(value) < 1000 else f"{value:.1f}"
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

@@ -96,7 +96,7 @@ def escape_markdown(text: str) -> str:
 
     Example:
         >>> escape_markdown("<b>cat|dog</b>")
-        '&lt;b&gt;cat\\\\|dog&lt;/b&gt;'
+        '&lt;b&gt;cat\\|dog&lt;/b&gt;'
     """
     literal = re.sub(r"([\\`*\[\]|~])", r"\\\1", html.escape(text, quote=False))
     # An underscore inside a word never starts emphasis, so names such as sports_car stay readable.

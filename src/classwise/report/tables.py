@@ -202,9 +202,9 @@ def pair_sheet(contents: Contents, limit: int = 10) -> Sheet:
         Column("of its lost images", ("share_of_lost",)),
         Column("images back", ("images_back",), note="images that flow in the opposite direction"),
         Column(
-            "p one-sided",
-            ("p_one_sided",),
-            note="exact binomial test of the two directions, Holm over all pairs of classes",
+            "p symmetric",
+            ("p_symmetric",),
+            note="exact two-sided binomial test that as much flows back as forth, Holm over all pairs of classes",
         ),
     )
     flow = contents.flow.copy()

@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import csv
+import io
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+
+from classwise.report.sheet import Cell, Column, Sheet, escape_markdown, to_csv, to_markdown, to_rich
+
+COLUMNS = (Column("name", ("name",), words=True), Column("interval", ("low", "high")))
+
+
+def sheet(name: str = "cat") -> Sheet:
+    return Sheet("s", "a caption", COLUMNS, ((Cell(name, (name,)), Cell("10–20", (0.1, 0.2))),), marked=0)
+
+
+def show(table: Sheet) -> str:
+    console = Console(width=100, file=io.StringIO(), force_terminal=False)
+    console.print(to_rich(table))
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def test_markdown_has_a_heading_an_alignment_and_a_line_a_row() -> None:
+    assert to_markdown(sheet()) == "| name | interval |\n| :--- | ---: |\n| cat | 10–20 |\n"
+
+
+@given(st.text(st.characters(exclude_categories=["Cc", "Cs", "Zl", "Zp"]), min_size=1))
+def test_no_name_adds_a_cell_or_a_line_to_a_markdown_table(name: str) -> None:
+    line = to_markdown(sheet(name)).split("\n")[2]
+    assert line.replace("\\\\", "").replace("\\|", "").count("|") == 3
+
+
+@pytest.mark.parametrize("name", ["<script>alert(1)</script>", "<b>", "&lt;"])
+def test_markdown_names_hold_no_html(name: str) -> None:
+    assert "<" not in escape_markdown(name)
+    assert escape_markdown("&lt;") == "&amp;lt;"
+
+
+def test_underscores_inside_a_word_stay_readable() -> None:
+    assert escape_markdown("sports_car _x_") == "sports_car \\_x\\_"
+
+
+@pytest.mark.parametrize("name", ["[bold]cat[/bold]", "[red]", "[/]"])
+def test_terminal_names_are_not_read_as_markup(name: str) -> None:
+    assert name in show(sheet(name))
+
+
+def test_the_terminal_table_has_the_caption_and_headings() -> None:
+    text = show(sheet())
+    assert "a caption" in text
+    assert "interval" in text
+
+
+@given(st.text(st.characters(exclude_categories=["Cc", "Cs"]), min_size=1))
+def test_csv_reads_back_whatever_the_name(name: str) -> None:
+    assert list(csv.reader(io.StringIO(to_csv(sheet(name)), newline=""))) == [
+        ["name", "low", "high"],
+        [name, "0.1", "0.2"],
+    ]
+
+
+def test_csv_leaves_undefined_values_empty() -> None:
+    table = Sheet("s", "", COLUMNS, ((Cell("cat", ("cat",)), Cell("–", (None, None))),))
+    assert to_csv(table) == "name,low,high\ncat,,\n"
