@@ -1,4 +1,4 @@
-"""Signs that a robustness number may be wrong, as data (spec/evaluation.md section 9).
+"""Signs that a robustness number may be wrong, as data (docs/evaluation.md).
 
 A flag never changes a verdict. Each names what was seen, where, and what to do about it.
 """

@@ -57,12 +57,12 @@ def dlr_targeted(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
     return difference / (top[:, 0] - (top[:, 2] + top[:, 3]) / 2 + 1e-12)
 
 
-@register("loss", "soft_margin", source="spec/paper.md 4.1, our derivation")
+@register("loss", "soft_margin", source="our derivation, docs/temperature-pgd.md")
 def soft_margin(logits: Tensor, y: Tensor, temperature: float = 1.0) -> Tensor:
     """Soft margin M_T(z) = T·logsumexp_{j≠y}(z_j/T) − z_y, less the constant T·log(K − 1) where T > 1.
 
     Its gradient has the direction of that of the cross-entropy of z/T, without the factor (1 − p_y)/T that
-    underflows in float32 (spec/paper.md 4.1 and 4.2). T → 0 gives the margin, T → ∞ weighs all wrong classes alike.
+    underflows in float32 (docs/temperature-pgd.md). T → 0 gives the margin, T → ∞ weighs all wrong classes alike.
 
     Args:
         logits: (N, K); computed in float32 at least.

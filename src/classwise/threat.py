@@ -20,7 +20,7 @@ def parse_eps(value: float | str) -> float:
     """Read a radius written as a number or as a fraction.
 
     Raises:
-        InputError: the text is no number, or the radius is negative or above 1 for a value given in 0-255 steps.
+        InputError: the value is no number, or it is negative or not finite.
 
     Example:
         >>> parse_eps("8/255")
@@ -28,7 +28,7 @@ def parse_eps(value: float | str) -> float:
     """
     try:
         eps = float(Fraction(value.replace(" ", ""))) if isinstance(value, str) else float(value)
-    except (ValueError, ZeroDivisionError) as error:
+    except (ValueError, TypeError, ArithmeticError) as error:
         raise InputError(f"{value!r} is not a radius; write a number or a fraction such as 8/255.") from error
     if not 0 <= eps < float("inf"):
         raise InputError(f"The radius {value!r} must be a finite number of at least 0.")
@@ -85,10 +85,9 @@ class ThreatModel:
 
     def distance(self, x_adv: Tensor, x: Tensor) -> Tensor:
         """Return the norm of each ``x_adv - x``, (N, ...) -> (N,)."""
-        delta = (x_adv - x).flatten(1)
-        if self.norm == "Linf":
-            return delta.abs().amax(1)
-        return torch.linalg.vector_norm(delta, ord=2 if self.norm == "L2" else 1, dim=1)
+        order = {"Linf": torch.inf, "L2": 2, "L1": 1}[self.norm]
+        length: Tensor = torch.linalg.vector_norm((x_adv - x).flatten(1), ord=order, dim=1)
+        return length
 
     def project(self, x_adv: Tensor, x: Tensor, eps: Tensor | None = None) -> Tensor:
         """Move each ``x_adv`` into the set: scale or clip the perturbation, then clip to [0, 1].
@@ -113,8 +112,9 @@ class ThreatModel:
         if self.norm == "Linf":
             delta = torch.minimum(torch.maximum(delta, -radius), radius)
         elif self.norm == "L2":
-            length = torch.linalg.vector_norm(delta.flatten(1), dim=1).view_as(radius)
-            delta = delta * (radius / length.clamp_min(1e-12)).clamp_max(1)
+            # Summed in float32, the norm of a large image is wrong by more than the tolerance of ``contains``.
+            length = torch.linalg.vector_norm(delta.flatten(1), dim=1, dtype=torch.float64).view_as(radius)
+            delta = delta * (radius / length.clamp_min(1e-12)).clamp_max(1).to(delta.dtype)
         else:
             delta = _project_l1(delta.flatten(1), radius.flatten()).view_as(delta)
         return (x + delta).clamp_(0, 1)
@@ -151,7 +151,8 @@ class ThreatModel:
         flat = gradient.flatten(1)
         if self.norm == "L2":
             # Dividing by the largest entry first keeps tiny float32 gradients from underflowing when squared.
-            flat = flat / flat.abs().amax(1, keepdim=True).clamp_min(1e-38)
+            largest = flat.abs().amax(1, keepdim=True)
+            flat = torch.where(largest > 0, flat / largest, 0)
             length = torch.linalg.vector_norm(flat, dim=1, keepdim=True)
             unit: Tensor = flat / length.clamp_min(1e-12)
             return unit.view_as(gradient)
@@ -183,9 +184,10 @@ def _project_l1(delta: Tensor, radius: Tensor) -> Tensor:
     """Project rows (N, D) onto L1 balls of ``radius`` (N,) by soft thresholding (Duchi et al. 2008)."""
     size = delta.abs()
     ordered = size.sort(1, descending=True).values
-    excess = ordered.cumsum(1) - radius[:, None]
+    # float64 for the reason given in ``project``.
+    excess = ordered.cumsum(1, dtype=torch.float64) - radius[:, None]
     count = torch.arange(1, delta.shape[1] + 1, device=delta.device)
     support = (ordered * count > excess).sum(1).clamp_min(1)
     threshold = (excess.gather(1, support[:, None] - 1) / support[:, None]).clamp_min(0)
-    shrunk = delta.sign() * (size - threshold).clamp_min(0)
-    return torch.where((size.sum(1) <= radius)[:, None], delta, shrunk)
+    shrunk = delta.sign() * (size - threshold).clamp_min(0).to(delta.dtype)
+    return torch.where((size.sum(1, dtype=torch.float64) <= radius)[:, None], delta, shrunk)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
-from tests.metrics.strategies import make, outcomes
+from tests.metrics.strategies import QUICK, make, outcomes
 
 from classwise.errors import InputError
 from classwise.metrics import (
@@ -55,6 +55,7 @@ def test_concentration_by_hand() -> None:
     np.testing.assert_allclose(found.effective, [4 / 3**0.75, 1, 1, math.nan])
 
 
+@QUICK
 @given(outcomes(min_images=1))
 def test_effective_confounders_agree_with_scipys_entropy(drawn: Outcomes) -> None:
     phi = rates(drawn.flow(), drawn.n)
@@ -67,6 +68,7 @@ def test_effective_confounders_agree_with_scipys_entropy(drawn: Outcomes) -> Non
             assert math.isnan(value)
 
 
+@QUICK
 @given(outcomes(min_images=1))
 def test_nothing_is_lost_between_classes(drawn: Outcomes) -> None:
     phi = rates(drawn.flow(), drawn.n)
@@ -93,6 +95,12 @@ def test_asymmetry_allows_for_classes_of_different_size() -> None:
     (pair,) = asymmetry([[0, 10], [1, 0]], [100, 10])
     assert pair.difference == pytest.approx(0)
     assert pair.p_value == pytest.approx(stats.binomtest(10, 11, 100 / 110).pvalue)
+
+
+def test_the_source_of_an_asymmetry_is_the_class_with_the_higher_rate_and_not_the_higher_count() -> None:
+    (pair,) = asymmetry([[0, 3], [2, 0]], [100, 10])
+    assert (pair.source, pair.sink, pair.forth, pair.back) == (1, 0, 2, 3)
+    assert pair.difference == pytest.approx(0.17)
 
 
 def test_pairs_without_flow_or_with_an_absent_class_are_no_tests() -> None:
@@ -127,6 +135,7 @@ def test_within_group_share_by_hand() -> None:
     assert share == pytest.approx((0.5, 1 / 3))
 
 
+@QUICK
 @given(st.integers(2, 6), st.integers(0, 1000))
 def test_errors_that_are_spread_evenly_stay_within_a_group_at_chance_level(num_classes, seed) -> None:
     random = np.random.default_rng(seed)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from statsmodels.stats.proportion import proportion_confint
-from tests.metrics.strategies import counts
+from tests.metrics.strategies import QUICK, counts
 
 from classwise.errors import InputError
 from classwise.metrics import (
@@ -68,6 +68,7 @@ def test_all_wrong_starts_at_exactly_0_and_all_right_ends_at_exactly_1(interval)
     assert high[1] == 1.0
 
 
+@QUICK
 @given(counts(), st.sampled_from([wilson, clopper_pearson]), st.floats(0.5, 0.999))
 def test_intervals_hold_the_estimate_and_stay_in_the_unit_range(drawn, interval, confidence) -> None:
     right, n = map(np.array, drawn)
@@ -77,6 +78,7 @@ def test_intervals_hold_the_estimate_and_stay_in_the_unit_range(drawn, interval,
     assert ((low[there] >= 0) & (low[there] <= rate) & (rate <= high[there]) & (high[there] <= 1)).all()
 
 
+@QUICK
 @given(counts(min_images=1), st.sampled_from([wilson, clopper_pearson]))
 def test_swapping_right_and_wrong_mirrors_the_interval(drawn, interval) -> None:
     right, n = map(np.array, drawn)
@@ -159,6 +161,7 @@ def test_extremes_without_any_class_are_undefined() -> None:
         assert math.isnan(interval.high)
 
 
+@QUICK
 @given(counts(min_images=1), st.floats(0, 1))
 def test_intervals_of_extremes_hold_the_extremes_of_the_estimates(drawn, q) -> None:
     right, n = map(np.array, drawn)

@@ -11,7 +11,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import confusion_matrix, recall_score
-from tests.metrics.strategies import make, outcomes
+from tests.metrics.strategies import QUICK, make, outcomes
 from torchmetrics.functional.classification import multiclass_accuracy
 
 from classwise.errors import InputError
@@ -140,6 +140,11 @@ def test_bad_input_is_refused_in_one_sentence(six: Outcomes, change: dict, messa
         replace(six, **change)
 
 
+def test_margins_and_distances_are_kept_in_float32(six: Outcomes) -> None:
+    kept = replace(six, margins={"clean": np.arange(6.0)}, distances={"pgd": [0] * 6})
+    assert kept.margins["clean"].dtype == kept.distances["pgd"].dtype == np.float32
+
+
 def test_an_unknown_view_is_refused_with_the_known_ones(six: Outcomes) -> None:
     with pytest.raises(InputError, match="no view 'worst'; choose one of clean, pgd, square, worst_case"):
         six.accuracy("worst")
@@ -151,7 +156,7 @@ def test_classes_may_be_called_like_views_and_attacks(tmp_path: Path) -> None:
     assert Outcomes.load(tmp_path / "o.npz").classes == ("clean", "worst_case", "pgd")
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(outcomes())
 def test_saving_and_loading_changes_nothing(tmp_path: Path, drawn: Outcomes) -> None:
     drawn.save(tmp_path / "o.npz")
@@ -188,7 +193,7 @@ def test_a_file_that_is_no_archive_is_refused(tmp_path: Path, content: bytes) ->
         Outcomes.load(tmp_path / "o.npz")
 
 
-@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_a_damaged_archive_is_refused_or_reads_the_same(tmp_path: Path, data: st.DataObject) -> None:
     source = make(Y, CLEAN, num_classes=4, pgd=PGD)
@@ -240,6 +245,7 @@ def test_select_takes_positions_in_order_and_masks(six: Outcomes) -> None:
     assert len(six.select([])) == 0
 
 
+@QUICK
 @given(outcomes(min_images=1), st.integers(1, 4))
 def test_merging_shards_gives_the_whole(drawn: Outcomes, ranks: int) -> None:
     shards = [drawn.select(np.arange(rank, len(drawn), ranks)) for rank in range(ranks)]
@@ -258,6 +264,7 @@ def test_merging_refuses_other_attacks_and_nothing(six: Outcomes) -> None:
         Outcomes.merge([])
 
 
+@QUICK
 @given(outcomes())
 def test_no_attack_and_no_further_attack_raises_a_count(drawn: Outcomes) -> None:
     for name in drawn.attacks:
@@ -265,11 +272,13 @@ def test_no_attack_and_no_further_attack_raises_a_count(drawn: Outcomes) -> None
         assert (drawn.counts(name) <= drawn.counts("clean")).all()
 
 
+@QUICK
 @given(outcomes(min_images=1))
 def test_broken_by_names_every_image_that_is_not_robust(drawn: Outcomes) -> None:
     assert ((drawn.broken_by() == "") == drawn.correct()).all()
 
 
+@QUICK
 @given(outcomes(min_images=1), st.randoms(use_true_random=False))
 def test_relabelling_classes_permutes_counts_and_flow(drawn: Outcomes, random: object) -> None:
     new = np.random.default_rng(random.randrange(2**32)).permutation(drawn.num_classes)  # type: ignore[attr-defined]
@@ -286,6 +295,7 @@ def test_relabelling_classes_permutes_counts_and_flow(drawn: Outcomes, random: o
         assert (renamed.flow(view)[np.ix_(new, new)] == drawn.flow(view)).all()
 
 
+@QUICK
 @given(outcomes(min_images=1), st.integers(2, 4))
 def test_duplicating_every_image_leaves_rates_unchanged(drawn: Outcomes, times: int) -> None:
     many = drawn.select(np.tile(np.arange(len(drawn)), times))
@@ -293,6 +303,7 @@ def test_duplicating_every_image_leaves_rates_unchanged(drawn: Outcomes, times: 
         np.testing.assert_array_equal(many.accuracy(view), drawn.accuracy(view))
 
 
+@QUICK
 @given(outcomes(min_images=1))
 def test_loss_of_a_class_is_its_flow_plus_its_invalid_images(drawn: Outcomes) -> None:
     for view in drawn.views:

@@ -46,7 +46,7 @@ def test_the_schema_itself_is_valid() -> None:
     jsonschema.Draft202012Validator.check_schema(schema())
 
 
-@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(outcomes())
 def test_whatever_is_written_fits_the_schema_and_reads_the_same(tmp_path: Path, drawn: Outcomes) -> None:
     Result(header(drawn), drawn).write(tmp_path)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.metrics.strategies import QUICK
 from torch.nn.functional import cross_entropy
 from torchmetrics.functional.classification import multiclass_accuracy, multiclass_confusion_matrix
 
@@ -77,6 +78,7 @@ def test_the_average_weighs_images() -> None:
     assert stats.average == 0.75
 
 
+@QUICK
 @given(st.integers(0, 30), st.integers(1, 4), st.integers(0, 99))
 def test_merging_shards_gives_the_whole(size: int, ranks: int, seed: int) -> None:
     logits, y, loss = batch(size, 4, seed)
@@ -148,6 +150,7 @@ def test_shapes_that_do_not_fit_are_refused(logits: tuple[int, ...], loss: tuple
         ClassStats.zeros(4).update(torch.zeros(logits), torch.zeros(3, dtype=torch.int64), torch.zeros(loss))
 
 
+@QUICK
 @given(st.integers(1, 30), st.integers(0, 99))
 def test_worst_is_at_most_the_average_of_all_images(size: int, seed: int) -> None:
     stats = collect(batch(size, 4, seed))

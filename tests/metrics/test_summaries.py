@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, confusion_matrix
-from tests.metrics.strategies import counts, make, outcomes
+from tests.metrics.strategies import QUICK, counts, make, outcomes
 
 from classwise.errors import InputError
 from classwise.metrics import (
@@ -90,6 +90,7 @@ def test_a_matrix_is_refused_in_place_of_classes(summary) -> None:
         summary([[0.5, 0.5]])
 
 
+@QUICK
 @given(RATES, st.floats(0, 1))
 def test_worst_is_at_most_the_tail_the_mean_and_the_best(rates, q) -> None:
     rounding = 1e-12
@@ -98,6 +99,7 @@ def test_worst_is_at_most_the_tail_the_mean_and_the_best(rates, q) -> None:
     assert macro_average(rates) <= max(rates) + rounding
 
 
+@QUICK
 @given(RATES, st.randoms(use_true_random=False))
 def test_the_order_of_classes_does_not_matter(rates, random) -> None:
     shuffled = random.sample(rates, len(rates))
@@ -105,6 +107,7 @@ def test_the_order_of_classes_does_not_matter(rates, random) -> None:
         assert summary(shuffled) == pytest.approx(summary(rates), rel=1e-9, abs=1e-12, nan_ok=True)
 
 
+@QUICK
 @given(st.floats(0.01, 1), st.integers(1, 12))
 def test_equal_classes_have_no_disparity(rate, size) -> None:
     for summary in (gap, std, class_variance, nsd, gini):
@@ -112,6 +115,7 @@ def test_equal_classes_have_no_disparity(rate, size) -> None:
     assert ratio([rate] * size) == 1
 
 
+@QUICK
 @given(RATES)
 def test_spread_agrees_with_scipy(rates) -> None:
     assert class_variance(rates) == pytest.approx(np.var(rates), abs=1e-15)
@@ -119,6 +123,7 @@ def test_spread_agrees_with_scipy(rates) -> None:
         assert nsd(rates) == pytest.approx(stats.variation(rates), abs=1e-12)
 
 
+@QUICK
 @given(RATES.filter(lambda rates: sum(rates) > 0.01))
 def test_gini_agrees_with_the_formula_of_the_sorted_values(rates) -> None:
     v, size = np.sort(rates), len(rates)
@@ -133,6 +138,7 @@ def test_all_classes_at_the_minimum_are_named() -> None:
 
 def test_worst_fixed_reads_the_class_chosen_on_validation_data() -> None:
     assert worst_fixed([0.1, 0.6, 0.3], [0.5, 0.2, math.nan]) == 0.6
+    assert worst_fixed([0.1, 0.6, 0.3], [0.5, 0.2, 0.2]) == 0.6
     assert math.isnan(worst_fixed([0.1], [math.nan]))
 
 
@@ -211,6 +217,7 @@ def test_attack_success_rate_divides_by_the_images_that_were_right() -> None:
     np.testing.assert_array_equal(attack_success_rate([8, 4, 0], [2, 4, 0]), [0.75, 0.0, math.nan])
 
 
+@QUICK
 @given(outcomes(min_images=1))
 def test_false_positive_shares_sum_to_1_or_are_undefined(drawn: Outcomes) -> None:
     for view in drawn.views:
@@ -243,6 +250,7 @@ def test_an_invalid_prediction_is_no_false_positive() -> None:
     assert false_positive_rate(made.confusion("clean"), made.n).tolist()[1] == 0
 
 
+@QUICK
 @given(counts())
 def test_corrected_spread_never_exceeds_the_plain_one(drawn) -> None:
     right, n = map(np.array, drawn)
@@ -281,6 +289,7 @@ def test_a_perfect_model_has_undefined_false_positive_shares() -> None:
     assert table(make([0, 1], [0, 1]))["cfps"] is None
 
 
+@QUICK
 @given(outcomes())
 def test_every_table_is_strict_json(drawn: Outcomes) -> None:
     for view in drawn.views:
@@ -288,6 +297,7 @@ def test_every_table_is_strict_json(drawn: Outcomes) -> None:
         assert json.loads(json.dumps(found, allow_nan=False)) == found
 
 
+@QUICK
 @given(outcomes(min_images=1))
 def test_the_table_is_unchanged_in_rates_when_images_are_duplicated(drawn: Outcomes) -> None:
     twice = drawn.select(np.tile(np.arange(len(drawn)), 2))

@@ -16,6 +16,7 @@ from classwise.report.charts import (
     label,
     legend,
     palettes,
+    tilt,
     weakest_classes,
 )
 from classwise.report.contents import read
@@ -136,3 +137,8 @@ def _luminance(color: str) -> float:
 def test_text_has_the_contrast_that_wcag_asks_for(theme: str, ink: str, ground: str) -> None:
     bright, dark = sorted((_luminance(palettes()[theme][c]) for c in (ink, ground)), reverse=True)
     assert (bright + 0.05) / (dark + 0.05) >= 4.5
+
+
+@pytest.mark.parametrize(("names", "angle"), [(["0", "1"], 0), (["cat", "truck"], -45), (["c"] * 30, -90), ([], 0)])
+def test_names_are_tilted_as_far_as_they_need_room(names: list[str], angle: int) -> None:
+    assert tilt(names) == angle

@@ -12,6 +12,7 @@ from classwise.metrics.result import Result
 from classwise.report import (
     attack_table,
     class_table,
+    markdown_tables,
     rich_attack_table,
     rich_class_table,
     verdict,
@@ -200,3 +201,17 @@ def test_an_undefined_interval_is_a_dash() -> None:
 @pytest.mark.parametrize(("p", "text"), [(1e-12, "1.0e-12"), (1 / 10_001, "0.0001"), (0.043, "0.043"), (1.0, "1")])
 def test_small_p_values_are_never_written_as_zero(p: float, text: str) -> None:
     assert p_text(p) == text
+
+
+def test_the_markdown_text_has_the_verdict_the_label_and_both_tables(result: Result) -> None:
+    text = markdown_tables(result)
+    assert text.startswith(f"- {verdict(result)[0]}\n- Worst class: cat")
+    assert "- PGD only" in text
+    assert class_table(result) in text
+    assert text.endswith(attack_table(result))
+
+
+def test_the_markdown_text_holds_no_markup_of_a_name(make: Callable[..., Result]) -> None:
+    text = markdown_tables(make(classes=["<script>x</script>", "*b*"], weak=0))
+    assert "<script>" not in text
+    assert "\\*b\\*" in text

@@ -70,7 +70,7 @@ def input_gradient(loss: Tensor, x: Tensor) -> Tensor:
 
 
 def predict(logits: Tensor, y: Tensor) -> Tensor:
-    """Return the predicted class (N,), by the verdict rule of spec/evaluation.md section 2.
+    """Return the predicted class (N,), by the verdict rule of docs/evaluation.md.
 
     A tie with the true class counts against it; logits that are not finite give ``INVALID``.
     """

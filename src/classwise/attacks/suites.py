@@ -1,4 +1,4 @@
-"""Named lists of attacks: the levels of spec/evaluation.md section 3."""
+"""Named lists of attacks, which stand for their attacks."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from classwise.registry import register
 from classwise.threat import ThreatModel
 
 
-@register("suite", "quick", source="our protocol, spec/evaluation.md section 3")
+@register("suite", "quick", source="our protocol")
 def quick(threat: ThreatModel) -> Mapping[str, Attack]:
     """FGSM, PGD-20 and margin-PGD-20, one restart: for development."""
     return build("fgsm,pgd,margin-pgd", threat)

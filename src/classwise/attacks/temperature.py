@@ -22,7 +22,7 @@ from classwise.registry import register
 from classwise.threat import ThreatModel
 
 GRID = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0)
-"""Inverse temperatures of the protocol (our design, spec/paper.md 4.3)."""
+"""Inverse temperatures of the protocol (our design, docs/temperature-pgd.md)."""
 
 _LOSS = {"safe": "soft_margin", "plain": "tempered_cross_entropy"}
 
@@ -79,7 +79,7 @@ class TemperaturePGD:
         return x_adv
 
 
-@register("attack", "temperature-pgd", source="Tian et al. 2021, section 4 of our spec; grid and safe form are ours")
+@register("attack", "temperature-pgd", source="Tian et al. 2021; grid and safe form are ours")
 def temperature_pgd(
     threat: ThreatModel,
     inverse_temperatures: tuple[float, ...] = GRID,
@@ -91,7 +91,7 @@ def temperature_pgd(
     return TemperaturePGD(preset(threat, loss="margin", **settings), inverse_temperatures, form, scale)
 
 
-@register("suite", "temperature-curve", source="our protocol, spec/paper.md 4.3")
+@register("suite", "temperature-curve", source="our protocol")
 def temperature_curve(threat: ThreatModel, **settings: Any) -> Mapping[str, TemperaturePGD]:
     """Temperature-PGD at each inverse temperature of the grid by itself."""
     members = {f"temperature-pgd(inverse_temperatures=[{v:g}])": (v,) for v in GRID}

@@ -8,7 +8,7 @@ from classwise.noise import Noise
 from classwise.registry import register
 
 
-@register("method", "at", source="Madry et al. 2018; spec/methods.md B1")
+@register("method", "at", source="Madry et al. 2018")
 class AT(Method):
     """Adversarial training: the cross-entropy on PGD images, mean CE(f(x_adv), y)."""
 

@@ -8,6 +8,7 @@ from classwise.report.page import write_page
 from classwise.report.tables import (
     attack_table,
     class_table,
+    markdown_tables,
     rich_attack_table,
     rich_class_table,
     verdict,
@@ -19,6 +20,7 @@ __all__ = [
     "class_bars",
     "class_table",
     "flow_heatmap",
+    "markdown_tables",
     "rich_attack_table",
     "rich_class_table",
     "save_figures",

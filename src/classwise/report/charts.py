@@ -94,7 +94,7 @@ def flow_heatmap(contents: Contents) -> dict[str, Any]:
         "xaxis": {
             **axis,
             "side": "top",
-            "tickangle": -45 if numbers else -90,
+            "tickangle": tilt(names),
             "title": {"text": "true class (row) sent to class (column)"},
         },
         "yaxis": {**axis, "range": [len(shown) - 0.5, -0.5]},
@@ -110,6 +110,11 @@ def flow_share(contents: Contents, shown: list[int]) -> Floats:
     share = counts / contents.n[shown, None]
     np.fill_diagonal(share, np.nan)
     return share
+
+
+def tilt(names: list[str]) -> int:
+    """Return the angle of the names over a heat map in degrees, as far as they need room."""
+    return -90 if len(names) > NUMBERED else -45 if max(map(len, names), default=0) > 3 else 0
 
 
 def top_share(share: Floats) -> float:

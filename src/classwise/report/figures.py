@@ -31,6 +31,7 @@ from classwise.report.charts import (
     interval_name,
     lane,
     marker,
+    tilt,
     top_share,
     weakest_classes,
 )
@@ -185,21 +186,13 @@ def _name_ticks(axis: Axis, names: list[str], limit: int = 24, **style: Any) -> 
 
 
 def _flow_names(axes: Axes, names: list[str]) -> None:
-    few = len(names) <= NUMBERED
-    style: dict[str, Any] = {} if few else {"fontsize": 6}
     axes.tick_params(axis="x", top=True, labeltop=True, bottom=False, labelbottom=False)
     axes.xaxis.set_label_position("bottom")
-    _name_ticks(axes.yaxis, names, 24 if few else 18, **style)
-    tilt = {"rotation": 45 if few else 90, "ha": "left" if few else "center", "va": "bottom"}
-    _name_ticks(
-        axes.xaxis,
-        names,
-        24 if few else 18,
-        color=LIGHT["ink"],
-        rotation_mode="anchor" if few else "default",
-        **tilt,
-        **style,
-    )
+    limit, size = (24, 8) if len(names) <= NUMBERED else (18, 6)
+    angle = -tilt(names)
+    slanted = {"ha": "left", "rotation_mode": "anchor"} if angle == 45 else {"ha": "center"}
+    _name_ticks(axes.yaxis, names, limit, fontsize=size)
+    _name_ticks(axes.xaxis, names, limit, fontsize=size, color=LIGHT["ink"], rotation=angle, va="bottom", **slanted)
 
 
 def _legend(figure: Figure, contents: Contents) -> None:

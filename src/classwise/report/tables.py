@@ -10,7 +10,7 @@ from rich.table import Table
 from classwise.metrics.flow import asymmetry, group_accuracy, within_group_share
 from classwise.metrics.result import Result
 from classwise.report.contents import Contents, Floats, View, read
-from classwise.report.sheet import Cell, Column, Sheet, Value, to_markdown, to_rich
+from classwise.report.sheet import Cell, Column, Sheet, Value, escape_markdown, to_markdown, to_rich
 
 ABSENT = "–"
 """Printed where a number is undefined, such as the accuracy of a class without images."""
@@ -26,6 +26,14 @@ def class_table(result: Result) -> str:
 def attack_table(result: Result) -> str:
     """Return the table of attacks in Markdown."""
     return to_markdown(attack_sheet(read(result)))
+
+
+def markdown_tables(result: Result) -> str:
+    """Return verdict, label and both tables as one Markdown text, to be pasted into an issue or a draft."""
+    contents = read(result)
+    lines = [f"- {escape_markdown(line)}\n" for line in (*verdict_lines(contents), number_label(contents))]
+    sheets = [class_sheet(contents), attack_sheet(contents)]
+    return "".join(lines) + "".join(f"\n{sheet.caption}:\n\n{to_markdown(sheet)}" for sheet in sheets)
 
 
 def rich_class_table(result: Result) -> Table:

@@ -1,0 +1,121 @@
+"""The shape of the code: imports point down, and every registered name can be looked up in the docs."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import classwise
+from classwise import registry
+
+ROOT = Path(__file__).parents[1]
+SOURCE = ROOT / "src" / "classwise"
+
+# What each module or package may import, besides itself; docs/design.md says why.
+GROUND = {"errors", "files", "registry"}
+LAYER_0 = GROUND | {"threat", "losses", "noise", "recipes", "metrics", "data", "models"}
+LAYER_1 = LAYER_0 | {"attacks"}
+LAYER_2 = LAYER_1 | {"methods"}
+LAYER_3 = LAYER_2 | {"records", "flags", "evaluation", "report"}
+LAYER_4 = LAYER_3 | {"train"}
+MAY_IMPORT = {
+    "__init__": LAYER_4,
+    "errors": set(),
+    "files": {"errors"},
+    "registry": {"errors"},
+    "noise": set(),
+    "threat": {"errors", "noise"},
+    "losses": {"errors", "registry"},
+    "recipes": {"errors", "registry"},
+    "metrics": {"errors", "files"},
+    "data": GROUND | {"noise", "threat"},
+    "models": GROUND,
+    "attacks": {"errors", "registry", "threat", "losses", "noise"},
+    "methods": {"registry", "losses", "noise", "attacks", "metrics"},
+    "records": {"errors", "files", "data", "metrics"},
+    "flags": {"errors", "losses", "attacks", "metrics"},
+    "evaluation": LAYER_2 | {"__init__", "records", "flags"},
+    "report": {"errors", "files", "metrics"},
+    "train": LAYER_2 | {"__init__", "evaluation"},
+    "arguments": LAYER_0,
+    "terminal": LAYER_4,
+    "cli": LAYER_4 | {"__init__", "arguments", "terminal"},
+}
+
+
+def modules() -> list[Path]:
+    return sorted(SOURCE.rglob("*.py"))
+
+
+def home(path: Path) -> str:
+    """Return the room a file is in: the name of its package, or its own."""
+    parts = path.relative_to(SOURCE).with_suffix("").parts
+    return parts[0]
+
+
+def imported(path: Path) -> set[str]:
+    """Return the rooms of classwise that a file imports, wherever in the file."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "classwise":
+            parts = node.module.split(".")[1:]
+            for alias in node.names:
+                name = parts[0] if parts else alias.name
+                found.add(name if (SOURCE / name).is_dir() or (SOURCE / f"{name}.py").exists() else "__init__")
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                if alias.name.split(".")[0] == "classwise":
+                    found.add((alias.name.split(".") + ["__init__"])[1])
+    return found
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(SOURCE)))
+def test_imports_point_down(path: Path) -> None:
+    assert imported(path) - {home(path)} <= MAY_IMPORT[home(path)]
+
+
+@pytest.mark.parametrize("folder", ["attacks", "methods"])
+def test_siblings_import_only_the_base(folder: str) -> None:
+    allowed = {"base", "pgd"}
+    for path in (SOURCE / folder).glob("[!_]*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(f"classwise.{folder}."):
+                assert str(node.module).rsplit(".", 1)[1] in allowed, path
+
+
+def test_lightning_fabric_appears_in_three_files() -> None:
+    users = {path.stem for path in modules() if "lightning_fabric" in path.read_text()}
+    assert users == {"arguments", "evaluation", "train"}
+
+
+def test_no_function_is_longer_than_a_page() -> None:
+    for path in modules():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef):
+                assert (node.end_lineno or 0) - node.lineno < 75, f"{path.name}: {node.name}"
+
+
+def test_no_room_for_odds_and_ends() -> None:
+    odd = {"utils", "common", "helpers", "callbacks", "config", "trainer"}
+    assert not odd & {path.stem for path in modules()}
+
+
+@pytest.mark.parametrize("kind", ["attack", "suite", "loss", "method", "model", "data", "recipe"])
+def test_every_registered_name_is_in_the_reference(kind: registry.Kind) -> None:
+    text = (ROOT / "docs" / "reference.md").read_text()
+    assert [name for name in registry.names(kind) if f"`{name}`" not in text] == []
+
+
+def test_every_public_name_can_be_imported_and_is_in_the_reference() -> None:
+    text = (ROOT / "docs" / "reference.md").read_text()
+    for name in classwise.__all__:
+        assert getattr(classwise, name) is not None
+        assert f"`{name}`" in text or f"`{name}(" in text, name
+
+
+def test_the_function_evaluate_is_not_hidden_by_a_module() -> None:
+    from classwise import evaluate
+
+    assert callable(evaluate)
