@@ -80,8 +80,8 @@ def evaluated(result: Result, out: Path | None) -> None:
 
     console = Console()
     console.print()
-    console.print(rich_class_table(result))
-    console.print(rich_attack_table(result))
+    console.print(rich_class_table(result, console.width))
+    console.print(rich_attack_table(result, console.width))
     for line in verdict(result):
         console.print(Text(line, style="bold"))
     console.print(Text(which_number(result)))

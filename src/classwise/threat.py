@@ -182,12 +182,11 @@ def _radius(eps: float | Tensor, x: Tensor) -> Tensor:
 
 def _project_l1(delta: Tensor, radius: Tensor) -> Tensor:
     """Project rows (N, D) onto L1 balls of ``radius`` (N,) by soft thresholding (Duchi et al. 2008)."""
-    size = delta.abs()
+    size = delta.abs().double()  # for the reason given in ``project``
     ordered = size.sort(1, descending=True).values
-    # float64 for the reason given in ``project``.
-    excess = ordered.cumsum(1, dtype=torch.float64) - radius[:, None]
+    excess = ordered.cumsum(1) - radius[:, None]
     count = torch.arange(1, delta.shape[1] + 1, device=delta.device)
     support = (ordered * count > excess).sum(1).clamp_min(1)
     threshold = (excess.gather(1, support[:, None] - 1) / support[:, None]).clamp_min(0)
     shrunk = delta.sign() * (size - threshold).clamp_min(0).to(delta.dtype)
-    return torch.where((size.sum(1, dtype=torch.float64) <= radius)[:, None], delta, shrunk)
+    return torch.where((size.sum(1) <= radius)[:, None], delta, shrunk)

@@ -1,4 +1,4 @@
-"""Where broken images go: statistics of the confusion flow (spec/evaluation.md, section 5).
+"""Where broken images go: statistics of the confusion flow (docs/metrics.md).
 
 Functions take `Outcomes.flow(view)`, the counts (C, C) of images of class i that were right when clean and are
 predicted as j under attack, or the rates made of it. Invalid predictions flow to no class, so the loss of a class

@@ -1,4 +1,4 @@
-"""Tests: is there disparity at all, and which of many differences hold (spec/evaluation.md, sections 6.4, 6.5)."""
+"""Tests: is there disparity at all, and which of many differences hold (docs/metrics.md)."""
 
 from __future__ import annotations
 

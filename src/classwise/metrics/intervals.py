@@ -1,4 +1,4 @@
-"""Confidence intervals of class accuracies, and of the extremes over classes (spec/evaluation.md, section 6).
+"""Confidence intervals of class accuracies, and of the extremes over classes (docs/metrics.md).
 
 There is no bootstrap of a minimum here, on purpose: resampling repeats the downward bias of the plug-in minimum,
 and a nominal 95 % percentile interval covers the true worst of ten equal classes about once in a hundred.

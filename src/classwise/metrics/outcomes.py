@@ -29,7 +29,7 @@ _DAMAGE = (ValueError, KeyError, EOFError, OSError, RuntimeError, MemoryError, z
 
 @dataclass(frozen=True, eq=False)
 class Outcomes:
-    """The verdict on every image, clean and under each attack (spec/evaluation.md, sections 2 and 4).
+    """The verdict on every image, clean and under each attack (docs/metrics.md).
 
     A *view* is "clean", the name of an attack, or "worst_case": right on the clean image and under every
     attack. Views and classes are never keys of the same table, so a class may be called "clean".
@@ -148,7 +148,7 @@ class Outcomes:
         """Return the prediction that counts in a view, (N,).
 
         For "worst_case" it is that on the first candidate that broke the image, in attack order, and y for a
-        robust image (spec/evaluation.md, section 4).
+        robust image (docs/metrics.md).
 
         Raises:
             InputError: no such view.

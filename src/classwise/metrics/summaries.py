@@ -1,4 +1,4 @@
-"""Class accuracies (C,) summed up in one number, each formula of spec/evaluation.md, section 5, one function.
+"""Class accuracies (C,) summed up in one number, each formula of docs/metrics.md, one function.
 
 An absent class has accuracy NaN. Every summary skips it, so that it can neither be the worst class nor pull an
 average down, and C counts the classes that are left; when none is left the summary is NaN.

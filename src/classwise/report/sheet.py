@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from rich import box
 from rich.table import Table
 from rich.text import Text
 
@@ -37,12 +38,14 @@ class Column:
         keys: names of its CSV columns, mostly one; an interval has two.
         words: left-aligned text rather than numbers.
         note: what the heading means, for a tooltip and the reading guide.
+        spare: left out of a terminal too narrow for every column.
     """
 
     title: str
     keys: tuple[str, ...]
     words: bool = False
     note: str = ""
+    spare: bool = False
 
 
 @dataclass(frozen=True)
@@ -71,14 +74,19 @@ def to_markdown(sheet: Sheet) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def to_rich(sheet: Sheet) -> Table:
-    """Return the sheet as a table for the terminal; text is never read as rich markup."""
-    table = Table(title=Text(sheet.caption), title_justify="left", caption_justify="left")
-    for column in sheet.columns:
-        table.add_column(Text(column.title), justify="left" if column.words else "right")
+def to_rich(sheet: Sheet, width: int = 80) -> Table:
+    """Return the sheet as a table for a terminal ``width`` characters wide, which spare columns make room in.
+
+    Text is never read as rich markup.
+    """
+    shown = _fitting(sheet, width)
+    table = Table(title=Text(sheet.caption), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for c in shown:
+        column = sheet.columns[c]
+        table.add_column(Text(column.title), justify="left" if column.words else "right", no_wrap=not column.words)
     for position, row in enumerate(sheet.rows):
         style = "bold" if position == sheet.marked else None
-        table.add_row(*(Text(cell.text) for cell in row), style=style)
+        table.add_row(*(Text(row[c].text) for c in shown), style=style)
     return table
 
 
@@ -101,6 +109,17 @@ def escape_markdown(text: str) -> str:
     literal = re.sub(r"([\\`*\[\]|~])", r"\\\1", html.escape(text, quote=False))
     # An underscore inside a word never starts emphasis, so names such as sports_car stay readable.
     return re.sub(r"(?<!\w)_|_(?!\w)", r"\\_", literal)
+
+
+def _fitting(sheet: Sheet, width: int) -> list[int]:
+    """Return the columns to show: all, or all but as many spare ones, from the right, as there is no room for."""
+    titles = [len(column.title) for column in sheet.columns]
+    needed = [max([size, *(len(row[c].text) for row in sheet.rows)]) + 2 for c, size in enumerate(titles)]
+    shown = list(range(len(titles)))
+    for c in reversed(shown.copy()):
+        if sum(needed[kept] for kept in shown) > width and sheet.columns[c].spare:
+            shown.remove(c)
+    return shown
 
 
 def _values(row: tuple[Cell, ...]) -> Iterator[Value]:

@@ -36,14 +36,14 @@ def markdown_tables(result: Result) -> str:
     return "".join(lines) + "".join(f"\n{sheet.caption}:\n\n{to_markdown(sheet)}" for sheet in sheets)
 
 
-def rich_class_table(result: Result) -> Table:
-    """Return the table of classes for the terminal, weakest class first."""
-    return to_rich(class_sheet(read(result)))
+def rich_class_table(result: Result, width: int = 80) -> Table:
+    """Return the table of classes for a terminal ``width`` characters wide, weakest class first."""
+    return to_rich(class_sheet(read(result)), width)
 
 
-def rich_attack_table(result: Result) -> Table:
-    """Return the table of attacks for the terminal."""
-    return to_rich(attack_sheet(read(result)))
+def rich_attack_table(result: Result, width: int = 80) -> Table:
+    """Return the table of attacks for a terminal ``width`` characters wide."""
+    return to_rich(attack_sheet(read(result)), width)
 
 
 def verdict(result: Result) -> tuple[str, str, str]:
@@ -89,7 +89,7 @@ def class_sheet(contents: Contents) -> Sheet:
     columns = (
         Column("class", ("class",), words=True),
         Column("n", ("n",), note="images of the class"),
-        *(Column(view.name, (_key(view),)) for view in contents.views),
+        *(Column(view.name, (_key(view),), spare=view in contents.attacks) for view in contents.views),
         Column(
             f"{contents.confidence} % interval",
             ("interval_low", "interval_high"),
@@ -101,7 +101,12 @@ def class_sheet(contents: Contents) -> Sheet:
             words=True,
             note="class that most of its lost images are taken for, with the share of the class's images",
         ),
-        Column("CFPS", ("cfps",), note="class false-positive share: of all wrong answers, those naming the class"),
+        Column(
+            "CFPS",
+            ("cfps",),
+            note="class false-positive share: of all wrong answers, those naming the class",
+            spare=True,
+        ),
     )
     missing = [c for c in range(len(contents.classes)) if contents.n[c] == 0]
     rows = tuple(_class_row(contents, c) for c in [*contents.order.tolist(), *missing])
@@ -116,8 +121,8 @@ def attack_sheet(contents: Contents) -> Sheet:
         Column("average", ("average",)),
         Column("worst", ("worst",), note="accuracy of the weakest class"),
         Column("worst class", ("worst_class",), words=True),
-        Column("W10", ("worst_q10",), note="mean of the weakest tenth of the classes, at least one"),
-        Column("gap", ("gap",), note="strongest class minus weakest class, in points"),
+        Column("W10", ("worst_q10",), note="mean of the weakest tenth of the classes, at least one", spare=True),
+        Column("gap", ("gap",), note="strongest class minus weakest class, in points", spare=True),
         Column(
             "broke first", ("broke_first",), note="images that were right until this attack, in the order of the rows"
         ),
