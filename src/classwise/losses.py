@@ -117,7 +117,7 @@ def targeted(text: str, target: Tensor) -> Loss:
 
     DLR has a targeted formula; every other loss is descended with the target in place of the true class.
     """
-    if text == "dlr":
+    if parse(text)[0] == "dlr":
         return lambda logits, y: dlr_targeted(logits, y, target)
     loss = named(text)
     return lambda logits, y: -loss(logits, target)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from classwise.errors import InputError
 from classwise.registry import register
 
 Schedule = Literal["piecewise", "cosine", "cyclic"]
+Mode = Literal["eval", "train"]
 
 
 @dataclass(frozen=True)
@@ -46,16 +48,15 @@ class Recipe:
     augment: str = "crop-flip"
     steps: int = 10
     step_size: float | None = None
-    attack_mode: Literal["eval", "train"] = "eval"
+    attack_mode: Mode = "eval"
     normalize: bool = True
     holdout: float = 0.02
 
     def __post_init__(self) -> None:
+        for name, kept, rule in _rules(self):
+            if not kept:
+                raise InputError(f"The recipe's {name} is {getattr(self, name)!r}, but must be {rule}.")
         object.__setattr__(self, "milestones", tuple(self.milestones))
-        if self.epochs < 1 or self.batch_size < 2 or self.steps < 1 or not self.lr > 0:
-            raise InputError("A recipe needs epochs and steps of at least 1, a batch of at least 2, and lr above 0.")
-        if not 0 <= self.holdout < 1:
-            raise InputError(f"The held-out share {self.holdout} must be at least 0 and below 1.")
 
     def rate(self, progress: float) -> float:
         """Return the learning rate after ``progress`` epochs, 0 … epochs; whole and broken numbers alike."""
@@ -65,6 +66,31 @@ class Recipe:
         if self.schedule == "cyclic":
             return self.lr * (share / 0.4 if share < 0.4 else max(0.0, (1 - share) / 0.6))
         return self.lr * 0.5 * (1 + math.cos(math.pi * min(1.0, share)))
+
+
+def _rules(recipe: Recipe) -> Iterator[tuple[str, bool, str]]:
+    """Yield the name of each setting, whether it keeps its rule, and the rule."""
+    milestones = isinstance(recipe.milestones, tuple | list) and all(_whole(each, 0) for each in recipe.milestones)
+    yield "epochs", _whole(recipe.epochs, 1), "a whole number of at least 1"
+    yield "batch_size", _whole(recipe.batch_size, 2), "a whole number of at least 2"
+    yield "lr", _number(recipe.lr) and recipe.lr > 0, "a finite number above 0"
+    yield "milestones", milestones, "a tuple of whole numbers"
+    yield "schedule", recipe.schedule in get_args(Schedule), f"one of {', '.join(get_args(Schedule))}"
+    yield "momentum", _number(recipe.momentum, below=1), "a number of at least 0 and below 1"
+    yield "weight_decay", _number(recipe.weight_decay), "a finite number of at least 0"
+    yield "steps", _whole(recipe.steps, 1), "a whole number of at least 1"
+    yield "step_size", recipe.step_size is None or _number(recipe.step_size), "a finite number of at least 0"
+    yield "attack_mode", recipe.attack_mode in get_args(Mode), f"one of {', '.join(get_args(Mode))}"
+    yield "normalize", isinstance(recipe.normalize, bool), "True or False"
+    yield "holdout", _number(recipe.holdout, below=1), "a number of at least 0 and below 1"
+
+
+def _whole(value: Any, least: int) -> bool:
+    return type(value) is int and value >= least  # True is an int to isinstance
+
+
+def _number(value: Any, below: float = math.inf) -> bool:
+    return type(value) in (int, float) and 0 <= value < below
 
 
 @register("recipe", "digits", source="our design")

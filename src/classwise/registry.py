@@ -128,13 +128,9 @@ def parse(text: str) -> tuple[str, dict[str, Any]]:
         raise InputError(f"{text!r} is not a name; write a name, or a name with settings like pgd(steps=100).")
     name, inside = match.groups()
     try:
-        call = ast.parse(f"f({inside or ''})", mode="eval").body
-        assert isinstance(call, ast.Call)
-        assert not call.args
-        settings = {str(keyword.arg): _literal(keyword.value) for keyword in call.keywords}
-    except (SyntaxError, ValueError, AssertionError) as error:
+        return name, _settings(inside or "")
+    except (SyntaxError, ValueError, TypeError, ArithmeticError) as error:
         raise InputError(f"The settings in {text!r} are not of the form name(key=value, key=value).") from error
-    return name, settings
 
 
 def split(text: str) -> list[str]:
@@ -159,6 +155,17 @@ def unknown(what: str, name: str, known: list[str] | Mapping[str, Any]) -> str:
     near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(sorted(known))}."
     return f"Unknown {what} {name!r}: {hint}"
+
+
+def _settings(text: str) -> dict[str, Any]:
+    call = ast.parse(f"f({text})", mode="eval").body
+    # A second pair of parentheses would make the call of a call.
+    if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name) or call.args:
+        raise ValueError("not a list of key=value")
+    settings = {keyword.arg: _literal(keyword.value) for keyword in call.keywords if keyword.arg is not None}
+    if len(settings) < len(call.keywords):
+        raise ValueError("a key twice, or **")
+    return settings
 
 
 def _literal(node: ast.expr) -> Any:

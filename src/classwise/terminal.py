@@ -29,8 +29,8 @@ _QUIET_SECONDS = 15.0  # between two lines where the output is no terminal
 
 
 def say(text: str) -> None:
-    """Print a line of plain text."""
-    Console().print(Text(text))
+    """Print a line of plain text; the terminal breaks it, so that paths and commands can be copied."""
+    Console().print(Text(text), soft_wrap=True)
 
 
 @contextmanager
@@ -83,10 +83,10 @@ def evaluated(result: Result, out: Path | None) -> None:
     console.print(rich_class_table(result, console.width))
     console.print(rich_attack_table(result, console.width))
     for line in verdict(result):
-        console.print(Text(line, style="bold"))
-    console.print(Text(which_number(result)))
+        console.print(Text(line, style="bold"), soft_wrap=True)
+    console.print(Text(which_number(result)), soft_wrap=True)
     for flag in result.header["flags"]:
-        console.print(Text(f"Warning ({flag['flag']}): {flag['message']}", style="yellow"))
+        console.print(Text(f"Warning ({flag['flag']}): {flag['message']}", style="yellow"), soft_wrap=True)
     if out is not None:
         say(f"Outcomes of every image are in {out}; for a page to read: classwise report {out}")
 
@@ -96,9 +96,12 @@ def next_steps(page: Path, out: Path) -> None:
     say("")
     say(f"The report: {page.resolve()} (open it in a browser; it needs no network).")
     say("What to try next:")
-    say(f"  classwise evaluate run:{out / 'run'} --attacks quick --eps 0.1      the same network, a smaller radius")
-    say("  classwise train standard --model digits_cnn --data digits --out runs/standard    no defence, to compare")
-    say("  classwise evaluate FILE.py:FUNCTION --data cifar10 --data-dir DIR --out runs/mine    your own model")
+    for purpose, command in (
+        ("the same network at a smaller radius", f"classwise evaluate run:{out / 'run'} --attacks quick --eps 0.1"),
+        ("no defence, to compare", "classwise train standard --model digits_cnn --data digits --out runs/standard"),
+        ("your own model", "classwise evaluate FILE.py:FUNCTION --data cifar10 --data-dir DIR --out runs/mine"),
+    ):
+        say(f"  {purpose}:\n    {command}")
 
 
 def wrote(paths: Sequence[Path]) -> None:
@@ -157,14 +160,14 @@ class _Frame:
 def _live(title: str, quiet: bool) -> Iterator[Callable[[Callable[[], _Frame]], None]]:
     """Yield a function that shows a frame, at most ten times a second; in a pipe, a line now and then."""
     console = Console(quiet=quiet)
-    console.print(Text(title))
+    console.print(Text(title), soft_wrap=True)
     last = [time.monotonic()]
     if not console.is_terminal:
 
         def note(draw: Callable[[], _Frame]) -> None:
             if time.monotonic() - last[0] > _QUIET_SECONDS:
                 last[0] = time.monotonic()
-                console.print(Text(draw().line()))
+                console.print(Text(draw().line()), soft_wrap=True)
 
         yield note
         return

@@ -117,7 +117,12 @@ class ThreatModel:
             delta = delta * (radius / length.clamp_min(1e-12)).clamp_max(1).to(delta.dtype)
         else:
             delta = _project_l1(delta.flatten(1), radius.flatten()).view_as(delta)
-        return (x + delta).clamp_(0, 1)
+        moved = x + delta
+        if self.norm == "L1":
+            # Soft thresholding leaves all pixels the same fraction of a float32 step from the next float, so their
+            # roundings add up over the image instead of cancelling: round towards x.
+            moved = torch.where((moved - x).abs() > delta.abs(), torch.nextafter(moved, x), moved)
+        return moved.clamp_(0, 1)
 
     def sample(self, x: Tensor, noise: Noise, eps: Tensor | None = None) -> Tensor:
         """Draw a point of each ball uniformly, then clip it to [0, 1].
@@ -136,7 +141,7 @@ class ThreatModel:
             direction = -u.sign() * torch.log1p(-2 * u.abs().clamp_max(0.5 - 1e-7))
             length = direction.flatten(1).abs().sum(1)
         share = noise.fold("radius").uniform((), x.device) ** (1 / shape.numel())
-        factor = (share / length.clamp_min(1e-12)).view_as(radius)
+        factor: Tensor = (share / length.clamp_min(1e-12)).view_as(radius)
         return (x + radius * factor * direction).clamp_(0, 1)
 
     def ascend(self, gradient: Tensor, x_adv: Tensor) -> Tensor:

@@ -51,7 +51,8 @@ def attacking(model: nn.Module, mode: Literal["eval", "train"] = "eval") -> Iter
     statistics = [buffer.clone() for buffer in model.buffers()] if mode == "train" else []
     model.train(mode == "train")
     try:
-        with torch.enable_grad():
+        # Inside torch.inference_mode, enable_grad alone records nothing, and every gradient would silently be zero.
+        with torch.inference_mode(False), torch.enable_grad():
             yield
     finally:
         for module, training in modes:
@@ -62,11 +63,14 @@ def attacking(model: nn.Module, mode: Literal["eval", "train"] = "eval") -> Iter
 
 
 def input_gradient(loss: Tensor, x: Tensor) -> Tensor:
-    """Return the gradient of the summed ``loss`` in ``x``: zero where the model cuts the graph, as a mask does."""
+    """Return the gradient of the summed ``loss`` in ``x``: zero where the model cuts the graph, as a mask does.
+
+    It is zero as well where it is not a number: a step along it would leave the threat set with every pixel.
+    """
     if not loss.requires_grad:
         return torch.zeros_like(x)
     gradient = torch.autograd.grad(loss.sum(), x, allow_unused=True)[0]
-    return torch.zeros_like(x) if gradient is None else gradient
+    return torch.zeros_like(x) if gradient is None else gradient.nan_to_num()
 
 
 def predict(logits: Tensor, y: Tensor) -> Tensor:

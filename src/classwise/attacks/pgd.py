@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -99,9 +100,9 @@ class PGD:
         Returns:
             Candidates (N, C, H, W), and which of them fooled the model (N,).
         """
-        x, x_adv = x.detach(), x.detach().clone()
-        active = torch.arange(len(x), device=x.device)
         with attacking(model, self.mode):
+            x, x_adv = x.detach(), x.detach().clone()
+            active = torch.arange(len(x), device=x.device)
             ranks = _likely_wrong(model, x, y, self.targets)
             for attempt in itertools.product(range(self.restarts), range(max(1, ranks.shape[1]))):
                 if not len(active):
@@ -196,10 +197,11 @@ def _likely_wrong(model: nn.Module, x: Tensor, y: Tensor, count: int) -> Tensor:
 
 
 def _check(attack: PGD) -> None:
-    if attack.steps < 1 or attack.restarts < 1 or attack.targets < 0:
-        raise InputError("PGD needs steps and restarts of at least 1 and targets of at least 0.")
-    if attack.step_size is not None and attack.step_size < 0:
-        raise InputError(f"The step size {attack.step_size} must not be negative.")
+    whole = all(isinstance(count, int) for count in (attack.steps, attack.restarts, attack.targets))
+    if not whole or attack.steps < 1 or attack.restarts < 1 or attack.targets < 0:
+        raise InputError("PGD needs whole numbers: steps and restarts of at least 1 and targets of at least 0.")
+    if attack.step_size is not None and not 0 <= attack.step_size < math.inf:
+        raise InputError(f"The step size {attack.step_size} must be a finite number of at least 0.")
     for name, value in (("start", attack.start), ("keep", attack.keep), ("mode", attack.mode)):
         if value not in _CHOICES[name]:
             raise InputError(f"PGD has no {name} {value!r}: use one of {', '.join(_CHOICES[name])}.")

@@ -8,6 +8,7 @@ is PGD, 1/T → ∞ is margin-PGD, 1/T → 0 weighs all wrong classes alike. Wit
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -39,7 +40,7 @@ class TemperaturePGD:
             to set temperatures relative to a model's own scale.
 
     Raises:
-        InputError: an empty grid, a value that is not positive, or an unknown form.
+        InputError: an empty grid, a value that is not finite and positive, or an unknown form.
     """
 
     pgd: PGD
@@ -49,8 +50,9 @@ class TemperaturePGD:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "inverse_temperatures", tuple(float(v) for v in self.inverse_temperatures))
-        if not self.inverse_temperatures or min(self.inverse_temperatures) <= 0 or self.scale <= 0:
-            raise InputError("Temperature-PGD needs a scale and at least one inverse temperature, all above 0.")
+        positive = (0 < value < math.inf for value in (self.scale, *self.inverse_temperatures))
+        if not self.inverse_temperatures or not all(positive):
+            raise InputError("Temperature-PGD needs a scale and at least one inverse temperature, finite and above 0.")
         if self.form not in _LOSS:
             raise InputError(f"Temperature-PGD has no form {self.form!r}: use safe or plain.")
         if self.pgd.keep != "success":
@@ -94,5 +96,6 @@ def temperature_pgd(
 @register("suite", "temperature-curve", source="our protocol")
 def temperature_curve(threat: ThreatModel, **settings: Any) -> Mapping[str, TemperaturePGD]:
     """Temperature-PGD at each inverse temperature of the grid by itself."""
-    members = {f"temperature-pgd(inverse_temperatures=[{v:g}])": (v,) for v in GRID}
+    given = "".join(f", {key}={value!r}" for key, value in settings.items())
+    members = {f"temperature-pgd(inverse_temperatures=[{v:g}]{given})": (v,) for v in GRID}
     return {name: temperature_pgd(threat, grid, **settings) for name, grid in members.items()}

@@ -83,7 +83,7 @@ def to_rich(sheet: Sheet, width: int = 80) -> Table:
     table = Table(title=Text(sheet.caption), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for c in shown:
         column = sheet.columns[c]
-        table.add_column(Text(column.title), justify="left" if column.words else "right", no_wrap=not column.words)
+        table.add_column(Text(column.title), justify="left" if column.words else "right", no_wrap=c == 0 or not column.words)
     for position, row in enumerate(sheet.rows):
         style = "bold" if position == sheet.marked else None
         table.add_row(*(Text(row[c].text) for c in shown), style=style)
@@ -114,7 +114,7 @@ def escape_markdown(text: str) -> str:
 def _fitting(sheet: Sheet, width: int) -> list[int]:
     """Return the columns to show: all, or all but as many spare ones, from the right, as there is no room for."""
     titles = [len(column.title) for column in sheet.columns]
-    needed = [max([size, *(len(row[c].text) for row in sheet.rows)]) + 2 for c, size in enumerate(titles)]
+    needed = [max([size, *(len(row[c].text) for row in sheet.rows)]) + 3 for c, size in enumerate(titles)]
     shown = list(range(len(titles)))
     for c in reversed(shown.copy()):
         if sum(needed[kept] for kept in shown) > width and sheet.columns[c].spare:

@@ -1,0 +1,17 @@
+#!/usr/bin/env bash
+# Makes every result in this folder, and the tables of docs/results.md from them. From the root of the repository:
+#     bash results/run.sh SHARED DATA
+# SHARED holds models/*/load.py (small robust networks that others trained), DATA the data sets in official formats
+# (python SHARED/data/unpack.py DATA). Folders that are finished are left as they are.
+set -euo pipefail
+shared=$1 data=$2
+export OMP_WAIT_POLICY=PASSIVE
+evaluate() {  # name, network, data set, further options
+    name=$1 network=$2 set=$3; shift 3
+    classwise evaluate "$shared/models/$network/load.py:load_model" --data "$set" --data-dir "$data" \
+        --seed 0 --out "results/$name" "$@"
+}
+family=pgd,margin-pgd,temperature-pgd
+evaluate mnist-smallcnn-trades-0.3 mnist_smallcnn_trades mnist --eps 0.3 --limit 1000 --attacks $family
+evaluate cifar10-resnet2b-adv-2 cifar_resnet2b_adv cifar10 --eps 2/255 --limit 1000 --attacks $family
+evaluate cifar10-resnet2b-adv-8 cifar_resnet2b_adv cifar10 --eps 8/255 --limit 1000 --attacks $family

@@ -1,0 +1,38 @@
+"""What the tests of training methods share: a small network with state, and labelled images that it can learn."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from classwise.attacks import PGD
+from classwise.noise import Noise
+from classwise.threat import ThreatModel
+
+SHAPE = (1, 4, 4)
+
+
+def network(num_classes: int, seed: int = 0, dropout: float = 0.0) -> nn.Module:
+    """Return a network whose state is weights and BatchNorm statistics, in train mode."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return nn.Sequential(
+            nn.Flatten(),
+            nn.Linear(16, 8),
+            nn.BatchNorm1d(8),
+            nn.Tanh(),
+            nn.Dropout(dropout),
+            nn.Linear(8, num_classes),
+        )
+
+
+def batch(y: Tensor) -> tuple[Tensor, Noise]:
+    """Return images (N, 1, 4, 4) whose brightness depends on the class, and their noise."""
+    noise = Noise(7, torch.arange(len(y)))
+    x = 0.5 * noise.fold("images").uniform(SHAPE)
+    x.view(len(y), 16)[torch.arange(len(y)), y % 16] += 0.4
+    return x, noise.fold("attack", 0)
+
+
+def attack(eps: float = 0.1, steps: int = 3, mode: str = "eval") -> PGD:
+    return PGD(ThreatModel("Linf", eps), steps=steps, step_size=eps / 2, mode=mode)  # type: ignore[arg-type]

@@ -1,0 +1,211 @@
+"""What every training method promises, whatever its loss; a method that is registered is tested here."""
+
+from __future__ import annotations
+
+import ast
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+from tests.methods.strategies import attack, batch, network
+from torch import Tensor, nn
+
+import classwise.methods
+from classwise import registry
+from classwise.losses import cross_entropy
+from classwise.methods import Epoch, Method, Pass, Step
+from classwise.metrics.stats import ClassStats
+
+NAMES = registry.names("method")
+FILES = sorted(
+    path for path in Path(classwise.methods.__file__).parent.glob("*.py") if path.stem not in ("__init__", "base")
+)
+
+LABELS = {
+    "balanced": torch.arange(24) % 3,
+    "two classes": torch.arange(24) % 2,
+    "a hundred classes": torch.arange(24) * 4,
+    "unbalanced": torch.tensor([0] * 20 + [1] * 3 + [2]),
+    "one class alone": torch.full((24,), 2),
+}
+SIZES = {"balanced": 3, "two classes": 2, "a hundred classes": 100, "unbalanced": 3, "one class alone": 3}
+
+every_method = pytest.mark.parametrize("name", NAMES)
+every_batch = pytest.mark.parametrize("case", LABELS)
+
+
+def build(name: str, num_classes: int = 3, eps: float = 0.1, mode: str = "eval") -> Method:
+    method: Method = registry.build("method", name, num_classes, attack(eps, mode=mode))
+    return method.train()
+
+
+def step(method: Method, model: nn.Module, y: Tensor) -> Step:
+    x, noise = batch(y)
+    return method(model, x, y, noise)
+
+
+def epoch(y: Tensor, num_classes: int) -> Epoch:
+    """Return the sums of an epoch in which class c is right with frequency 1/(c + 1)."""
+
+    def sums() -> ClassStats:
+        stats = ClassStats.zeros(num_classes)
+        wrong = torch.arange(len(y)) % (y + 1) != 0
+        logits = 4 * nn.functional.one_hot((y + wrong) % num_classes, num_classes).float()
+        stats.update(logits, y, cross_entropy(logits, y))
+        return stats
+
+    return Epoch(0, Pass(sums(), sums()), Pass(sums(), sums()))
+
+
+@every_method
+@every_batch
+def test_the_loss_is_one_finite_number_whose_gradient_reaches_every_weight(name: str, case: str) -> None:
+    model, y = network(SIZES[case]), LABELS[case]
+    made = step(build(name, SIZES[case]), model, y)
+    assert made.loss.shape == ()
+    assert made.loss.isfinite()
+    made.loss.backward()
+    for weight, parameter in model.named_parameters():
+        assert parameter.grad is not None, weight
+        assert parameter.grad.isfinite().all(), weight
+    assert sum(float(p.grad.abs().sum()) for p in model.parameters() if p.grad is not None) > 0
+
+
+@every_method
+@every_batch
+def test_the_logits_are_those_of_the_batch(name: str, case: str) -> None:
+    made = step(build(name, SIZES[case]), network(SIZES[case]), LABELS[case])
+    given = [logits for logits in (made.logits, made.logits_adv) if logits is not None]
+    assert given, "a method must give the logits it made, for the statistics by class"
+    assert all(logits.shape == (24, SIZES[case]) for logits in given)
+
+
+@every_method
+@every_batch
+def test_the_class_state_adapts_to_any_epoch_and_stays_finite(name: str, case: str) -> None:
+    method = build(name, SIZES[case])
+    method.end_epoch(epoch(LABELS[case], SIZES[case]))
+    assert all(buffer.isfinite().all() for buffer in method.buffers() if buffer.is_floating_point())
+    assert step(method, network(SIZES[case]), LABELS[case]).loss.isfinite()
+
+
+@every_method
+def test_the_same_noise_gives_the_same_step(name: str) -> None:
+    model, y = network(3), LABELS["balanced"]
+    first, second = (step(build(name), copy.deepcopy(model), y) for _ in range(2))
+    assert torch.equal(first.loss, second.loss)
+
+
+@every_method
+def test_an_attack_leaves_no_trace_in_the_global_generator(name: str) -> None:
+    torch.manual_seed(3)
+    before = torch.random.get_rng_state()
+    step(build(name), network(3), LABELS["balanced"])
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+@every_method
+@pytest.mark.parametrize("mode", ["eval", "train"])
+def test_only_the_forward_passes_of_the_loss_move_batchnorm(name: str, mode: str) -> None:
+    # A forward pass in train mode moves the statistics by its own batch; gradients of the attack must not. So the
+    # count of batches is that of the logits that the method hands out.
+    model = network(3)
+    made = step(build(name, mode=mode), model, LABELS["balanced"])
+    passes = sum(logits is not None for logits in (made.logits, made.logits_adv))
+    assert int(model[2].num_batches_tracked) == passes
+
+
+@every_method
+def test_the_mode_of_every_module_is_left_as_it_was(name: str) -> None:
+    model = network(3)
+    model[2].eval()
+    step(build(name), model, LABELS["balanced"])
+    assert [module.training for module in model] == [True, True, False, True, True, True]
+
+
+@every_method
+def test_no_gradient_of_the_attack_is_left_in_the_weights(name: str) -> None:
+    model = network(3)
+    step(build(name), model, LABELS["balanced"])
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+@every_method
+def test_images_and_labels_are_not_changed(name: str) -> None:
+    y = LABELS["balanced"].clone()
+    x, noise = batch(y)
+    before = x.clone()
+    build(name)(network(3), x, y, noise)
+    assert torch.equal(x, before)
+    assert torch.equal(y, LABELS["balanced"])
+    assert not x.requires_grad
+
+
+@every_method
+def test_the_state_survives_saving_and_loading(name: str) -> None:
+    method, fresh = build(name), build(name)
+    method.end_epoch(epoch(LABELS["unbalanced"], 3))
+    fresh.load_state_dict(method.state_dict())
+    assert method.state_dict().keys() == fresh.state_dict().keys()
+    for key, value in method.state_dict().items():
+        assert torch.equal(value, fresh.state_dict()[key]), key
+    model, y = network(3), LABELS["balanced"]
+    assert torch.equal(step(method, copy.deepcopy(model), y).loss, step(fresh, copy.deepcopy(model), y).loss)
+
+
+@every_method
+def test_everything_that_an_epoch_changes_is_in_the_state(name: str) -> None:
+    method = build(name)
+    settings = {key: value for key, value in vars(method).items() if not key.startswith("_")}
+    method.end_epoch(epoch(LABELS["unbalanced"], 3))
+    after = {key: value for key, value in vars(method).items() if not key.startswith("_")}
+    assert settings == after, "what changes while training must be a buffer"
+
+
+@every_method
+def test_a_method_has_no_weights_of_its_own_that_decay(name: str) -> None:
+    assert list(build(name).parameters()) == []
+
+
+@every_method
+def test_mixed_precision_gives_nearly_the_same_loss(name: str) -> None:
+    model, y = network(3), LABELS["balanced"]
+    exact = step(build(name), copy.deepcopy(model), y).loss
+    with torch.autocast("cpu", torch.bfloat16):
+        made = step(build(name), copy.deepcopy(model), y)
+    made.loss.backward()
+    assert float(made.loss.detach()) == pytest.approx(float(exact.detach()), rel=0.05)
+
+
+@every_method
+def test_the_entry_says_what_it_is_and_where_it_comes_from(name: str) -> None:
+    entry = registry.entry("method", name)
+    assert len(entry.summary) > 10
+    assert entry.source
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_each_file_registers_exactly_one_method(path: Path) -> None:
+    found = [
+        node
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "register"
+    ]
+    kinds = [argument.value for node in found for argument in node.args[:1] if isinstance(argument, ast.Constant)]
+    assert kinds == ["method"]
+
+
+def test_as_many_methods_are_registered_as_there_are_files() -> None:
+    assert len(NAMES) == len(FILES)
+
+
+def test_an_unknown_method_offers_the_nearest() -> None:
+    with pytest.raises(registry.InputError, match="did you mean 'standard'"):
+        registry.build("method", "standart", 3, attack())
+
+
+@every_method
+def test_an_unknown_setting_of_a_method_is_refused_by_name(name: str) -> None:
+    with pytest.raises(registry.InputError, match="gamma_ray"):
+        registry.build("method", f"{name}(gamma_ray=1)", 3, attack())

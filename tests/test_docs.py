@@ -1,0 +1,48 @@
+"""The README and the docs say what is so."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def test_the_table_of_results_is_what_the_committed_results_say() -> None:
+    spec = importlib.util.spec_from_file_location("results_table", ROOT / "results" / "table.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert module.main() in (ROOT / "docs" / "results.md").read_text()
+
+
+def test_every_committed_result_is_valid_and_derives_from_its_outcomes() -> None:
+    import jsonschema
+
+    from classwise.metrics.result import Result, schema
+
+    folders = sorted(path.parent for path in (ROOT / "results").glob("*/result.json"))
+    assert folders
+    for folder in folders:
+        jsonschema.validate(Result.read(folder).document, schema())
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_no_link_between_pages_is_broken(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)(?:#[\w-]+)?\)", page.read_text()):
+        if "://" not in target:
+            assert (page.parent / target).exists(), target
+
+
+def test_the_readme_has_exactly_two_commands_that_ci_runs() -> None:
+    assert re.findall(r"^# command (\d)$", (ROOT / "README.md").read_text(), flags=re.MULTILINE) == ["1", "2"]
+
+
+def test_every_page_is_in_the_index() -> None:
+    index = (ROOT / "docs" / "index.md").read_text()
+    assert [page.name for page in PAGES if page.parent.name == "docs" and f"({page.name})" not in index] == ["index.md"]

@@ -1,0 +1,130 @@
+"""Recipes: schedules in closed form, and settings refused at once instead of an hour into a run."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from classwise import registry
+from classwise.errors import InputError
+from classwise.recipes import Recipe
+
+NAMES = registry.names("recipe")
+
+
+@pytest.mark.parametrize(
+    ("progress", "rate"), [(0, 0.1), (99.999, 0.1), (100, 0.01), (104.5, 0.01), (105, 0.001), (110, 0.001)]
+)
+def test_the_piecewise_rate_falls_to_a_tenth_at_each_milestone(progress: float, rate: float) -> None:
+    assert Recipe(epochs=110, milestones=(100, 105)).rate(progress) == pytest.approx(rate)
+
+
+def test_the_piecewise_rate_without_milestones_is_constant() -> None:
+    assert {Recipe(epochs=7, lr=0.03).rate(t) for t in (0, 3.5, 6.99, 7)} == {0.03}
+
+
+@pytest.mark.parametrize(("share", "part"), [(0, 1), (1 / 3, 0.75), (0.5, 0.5), (2 / 3, 0.25), (1, 0)])
+def test_the_cosine_rate_follows_half_a_wave(share: float, part: float) -> None:
+    assert Recipe(epochs=30, lr=0.2, schedule="cosine").rate(30 * share) == pytest.approx(0.2 * part, abs=1e-15)
+
+
+@pytest.mark.parametrize(("share", "part"), [(0, 0), (0.1, 0.25), (0.4, 1), (0.7, 0.5), (0.85, 0.25), (1, 0)])
+def test_the_cyclic_rate_is_a_triangle_with_its_peak_at_two_fifths(share: float, part: float) -> None:
+    assert Recipe(epochs=20, lr=0.4, schedule="cyclic").rate(20 * share) == pytest.approx(0.4 * part, abs=1e-15)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_registered_recipe_has_a_rate_between_zero_and_its_peak_all_along(name: str) -> None:
+    recipe = registry.build("recipe", name)
+    rates = [recipe.rate(recipe.epochs * k / 1000) for k in range(1001)]
+    assert all(0 <= rate <= recipe.lr and math.isfinite(rate) for rate in rates)
+    assert max(rates) == pytest.approx(recipe.lr, rel=1e-2)
+
+
+# spec/methods.md section 7.
+PUBLISHED: dict[str, dict[str, Any]] = {
+    "pang2021": {"epochs": 110, "milestones": (100, 105), "lr": 0.1, "weight_decay": 5e-4, "attack_mode": "eval"},
+    "rice2020": {"epochs": 200, "milestones": (100, 150), "lr": 0.1, "weight_decay": 5e-4, "attack_mode": "train"},
+    "mnist": {"epochs": 100, "milestones": (55, 75, 90), "lr": 0.01, "weight_decay": 0, "steps": 40, "step_size": 0.01},
+    "svhn": {"epochs": 200, "milestones": (100, 150), "lr": 0.01, "augment": "none", "step_size": 1 / 255},
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_published_recipe_has_the_published_settings(name: str) -> None:
+    recipe = registry.build("recipe", name)
+    common = {"batch_size": 128, "momentum": 0.9}
+    wanted = common | PUBLISHED[name]
+    assert {key: getattr(recipe, key) for key in wanted} == wanted
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_setting_in_the_text_changes_that_setting_alone(name: str) -> None:
+    plain = registry.build("recipe", name)
+    assert registry.build("recipe", f"{name}(epochs=3, lr=1/4)") == replace(plain, epochs=3, lr=0.25)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_recipe_is_its_own_record(name: str) -> None:
+    recipe = registry.build("recipe", name)
+    assert eval(repr(recipe)) == recipe
+
+
+def test_milestones_may_come_as_a_list() -> None:
+    assert Recipe(epochs=9, milestones=[3, 6]) == Recipe(epochs=9, milestones=(3, 6))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("epochs", 0),
+        ("epochs", 1.5),
+        ("epochs", "a"),
+        ("epochs", True),
+        ("batch_size", 1),
+        ("batch_size", 64.0),
+        ("lr", 0),
+        ("lr", -0.1),
+        ("lr", math.inf),
+        ("lr", math.nan),
+        ("lr", "fast"),
+        ("milestones", 3),
+        ("milestones", ("a",)),
+        ("milestones", (3, 1.5)),
+        ("schedule", "linear"),
+        ("schedule", 3),
+        ("momentum", -0.1),
+        ("momentum", 1),
+        ("weight_decay", -1e-4),
+        ("weight_decay", math.nan),
+        ("steps", 0),
+        ("steps", 2.5),
+        ("step_size", -0.1),
+        ("step_size", "a"),
+        ("step_size", math.inf),
+        ("attack_mode", "test"),
+        ("normalize", "no"),
+        ("holdout", -0.1),
+        ("holdout", 1),
+        ("holdout", "some"),
+        ("holdout", math.nan),
+    ],
+)
+def test_a_setting_outside_its_range_is_refused_by_name(setting: str, value: Any) -> None:
+    settings = {"epochs": 4, setting: value}
+    with pytest.raises(InputError, match=rf"{setting} is {re.escape(repr(value))}, but must be "):
+        Recipe(**settings)
+
+
+def test_an_unknown_setting_is_refused_by_name() -> None:
+    with pytest.raises(InputError, match="epocs"):
+        registry.build("recipe", "digits(epocs=3)")
+
+
+def test_an_unknown_recipe_offers_the_nearest() -> None:
+    with pytest.raises(InputError, match="did you mean 'digits'"):
+        registry.build("recipe", "digitz")

@@ -1,0 +1,929 @@
+"""Training: a stopped run goes on as if nothing had happened, and nothing else is taken for the same run."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import random
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from lightning_fabric import Fabric
+from lightning_fabric.loggers.tensorboard import TensorBoardLogger
+from lightning_fabric.plugins.environments import TorchElasticEnvironment
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from classwise import files, registry, train
+from classwise.data import Images
+from classwise.errors import InputError
+from classwise.methods import Epoch, Method, Pass, Standard, Step
+from classwise.metrics.stats import ClassStats
+from classwise.noise import Noise
+from classwise.recipes import Recipe
+from classwise.threat import ThreatModel
+from classwise.train import Run, Snapshot, fit
+
+THREAT = ThreatModel("Linf", 0.05)
+RECIPE = Recipe(epochs=4, batch_size=16, lr=0.1, milestones=(2,), augment="crop-flip", steps=2, holdout=0.2)
+METHODS = registry.names("method")
+TIMES = ("seconds", "images_per_second", "peak_memory_bytes")
+
+
+def network(num_classes: int = 3, seed: int = 0) -> nn.Module:
+    """Return a network with all kinds of state: weights, BatchNorm statistics, and dropout, which draws."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        layers = [nn.Linear(16, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Dropout(0.3), nn.Linear(8, num_classes)]
+        return nn.Sequential(nn.Flatten(), *layers)
+
+
+def smooth(num_classes: int = 3) -> nn.Module:
+    """Return a network whose step does not depend on how a batch is divided."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.Tanh(), nn.Linear(8, num_classes))
+
+
+def pictures(n: int = 60, num_classes: int = 3, first: int = 100) -> Images:
+    """Return images (n, 1, 4, 4) whose brightest pixel tells the class; positions start at ``first``."""
+    y = torch.arange(n) % num_classes
+    x = (Noise(1, torch.arange(n)).uniform((1, 4, 4)) * 150).to(torch.uint8)
+    x.view(n, 16)[torch.arange(n), y % 16] += 100
+    return Images(x, y, tuple(f"class {c}" for c in range(num_classes)), first + torch.arange(n), split="train")
+
+
+def cpu(**settings: Any) -> Fabric:
+    made = Fabric(accelerator="cpu", devices=1, **settings)
+    made.launch()
+    return made
+
+
+def go(
+    folder: Path,
+    *,
+    method: str = "standard",
+    recipe: Recipe = RECIPE,
+    threat: ThreatModel = THREAT,
+    seed: int = 0,
+    name: str = "network",
+    data: Images | None = None,
+    model: nn.Module | None = None,
+    watch: Callable[[Snapshot], None] | None = None,
+    fabric: Fabric | None = None,
+    made: Method | None = None,
+) -> list[dict[str, Any]]:
+    """Train a small network in a folder; what is not given is the same every time."""
+    data = pictures() if data is None else data
+    run = Run(name, method, recipe, threat, seed)
+    defence = made or registry.build("method", method, len(data.classes), run.attack)
+    model = network(len(data.classes)) if model is None else model
+    return fit(fabric or cpu(), model, defence, data, run, folder, watch)
+
+
+class Crash(Exception):
+    """Stands for a power cut."""
+
+
+def crash_at(epoch: int, step: int) -> Callable[[Snapshot], None]:
+    def watch(seen: Snapshot) -> None:
+        if (seen.epoch, seen.step) == (epoch, step):
+            raise Crash
+
+    return watch
+
+
+def untimed(log: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{key: value for key, value in line.items() if key not in TIMES} for line in log]
+
+
+def read_log(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line, parse_constant=pytest.fail) for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
+def flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield every leaf of nested dicts and lists with its path."""
+    if isinstance(value, dict | list):
+        for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from flat(inner, f"{name}/{key}")
+    else:
+        yield name, value
+
+
+def state(folder: Path) -> dict[str, Any]:
+    """Return all that a run leaves behind, but for times."""
+    found = dict(flat(torch.load(folder / "checkpoint.pt", weights_only=True)))
+    found["/log"] = untimed(json.loads(found["/log"]))
+    found["/settings"] = {k: v for k, v in json.loads(found["/settings"]).items() if k != "environment"}
+    found["log.jsonl"] = untimed(read_log(folder))
+    for file in ("best", "last"):
+        found[file] = (folder / f"{file}.safetensors").read_bytes()
+    return found
+
+
+def assert_same(one: Path, other: Path) -> None:
+    left, right = state(one), state(other)
+    assert left.keys() == right.keys()
+    for name, value in left.items():
+        same = torch.equal(value, right[name]) if isinstance(value, Tensor) else value == right[name]
+        assert same, name
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Return the folder of an uninterrupted run of a method."""
+    done: dict[str, Path] = {}
+
+    def run(method: str) -> Path:
+        if method not in done:
+            done[method] = tmp_path_factory.mktemp(method)
+            go(done[method], method=method)
+        return done[method]
+
+    return run
+
+
+@pytest.fixture
+def finished(tmp_path: Path) -> Path:
+    folder = tmp_path / "run"
+    go(folder)
+    return folder
+
+
+# Resumption
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(("epoch", "step"), [(0, 1), (1, 2), (2, 1), (3, 3)])
+def test_a_run_stopped_inside_an_epoch_goes_on_to_the_same_end_bit_for_bit(
+    method: str, epoch: int, step: int, whole: Callable[[str], Path], tmp_path: Path
+) -> None:
+    with pytest.raises(Crash):
+        go(tmp_path, method=method, watch=crash_at(epoch, step))
+    go(tmp_path, method=method)
+    assert_same(tmp_path, whole(method))
+
+
+def test_a_resumed_run_starts_at_the_epoch_it_was_stopped_in(tmp_path: Path) -> None:
+    with pytest.raises(Crash):
+        go(tmp_path, watch=crash_at(2, 2))
+    seen: list[Snapshot] = []
+    log = go(tmp_path, watch=seen.append)
+    assert {(s.epoch, s.step) for s in seen} == {(e, s) for e in (2, 3) for s in (1, 2, 3)}
+    assert [line["epoch"] for line in log] == [1, 2, 3, 4]
+    assert seen[0].last == log[1]
+
+
+@pytest.mark.parametrize("file", ["best.safetensors", "log.jsonl", "checkpoint.pt", "last.safetensors"])
+@pytest.mark.parametrize("occurrence", [1, 2])
+def test_a_run_stopped_between_two_files_goes_on_to_the_same_end(
+    file: str, occurrence: int, whole: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+
+    def power_cut(path: Path, content: bytes) -> None:
+        seen.append(path.name)
+        if seen.count(file) == occurrence:
+            raise Crash
+        write(path, content)
+
+    write = files.write_bytes
+    for module in ("classwise.files", "classwise.models.checkpoint"):
+        monkeypatch.setattr(f"{module}.write_bytes", power_cut)
+    if (file, occurrence) == ("last.safetensors", 2):
+        pytest.skip("written once")
+    with pytest.raises(Crash):
+        go(tmp_path)
+    monkeypatch.undo()
+    go(tmp_path)
+    assert_same(tmp_path, whole("standard"))
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+@pytest.mark.parametrize("method", METHODS)
+def test_a_run_killed_again_and_again_ends_the_same(
+    method: str, whole: Callable[[str], Path], tmp_path: Path
+) -> None:
+    draw = random.Random(f"kill {method}")
+    context = multiprocessing.get_context("fork")
+    killed = 0
+    for patience in range(60):
+        process = context.Process(target=go, args=(tmp_path,), kwargs={"method": method})
+        process.start()
+        process.join(draw.uniform(0.01, 0.15) if killed < 4 or patience < 8 else 60)
+        if process.exitcode is None:
+            os.kill(process.pid or 0, signal.SIGKILL)
+            process.join()
+        assert process.exitcode in (0, -signal.SIGKILL)
+        killed += process.exitcode != 0
+        if process.exitcode == 0:
+            break
+    assert killed >= 1
+    assert process.exitcode == 0
+    assert_same(tmp_path, whole(method))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_finished_run_is_not_trained_again(method: str, tmp_path: Path) -> None:
+    log = go(tmp_path, method=method)
+    before = contents(tmp_path)
+    again = go(tmp_path, method=method, watch=lambda seen: pytest.fail("trained again"))
+    assert again == log
+    assert contents(tmp_path) == before
+
+
+def test_a_model_handed_to_a_finished_run_gets_its_last_weights(finished: Path) -> None:
+    model = network(seed=9)
+    go(finished, model=model)
+    last = load_file(finished / "last.safetensors")
+    assert all(torch.equal(value, last[name]) for name, value in model.state_dict().items())
+
+
+class Adaptive(Method):
+    """Weighs classes by how often they were wrong so far: a method with class state."""
+
+    weight: Tensor
+
+    def __init__(self, num_classes: int, attack: Any) -> None:
+        super().__init__(num_classes, attack)
+        self.register_buffer("weight", torch.ones(num_classes))
+
+    def forward(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Step:
+        logits = model(x)
+        return Step((self.weight[y] * train.cross_entropy(logits, y)).mean(), None, logits)
+
+    def end_epoch(self, epoch: Epoch) -> None:
+        assert epoch.valid is not None
+        self.weight += (1 - epoch.valid.robust.accuracy) + (1 - epoch.train.clean.accuracy) * (epoch.number + 1)
+
+
+def test_class_state_is_resumed_bit_for_bit(tmp_path: Path) -> None:
+    def adaptive() -> Adaptive:
+        return Adaptive(3, Run("network", "adaptive", RECIPE, THREAT).attack)
+
+    go(tmp_path / "whole", method="adaptive", made=adaptive())
+    with pytest.raises(Crash):
+        go(tmp_path / "stopped", method="adaptive", made=adaptive(), watch=crash_at(2, 2))
+    go(tmp_path / "stopped", method="adaptive", made=adaptive())
+    assert_same(tmp_path / "stopped", tmp_path / "whole")
+    assert not torch.equal(state(tmp_path / "whole")["/method/weight"], torch.ones(3))
+
+
+# Refusals
+
+
+@pytest.mark.parametrize(
+    ("change", "setting"),
+    [
+        ({"threat": ThreatModel("Linf", 0.06)}, r"threat.eps = 0.05, and now threat.eps = 0.06"),
+        ({"threat": ThreatModel("L2", 0.05)}, 'threat.norm = "Linf", and now threat.norm = "L2"'),
+        ({"seed": 1}, "seed = 0, and now seed = 1"),
+        ({"recipe": replace(RECIPE, epochs=5)}, "recipe.epochs = 4, and now recipe.epochs = 5"),
+        ({"recipe": replace(RECIPE, lr=0.2)}, "recipe.lr = 0.1, and now recipe.lr = 0.2"),
+        ({"recipe": replace(RECIPE, milestones=(3,))}, r"recipe.milestones = \[2\], and now recipe.milestones = \[3\]"),
+        ({"recipe": replace(RECIPE, holdout=0.3)}, "recipe.holdout = 0.2"),
+        ({"method": "at"}, 'method = "standard", and now method = "at"'),
+        ({"name": "other"}, 'model = "network", and now model = "other"'),
+        ({"data": pictures(45)}, "data.n = 60, and now data.n = 45"),
+        ({"data": pictures(60, first=7)}, "held_out"),
+        ({"fabric": cpu(precision="bf16-mixed")}, 'precision = "32-true", and now precision = "bf16-mixed"'),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+@pytest.mark.parametrize("lost", ["", "run.json"])
+def test_another_setting_is_refused_by_name_and_changes_nothing(
+    finished: Path, change: dict[str, Any], setting: str, lost: str
+) -> None:
+    if lost:
+        (finished / lost).unlink()
+    before = contents(finished)
+    with pytest.raises(InputError, match=setting) as caught:
+        go(finished, **change, watch=lambda seen: pytest.fail("trained"))
+    assert str(caught.value).startswith(f"{finished} holds a run with")
+    assert contents(finished) == before
+
+
+def test_other_pixels_are_refused(finished: Path) -> None:
+    data = pictures()
+    data.x[3] += 1
+    with pytest.raises(InputError, match=r"data\.sha256"):
+        go(finished, data=data)
+
+
+@pytest.mark.parametrize("file", ["run.json", "checkpoint.pt"])
+@pytest.mark.parametrize("damage", [b"", b"[1, 2]", b"{", b"\x80\x04nonsense"])
+def test_a_damaged_file_is_named(finished: Path, file: str, damage: bytes) -> None:
+    (finished / file).write_bytes(damage)
+    before = contents(finished)
+    with pytest.raises(InputError, match=rf"{file} is damaged"):
+        go(finished)
+    assert contents(finished) == before
+
+
+def test_a_truncated_checkpoint_is_named(finished: Path) -> None:
+    path = finished / "checkpoint.pt"
+    path.write_bytes(path.read_bytes()[:-200])
+    with pytest.raises(InputError, match=r"checkpoint.pt is damaged; delete it"):
+        go(finished)
+
+
+def test_a_checkpoint_that_would_run_code_is_not_read(finished: Path) -> None:
+    class Payload:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return (Path.touch, (finished / "executed",))
+
+    torch.save({"settings": "{}", "model": Payload()}, finished / "checkpoint.pt")
+    with pytest.raises(InputError, match=r"checkpoint.pt is damaged"):
+        go(finished)
+    assert not (finished / "executed").exists()
+
+
+@pytest.mark.parametrize("file", ["result.json", "partial-0-of-1.npz"])
+def test_the_folder_of_an_evaluation_is_refused(tmp_path: Path, file: str) -> None:
+    (tmp_path / file).write_text("{}")
+    with pytest.raises(InputError, match="holds an evaluation"):
+        go(tmp_path)
+    assert contents(tmp_path) == {file: b"{}"}
+
+
+def test_a_folder_that_cannot_be_made_is_refused_before_training(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(InputError, match="Cannot write"):
+        go(tmp_path / "file" / "run", watch=lambda seen: pytest.fail("trained"))
+
+
+@pytest.mark.parametrize(
+    ("recipe", "reason"),
+    [
+        (replace(RECIPE, augment="crop-flop"), "augmentation 'crop-flop': did you mean 'crop-flip'"),
+        (replace(RECIPE, holdout=0.99), "hold"),
+    ],
+)
+def test_a_recipe_that_cannot_be_followed_is_refused_before_anything_is_written(
+    tmp_path: Path, recipe: Recipe, reason: str
+) -> None:
+    with pytest.raises(InputError, match=reason):
+        go(tmp_path / "run", recipe=recipe)
+    assert not (tmp_path / "run").exists()
+
+
+# Data: what is trained on, and what is not
+
+
+class Spy(Standard):
+    """Standard training that writes down which images it was given, epoch by epoch."""
+
+    def __init__(self) -> None:
+        super().__init__(3, Run("", "", RECIPE, THREAT).attack)
+        self.seen: dict[int, list[Tensor]] = {}
+        self.pixels: list[Tensor] = []
+
+    def forward(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Step:
+        self.seen.setdefault(int(noise.path[1]), []).append(noise.index)
+        self.pixels.append(x)
+        return super().forward(model, x, y, noise)
+
+
+def test_held_out_images_are_recorded_and_never_trained_on(tmp_path: Path) -> None:
+    spy = Spy()
+    go(tmp_path, made=spy)
+    held_out = json.loads((tmp_path / "run.json").read_text())["held_out"]
+    trained = {int(i) for batches in spy.seen.values() for batch in batches for i in batch}
+    assert len(held_out) == 12
+    assert trained == set(range(100, 160)) - set(held_out)
+    assert read_log(tmp_path)[0]["valid"]["clean"]["n"] == [4, 4, 4]
+
+
+def test_each_image_is_drawn_at_most_once_an_epoch_in_another_order_every_epoch(tmp_path: Path) -> None:
+    spy = Spy()
+    go(tmp_path, made=spy)
+    orders = [torch.cat(spy.seen[epoch]).tolist() for epoch in range(4)]
+    assert all(len(order) == len(set(order)) == 48 for order in orders)
+    assert len({tuple(order) for order in orders}) == 4
+
+
+def test_augmentation_differs_from_epoch_to_epoch_and_training_alone_sees_it(tmp_path: Path) -> None:
+    spy, plain = Spy(), Spy()
+    go(tmp_path / "crop", made=spy)
+    go(tmp_path / "plain", made=plain, recipe=replace(RECIPE, augment="none"))
+    sorted_pixels = [torch.cat(s.pixels[:3])[torch.cat(s.seen[0]).argsort()] for s in (spy, plain)]
+    later = torch.cat(spy.pixels[3:6])[torch.cat(spy.seen[1]).argsort()]
+    data = pictures()
+    kept = torch.cat(plain.seen[0]).sort().values - 100
+    assert torch.equal(sorted_pixels[1], data.fetch(kept))
+    assert not torch.equal(sorted_pixels[0], sorted_pixels[1])
+    assert not torch.equal(sorted_pixels[0], later)
+
+
+def test_an_incomplete_last_batch_is_dropped(tmp_path: Path) -> None:
+    spy = Spy()
+    log = go(tmp_path, made=spy, recipe=replace(RECIPE, batch_size=20))
+    assert [len(batch) for batch in spy.seen[0]] == [20, 20]
+    assert sum(log[0]["train"]["clean"]["n"]) == 40
+
+
+def test_fewer_images_than_a_batch_are_one_batch(tmp_path: Path) -> None:
+    spy = Spy()
+    go(tmp_path, made=spy, recipe=replace(RECIPE, batch_size=1000))
+    assert [len(batch) for batch in spy.seen[0]] == [48]
+
+
+def test_without_held_out_images_the_last_epoch_stands_for_the_best(tmp_path: Path) -> None:
+    log = go(tmp_path, recipe=replace(RECIPE, holdout=0))
+    assert [line["valid"] for line in log] == [None] * 4
+    assert (tmp_path / "best.safetensors").read_bytes() == (tmp_path / "last.safetensors").read_bytes()
+    assert json.loads((tmp_path / "run.json").read_text())["held_out"] == []
+
+
+def test_classes_of_one_image_hold_nothing_out(tmp_path: Path) -> None:
+    log = go(tmp_path, data=pictures(3), recipe=replace(RECIPE, batch_size=3))
+    assert log[-1]["valid"] is None
+    assert (tmp_path / "best.safetensors").exists()
+
+
+# Learning rate, divergence, selection
+
+
+class OneWeight(nn.Module):
+    """Holds the sum of all steps taken: its gradient is 1 under the method below."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros((), dtype=torch.float64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.weight + x.new_zeros(len(x), 3)
+
+
+class Descend(Standard):
+    """The loss is the weight itself."""
+
+    def forward(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Step:
+        return Step(model.get_parameter("weight").clone(), None, model(x).detach())
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        Recipe(epochs=4, lr=0.3, milestones=(1, 3)),
+        Recipe(epochs=4, lr=0.3, schedule="cosine"),
+        Recipe(epochs=4, lr=0.3, schedule="cyclic"),
+    ],
+    ids=lambda recipe: recipe.schedule,
+)
+def test_every_step_takes_the_rate_of_its_own_progress(tmp_path: Path, recipe: Recipe) -> None:
+    recipe = replace(recipe, batch_size=16, momentum=0.0, weight_decay=0.0, augment="none", holdout=0.2)
+    model = OneWeight()
+    log = go(tmp_path, model=model, made=Descend(3, Run("", "", recipe, THREAT).attack), recipe=recipe)
+    moved = sum(recipe.rate(epoch + step / 3) for epoch in range(4) for step in range(3))
+    assert float(model.weight) == pytest.approx(-moved, rel=1e-12)
+    assert [line["lr"] for line in log] == [recipe.rate(epoch) for epoch in range(4)]
+
+
+def test_momentum_and_weight_decay_are_those_of_the_recipe(tmp_path: Path) -> None:
+    recipe = Recipe(epochs=1, batch_size=16, lr=0.1, momentum=0.5, weight_decay=0.1, augment="none", holdout=0.2)
+    model = OneWeight()
+    go(tmp_path, model=model, made=Descend(3, Run("", "", recipe, THREAT).attack), recipe=recipe)
+    weight, velocity = 0.0, 0.0
+    for number in range(3):
+        gradient = 1 + 0.1 * weight
+        velocity = gradient if number == 0 else 0.5 * velocity + gradient
+        weight -= 0.1 * velocity
+    assert float(model.weight) == pytest.approx(weight, rel=1e-12)
+
+
+class Poisoned(Standard):
+    """Returns a planted loss from a given step on."""
+
+    def __init__(self, at: int, loss: Callable[[Tensor], Tensor]) -> None:
+        super().__init__(3, Run("", "", RECIPE, THREAT).attack)
+        self.at, self.calls, self.planted = at, 0, loss
+
+    def forward(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Step:
+        step = super().forward(model, x, y, noise)
+        self.calls += 1
+        return step if self.calls < self.at else step._replace(loss=self.planted(step.loss))
+
+
+class _Overflow(torch.autograd.Function):
+    """A finite value with an infinite gradient, as a root at zero has."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor) -> Tensor:
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+        return gradient * torch.inf
+
+
+@pytest.mark.parametrize(
+    "planted",
+    [lambda loss: loss * torch.nan, lambda loss: loss + torch.inf, _Overflow.apply],
+    ids=["nan", "infinity", "infinite gradient"],
+)
+@pytest.mark.parametrize(("calls", "epoch", "batch"), [(1, 1, 1), (5, 2, 2), (6, 2, 3), (7, 3, 1)])
+def test_divergence_stops_naming_epoch_and_batch_and_keeps_the_last_checkpoint(
+    tmp_path: Path, planted: Callable[[Tensor], Tensor], calls: int, epoch: int, batch: int
+) -> None:
+    model = network()
+    with pytest.raises(InputError, match=rf"in epoch {epoch}, batch {batch}\b") as caught:
+        go(tmp_path, model=model, made=Poisoned(calls, planted))
+    assert str(caught.value).count(". ") == 0, "one sentence"
+    assert (tmp_path / "checkpoint.pt").exists() == (epoch > 1)
+    assert all(value.isfinite().all() for value in model.state_dict().values())
+    go(tmp_path)
+    assert [line["epoch"] for line in read_log(tmp_path)] == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("batch_size", [8, 48])
+def test_a_huge_learning_rate_ends_in_one_sentence_and_no_broken_checkpoint(
+    tmp_path: Path, method: str, batch_size: int
+) -> None:
+    recipe = replace(RECIPE, lr=1e6, epochs=40, batch_size=batch_size, milestones=(), weight_decay=0.1)
+    with pytest.raises(InputError, match=r"in epoch \d+, batch \d+.*lower the learning rate"):
+        go(tmp_path, method=method, model=smooth(), recipe=recipe)
+    if (tmp_path / "checkpoint.pt").exists():
+        kept = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+        assert all(value.isfinite().all() for value in kept["model"].values())
+        read_log(tmp_path)
+
+
+def test_classes_whose_logits_break_are_named(tmp_path: Path) -> None:
+    class Cracked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(16, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            logits: Tensor = self.linear(x.flatten(1))
+            return torch.where(x.flatten(1)[:, 1:2] > 0.6, torch.nan, logits)
+
+    data = pictures()
+    data.x.view(60, 16)[:, 1].clamp_(max=120)
+    data.x.view(60, 16)[data.y == 1, 1] = 255
+    with pytest.raises(InputError, match="epoch 1, batch 1, on images of class 1;"):
+        go(tmp_path, model=Cracked(), data=data, recipe=replace(RECIPE, augment="none"))
+
+
+def planted_validation(monkeypatch: pytest.MonkeyPatch, right: list[list[int]], n: int = 10) -> None:
+    """Make validation find ``right[epoch][class]`` of ``n`` images right under attack, whatever the model."""
+    epochs = iter(right)
+
+    def validate(*_: Any) -> Pass:
+        counts = torch.tensor(next(epochs), dtype=torch.float64)
+        confusion = torch.diag(counts)
+        confusion[:, 0] += n - counts
+        confusion[0, :1] = counts[:1]
+        stats = ClassStats(torch.full_like(counts, n), confusion, confusion / n, counts)
+        return Pass(stats, stats)
+
+    monkeypatch.setattr(train, "_validate", validate)
+
+
+def captured(folder: Path, classes: int, epochs: int) -> list[dict[str, Tensor]]:
+    """Train, and return the weights at the end of every epoch."""
+    model, weights = network(classes), []
+
+    def keep(seen: Snapshot) -> None:
+        if seen.step == seen.steps:
+            weights.append({name: value.clone() for name, value in model.state_dict().items()})
+
+    go(folder, model=model, data=pictures(60, classes), recipe=replace(RECIPE, epochs=epochs), watch=keep)
+    return weights
+
+
+def is_of_epoch(file: Path, weights: list[dict[str, Tensor]]) -> list[int]:
+    """Return the epochs, from 1, whose weights a file holds."""
+    stored = load_file(file)
+    return [e for e, w in enumerate(weights, 1) if all(torch.equal(stored[name], w[name]) for name in w)]
+
+
+@pytest.mark.parametrize(
+    ("right", "best"),
+    [
+        # The first half does not count, however good; average and worst count alike.
+        ([[9, 9, 9], [9, 9, 9], [2, 5, 5], [4, 5, 5], [3, 3, 3], [0, 9, 9]], 4),
+        # A higher average with a lower worst class: 0.5 + 0.3 against 0.4 + 0.4, and 0.6 + 0.1.
+        ([[0, 0, 0], [0, 0, 0], [9, 9, 9], [3, 6, 6], [4, 4, 4], [1, 8, 9]], 4),
+        # Of equals the first; the last is no better.
+        ([[9, 9, 9], [0, 0, 0], [0, 0, 0], [1, 1, 1], [5, 5, 5], [5, 5, 5]], 5),
+        # Where nothing is ever right, the first of the second half.
+        ([[0, 0, 0]] * 6, 4),
+    ],
+)
+def test_the_best_epoch_is_that_of_the_second_half_with_the_largest_average_plus_worst(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, right: list[list[int]], best: int
+) -> None:
+    planted_validation(monkeypatch, right)
+    weights = captured(tmp_path, 3, 6)
+    assert is_of_epoch(tmp_path / "best.safetensors", weights) == [best]
+    assert is_of_epoch(tmp_path / "last.safetensors", weights) == [6]
+    scores = [sum(counts) / 30 + min(counts) / 10 for counts in right]
+    assert [line["score"] for line in read_log(tmp_path)] == pytest.approx(scores)
+
+
+def test_an_odd_number_of_epochs_counts_the_middle_one_to_the_second_half(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planted_validation(monkeypatch, [[9, 9, 9], [5, 5, 5], [1, 1, 1]])
+    assert is_of_epoch(tmp_path / "best.safetensors", captured(tmp_path, 3, 3)) == [2]
+
+
+def test_with_many_classes_the_worst_tenth_takes_the_place_of_the_worst(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = [8] * 28
+    planted_validation(monkeypatch, [[*base, 0, 0], [*base, 1, 1], [*base, 0, 6], [*base, 2, 2]])
+    weights = captured(tmp_path, 30, 4)
+    # The worst three classes of thirty: 1/3 of (0 + 0.6 + 0.8), against 1/3 of (0.2 + 0.2 + 0.8).
+    assert is_of_epoch(tmp_path / "best.safetensors", weights) == [3]
+    assert read_log(tmp_path)[2]["score"] == pytest.approx((28 * 0.8 + 0.6) / 30 + 1.4 / 3)
+
+
+def test_the_best_survives_a_stop_after_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    right = [[1, 1, 1], [1, 1, 1], [9, 9, 9], [8, 8, 8]]
+    planted_validation(monkeypatch, right)
+    go(tmp_path / "whole")
+    planted_validation(monkeypatch, right)
+    with pytest.raises(Crash):
+        go(tmp_path / "stopped", watch=crash_at(3, 2))
+    planted_validation(monkeypatch, right[3:])
+    go(tmp_path / "stopped")
+    assert_same(tmp_path / "stopped", tmp_path / "whole")
+
+
+def test_validation_measures_the_model_in_eval_mode_against_pgd10(tmp_path: Path) -> None:
+    # Both a replay of the published selection attack and a check that dropout and BatchNorm rest meanwhile.
+    model, data = network(), pictures()
+    log = go(tmp_path, model=model, data=data, recipe=replace(RECIPE, epochs=1))
+    held_out = torch.tensor(json.loads((tmp_path / "run.json").read_text())["held_out"]) - 100
+    x, y = data.fetch(held_out), data.y[held_out]
+    attack = train.PGD(THREAT, steps=10, step_size=THREAT.eps / 4, keep="success")
+    x_adv = attack(model.eval(), x, y, noise=Noise(0, data.index[held_out]).fold("validate"))
+    for view, images in (("clean", x), ("robust", x_adv)):
+        right = (model(images).argmax(1) == y).long()
+        assert log[0]["valid"][view]["correct"] == torch.bincount(y, right, minlength=3).long().tolist()
+
+
+def test_validation_that_is_not_finite_is_written_as_null_and_never_as_nan(tmp_path: Path) -> None:
+    class Fragile(nn.Module):
+        """Overflows in eval mode only, as a model with ruined BatchNorm statistics does."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(16, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            logits: Tensor = self.linear(x.flatten(1))
+            return logits if self.training else logits * torch.inf
+
+    log = go(tmp_path, model=Fragile())
+    assert read_log(tmp_path) == log
+    assert log[-1]["valid"]["clean"]["loss"] is None
+    assert log[-1]["valid"]["clean"]["correct"] == [0, 0, 0]
+    assert (tmp_path / "best.safetensors").exists()
+
+
+# What is written
+
+
+def test_the_checkpoint_is_plain_data_with_its_settings(finished: Path) -> None:
+    stored = torch.load(finished / "checkpoint.pt", weights_only=True)
+    assert set(stored) == {"version", "settings", "model", "method", "optimizer", "log", "best"}
+    assert json.loads(stored["settings"])["seed"] == 0
+    assert len(json.loads(stored["log"])) == 4
+
+
+def test_run_json_says_what_was_trained_how_and_on_what(finished: Path) -> None:
+    record = json.loads((finished / "run.json").read_text(), parse_constant=pytest.fail)
+    assert record["model"] == "network"
+    assert record["method"] == "standard"
+    assert record["recipe"]["milestones"] == [2]
+    assert record["threat"] == {"norm": "Linf", "eps": 0.05}
+    assert record["classes"] == ["class 0", "class 1", "class 2"]
+    assert record["shape"] == [1, 4, 4]
+    assert record["data"]["n"] == 60
+    assert record["data"]["sha256"] == pictures().sha256()
+    assert (record["processes"], record["precision"]) == (1, "32-true")
+    assert record["environment"]["torch"] == torch.__version__
+    assert eval(record["attack"], {"PGD": train.PGD, "ThreatModel": ThreatModel}) == Run("", "", RECIPE, THREAT).attack
+
+
+def test_a_run_leaves_exactly_its_five_files(finished: Path) -> None:
+    names = ["best.safetensors", "checkpoint.pt", "last.safetensors", "log.jsonl", "run.json"]
+    assert sorted(contents(finished)) == names
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_log_has_a_line_an_epoch_with_counts_confusion_and_speed(tmp_path: Path, method: str) -> None:
+    log = go(tmp_path, method=method)
+    assert read_log(tmp_path) == log
+    assert [line["epoch"] for line in log] == [1, 2, 3, 4]
+    view = "clean" if method == "standard" else "robust"
+    for line in log:
+        for entry, n in ((line["train"][view], 48), (line["valid"]["clean"], 12), (line["valid"]["robust"], 12)):
+            confusion = np.array(entry["confusion"])
+            assert sum(entry["n"]) == n
+            assert confusion.sum(1).tolist() == entry["n"]
+            assert confusion.diagonal().tolist() == entry["correct"]
+            assert entry["accuracy"] == pytest.approx(confusion.trace() / n)
+            assert entry["worst"] == pytest.approx((confusion.diagonal() / entry["n"]).min())
+            assert np.average(entry["loss_by_class"], weights=entry["n"]) == pytest.approx(entry["loss"])
+        assert line["images_per_second"] == pytest.approx(48 / line["seconds"])
+
+
+def test_an_adversarial_run_logs_attacked_images_and_a_standard_one_clean_ones(tmp_path: Path) -> None:
+    assert set(go(tmp_path / "a", method="standard")[0]["train"]) == {"clean"}
+    assert set(go(tmp_path / "b", method="at")[0]["train"]) == {"robust"}
+
+
+def test_a_class_without_images_in_the_batches_has_no_loss(tmp_path: Path) -> None:
+    data = pictures(40, 2)
+    data = Images(data.x, data.y, ("a", "b", "absent"), data.index, split="train")
+    entry = go(tmp_path, data=data)[-1]["train"]["clean"]
+    assert entry["n"][2] == 0
+    assert entry["loss_by_class"][2] is None
+    read_log(tmp_path)
+
+
+def test_tensorboard_holds_every_epoch(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    log = go(tmp_path / "run", fabric=cpu(loggers=[TensorBoardLogger(tmp_path, name="board")]))
+    (file,) = (tmp_path / "board").rglob("events.out.tfevents.*")
+    events = EventAccumulator(str(file))
+    events.Reload()
+    assert {"train/clean/accuracy", "valid/robust/worst", "valid/clean/loss"} <= set(events.Tags()["scalars"])
+    scalars = events.Scalars("valid/robust/accuracy")
+    assert [event.step for event in scalars] == [1, 2, 3, 4]
+    assert [event.value for event in scalars] == pytest.approx([line["valid"]["robust"]["accuracy"] for line in log])
+
+
+# What a run depends on, and what it leaves alone
+
+
+def test_a_run_depends_on_its_seed_alone(tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    go(tmp_path / "one")
+    torch.manual_seed(2)
+    go(tmp_path / "other")
+    go(tmp_path / "seeded", seed=1)
+    assert_same(tmp_path / "one", tmp_path / "other")
+    assert state(tmp_path / "one")["last"] != state(tmp_path / "seeded")["last"]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_global_random_state_is_left_alone(tmp_path: Path, method: str) -> None:
+    torch.manual_seed(5)
+    before = torch.random.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()
+    go(tmp_path, method=method)
+    assert torch.equal(torch.random.get_rng_state(), before[0])
+    assert np.random.get_state()[1].tolist() == before[1]
+    assert random.getstate() == before[2]
+
+
+def test_global_random_state_is_left_alone_by_a_run_that_is_stopped(tmp_path: Path) -> None:
+    before = torch.random.get_rng_state()
+    with pytest.raises(Crash):
+        go(tmp_path, watch=crash_at(1, 1))
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_it_learns(tmp_path: Path, method: str) -> None:
+    recipe = replace(RECIPE, epochs=12, augment="none", milestones=())
+    log = go(tmp_path, method=method, recipe=recipe)
+    assert log[-1]["valid"]["clean"]["accuracy"] > 0.8
+    assert log[-1]["valid"]["clean"]["loss"] < log[0]["valid"]["clean"]["loss"]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_mixed_precision_runs_and_learns_alike(tmp_path: Path, method: str) -> None:
+    exact = go(tmp_path / "exact", method=method)
+    mixed = go(tmp_path / "mixed", method=method, fabric=cpu(precision="bf16-mixed"))
+    losses = [[line["valid"]["clean"]["loss"] for line in log] for log in (exact, mixed)]
+    assert losses[1] == pytest.approx(losses[0], rel=0.1)
+    assert losses[1] != losses[0]
+    weights = load_file(tmp_path / "mixed" / "last.safetensors")
+    assert all(value.dtype == torch.float32 for value in weights.values() if value.is_floating_point())
+
+
+def test_a_mixed_precision_run_is_resumed_bit_for_bit(tmp_path: Path) -> None:
+    def mixed() -> Fabric:
+        return cpu(precision="bf16-mixed")
+
+    go(tmp_path / "whole", method="at", fabric=mixed())
+    with pytest.raises(Crash):
+        go(tmp_path / "stopped", method="at", fabric=mixed(), watch=crash_at(2, 2))
+    go(tmp_path / "stopped", method="at", fabric=mixed())
+    assert_same(tmp_path / "stopped", tmp_path / "whole")
+
+
+def test_a_training_attack_uses_the_steps_and_the_mode_of_the_recipe() -> None:
+    run = Run("m", "at", replace(RECIPE, steps=7, attack_mode="train"), ThreatModel("Linf", 8 / 255))
+    assert (run.attack.steps, run.attack.mode, run.attack.start, run.attack.keep) == (7, "train", "uniform", "last")
+    assert run.attack.length == pytest.approx(2 / 255)
+    assert replace(run, recipe=replace(RECIPE, step_size=0.01)).attack.length == 0.01
+
+
+# Several processes
+
+DDP = replace(RECIPE, batch_size=16, epochs=3)
+
+
+def _rank(rank: int, port: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), TORCHELASTIC_RUN_ID="test", GROUP_RANK="0")
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", LOCAL_WORLD_SIZE="2")
+    fabric = Fabric(accelerator="cpu", devices=2, strategy="ddp", plugins=[TorchElasticEnvironment()])
+    fabric.launch()
+    path = Path(folder)
+    for method in METHODS:
+        go(path / method, method=method, recipe=DDP, model=smooth(), fabric=fabric)
+    try:
+        go(path / "odd", recipe=replace(DDP, batch_size=15), model=smooth(), fabric=fabric)
+    except InputError as error:
+        (path / f"odd-{rank}").write_text(str(error))
+    try:
+        go(path / "few", recipe=replace(DDP, holdout=0), data=pictures(9), model=smooth(), fabric=fabric)
+    except InputError as error:
+        (path / f"few-{rank}").write_text(str(error))
+    # Only the first process meets the loss that is not finite; the other must not wait for it for ever.
+    try:
+        made = Poisoned(2 if rank == 0 else 99, lambda loss: loss * torch.nan)
+        go(path / "poisoned", recipe=DDP, model=smooth(), fabric=fabric, made=made)
+    except InputError as error:
+        (path / f"poisoned-{rank}").write_text(str(error))
+    fabric.barrier()
+    torch.distributed.destroy_process_group()
+
+
+def _free_port() -> int:
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        return int(server.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def two_processes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder, port = tmp_path_factory.mktemp("two"), _free_port()
+    context = multiprocessing.get_context("spawn")
+    workers = [context.Process(target=_rank, args=(rank, port, str(folder))) for rank in range(2)]
+    for worker in workers:
+        worker.start()
+    deadline = time.monotonic() + 120
+    for worker in workers:
+        worker.join(max(0.1, deadline - time.monotonic()))
+        if worker.exitcode is None:
+            worker.kill()
+    assert [worker.exitcode for worker in workers] == [0, 0]
+    return folder
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_two_processes_train_as_one_does(two_processes: Path, tmp_path: Path, method: str) -> None:
+    one = go(tmp_path, method=method, recipe=DDP, model=smooth())
+    two = read_log(two_processes / method)
+    for left, right in zip(untimed(one), untimed(two), strict=True):
+        for (name, a), (_, b) in zip(flat(left), flat(right), strict=True):
+            assert a == (pytest.approx(b, abs=1e-6) if isinstance(a, float) else b), name
+    for file in ("best.safetensors", "last.safetensors"):
+        weights, other = load_file(tmp_path / file), load_file(two_processes / method / file)
+        for name, value in weights.items():
+            torch.testing.assert_close(value, other[name], atol=1e-6, rtol=0)
+
+
+def test_a_batch_that_does_not_divide_over_processes_is_refused_by_all(two_processes: Path) -> None:
+    for rank in range(2):
+        assert "batch of 15 does not divide over 2 processes" in (two_processes / f"odd-{rank}").read_text()
+    assert not (two_processes / "odd").exists()
+
+
+def test_fewer_images_than_a_batch_must_divide_over_processes_too(two_processes: Path) -> None:
+    for rank in range(2):
+        assert "batch of 9 does not divide over 2 processes" in (two_processes / f"few-{rank}").read_text()
+
+
+def test_divergence_in_one_process_stops_all(two_processes: Path) -> None:
+    for rank in range(2):
+        assert "in epoch 1, batch 2" in (two_processes / f"poisoned-{rank}").read_text()
+
+
+def test_a_run_of_one_process_is_not_gone_on_with_by_two(two_processes: Path) -> None:
+    with pytest.raises(InputError, match="processes = 2, and now processes = 1"):
+        go(two_processes / "standard", recipe=DDP, model=smooth())
