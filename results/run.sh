@@ -15,3 +15,7 @@ family=pgd,margin-pgd,temperature-pgd
 evaluate mnist-smallcnn-trades-0.3 mnist_smallcnn_trades mnist --eps 0.3 --limit 1000 --attacks $family
 evaluate cifar10-resnet2b-adv-2 cifar_resnet2b_adv cifar10 --eps 2/255 --limit 1000 --attacks $family
 evaluate cifar10-resnet2b-adv-8 cifar_resnet2b_adv cifar10 --eps 8/255 --limit 1000 --attacks $family
+# The grid of Temperature-PGD takes ten times the steps of PGD-20; the fair comparison gives the others ten restarts.
+equal="pgd(restarts=10),margin-pgd(restarts=10),temperature-pgd"
+evaluate mnist-smallcnn-trades-0.3-equal-steps mnist_smallcnn_trades mnist --eps 0.3 --limit 1000 --attacks "$equal"
+evaluate cifar10-resnet2b-adv-8-equal-steps cifar_resnet2b_adv cifar10 --eps 8/255 --limit 1000 --attacks "$equal"

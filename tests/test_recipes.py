@@ -101,6 +101,7 @@ def test_milestones_may_come_as_a_list() -> None:
         ("momentum", 1),
         ("weight_decay", -1e-4),
         ("weight_decay", math.nan),
+        ("augment", 3),
         ("steps", 0),
         ("steps", 2.5),
         ("step_size", -0.1),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import multiprocessing
 import os
@@ -9,6 +10,7 @@ import random
 import signal
 import socket
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -187,24 +189,21 @@ def test_a_resumed_run_starts_at_the_epoch_it_was_stopped_in(tmp_path: Path) -> 
     assert seen[0].last == log[1]
 
 
-@pytest.mark.parametrize("file", ["best.safetensors", "log.jsonl", "checkpoint.pt", "last.safetensors"])
-@pytest.mark.parametrize("occurrence", [1, 2])
-def test_a_run_stopped_between_two_files_goes_on_to_the_same_end(
-    file: str, occurrence: int, whole: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("number", range(11))
+def test_a_run_stopped_before_any_of_its_writes_goes_on_to_the_same_end(
+    number: int, whole: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen: list[str] = []
+    written: list[str] = []
 
     def power_cut(path: Path, content: bytes) -> None:
-        seen.append(path.name)
-        if seen.count(file) == occurrence:
+        if len(written) == number:
             raise Crash
+        written.append(path.name)
         write(path, content)
 
     write = files.write_bytes
     for module in ("classwise.files", "classwise.models.checkpoint"):
         monkeypatch.setattr(f"{module}.write_bytes", power_cut)
-    if (file, occurrence) == ("last.safetensors", 2):
-        pytest.skip("written once")
     with pytest.raises(Crash):
         go(tmp_path)
     monkeypatch.undo()
@@ -214,25 +213,19 @@ def test_a_run_stopped_between_two_files_goes_on_to_the_same_end(
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 @pytest.mark.parametrize("method", METHODS)
-def test_a_run_killed_again_and_again_ends_the_same(
-    method: str, whole: Callable[[str], Path], tmp_path: Path
-) -> None:
+def test_a_run_killed_again_and_again_ends_the_same(method: str, whole: Callable[[str], Path], tmp_path: Path) -> None:
     draw = random.Random(f"kill {method}")
-    context = multiprocessing.get_context("fork")
-    killed = 0
-    for patience in range(60):
-        process = context.Process(target=go, args=(tmp_path,), kwargs={"method": method})
+    slowly = {"method": method, "watch": lambda seen: time.sleep(0.02)}
+    exits = []
+    for _ in range(4):
+        process = multiprocessing.get_context("fork").Process(target=go, args=(tmp_path,), kwargs=slowly)
         process.start()
-        process.join(draw.uniform(0.01, 0.15) if killed < 4 or patience < 8 else 60)
-        if process.exitcode is None:
-            os.kill(process.pid or 0, signal.SIGKILL)
-            process.join()
-        assert process.exitcode in (0, -signal.SIGKILL)
-        killed += process.exitcode != 0
-        if process.exitcode == 0:
-            break
-    assert killed >= 1
-    assert process.exitcode == 0
+        process.join(draw.uniform(0.02, 0.2))
+        process.kill()
+        process.join()
+        exits.append(process.exitcode)
+    assert exits[0] == -signal.SIGKILL
+    go(tmp_path, method=method)
     assert_same(tmp_path, whole(method))
 
 
@@ -365,18 +358,9 @@ def test_a_folder_that_cannot_be_made_is_refused_before_training(tmp_path: Path)
         go(tmp_path / "file" / "run", watch=lambda seen: pytest.fail("trained"))
 
 
-@pytest.mark.parametrize(
-    ("recipe", "reason"),
-    [
-        (replace(RECIPE, augment="crop-flop"), "augmentation 'crop-flop': did you mean 'crop-flip'"),
-        (replace(RECIPE, holdout=0.99), "hold"),
-    ],
-)
-def test_a_recipe_that_cannot_be_followed_is_refused_before_anything_is_written(
-    tmp_path: Path, recipe: Recipe, reason: str
-) -> None:
-    with pytest.raises(InputError, match=reason):
-        go(tmp_path / "run", recipe=recipe)
+def test_an_unknown_augmentation_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="augmentation 'crop-flop': did you mean 'crop-flip'"):
+        go(tmp_path / "run", recipe=replace(RECIPE, augment="crop-flop"))
     assert not (tmp_path / "run").exists()
 
 
@@ -489,7 +473,7 @@ def test_every_step_takes_the_rate_of_its_own_progress(tmp_path: Path, recipe: R
     model = OneWeight()
     log = go(tmp_path, model=model, made=Descend(3, Run("", "", recipe, THREAT).attack), recipe=recipe)
     moved = sum(recipe.rate(epoch + step / 3) for epoch in range(4) for step in range(3))
-    assert float(model.weight) == pytest.approx(-moved, rel=1e-12)
+    assert float(model.weight.detach()) == pytest.approx(-moved, rel=1e-12)
     assert [line["lr"] for line in log] == [recipe.rate(epoch) for epoch in range(4)]
 
 
@@ -502,7 +486,7 @@ def test_momentum_and_weight_decay_are_those_of_the_recipe(tmp_path: Path) -> No
         gradient = 1 + 0.1 * weight
         velocity = gradient if number == 0 else 0.5 * velocity + gradient
         weight -= 0.1 * velocity
-    assert float(model.weight) == pytest.approx(weight, rel=1e-12)
+    assert float(model.weight.detach()) == pytest.approx(weight, rel=1e-12)
 
 
 class Poisoned(Standard):
@@ -555,7 +539,7 @@ def test_a_huge_learning_rate_ends_in_one_sentence_and_no_broken_checkpoint(
     tmp_path: Path, method: str, batch_size: int
 ) -> None:
     recipe = replace(RECIPE, lr=1e6, epochs=40, batch_size=batch_size, milestones=(), weight_decay=0.1)
-    with pytest.raises(InputError, match=r"in epoch \d+, batch \d+.*lower the learning rate"):
+    with pytest.raises(InputError, match=r"in epoch \d+, batch \d+.*lower learning rate"):
         go(tmp_path, method=method, model=smooth(), recipe=recipe)
     if (tmp_path / "checkpoint.pt").exists():
         kept = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
@@ -576,7 +560,7 @@ def test_classes_whose_logits_break_are_named(tmp_path: Path) -> None:
     data = pictures()
     data.x.view(60, 16)[:, 1].clamp_(max=120)
     data.x.view(60, 16)[data.y == 1, 1] = 255
-    with pytest.raises(InputError, match="epoch 1, batch 1, on images of class 1;"):
+    with pytest.raises(InputError, match="epoch 1, batch 1 on images of class 1:"):
         go(tmp_path, model=Cracked(), data=data, recipe=replace(RECIPE, augment="none"))
 
 
@@ -790,10 +774,10 @@ def test_a_run_depends_on_its_seed_alone(tmp_path: Path) -> None:
 @pytest.mark.parametrize("method", METHODS)
 def test_global_random_state_is_left_alone(tmp_path: Path, method: str) -> None:
     torch.manual_seed(5)
-    before = torch.random.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()
+    before = torch.random.get_rng_state(), str(np.random.get_state()), random.getstate()  # noqa: NPY002
     go(tmp_path, method=method)
     assert torch.equal(torch.random.get_rng_state(), before[0])
-    assert np.random.get_state()[1].tolist() == before[1]
+    assert str(np.random.get_state()) == before[1]  # noqa: NPY002
     assert random.getstate() == before[2]
 
 
@@ -855,6 +839,9 @@ def _rank(rank: int, port: int, folder: str) -> None:
     path = Path(folder)
     for method in METHODS:
         go(path / method, method=method, recipe=DDP, model=smooth(), fabric=fabric)
+    with contextlib.suppress(Crash):
+        go(path / "stopped", method="at", recipe=DDP, model=smooth(), fabric=fabric, watch=crash_at(1, 2))
+    go(path / "stopped", method="at", recipe=DDP, model=smooth(), fabric=fabric)
     try:
         go(path / "odd", recipe=replace(DDP, batch_size=15), model=smooth(), fabric=fabric)
     except InputError as error:
@@ -882,10 +869,12 @@ def _free_port() -> int:
 @pytest.fixture(scope="module")
 def two_processes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder, port = tmp_path_factory.mktemp("two"), _free_port()
-    context = multiprocessing.get_context("spawn")
-    workers = [context.Process(target=_rank, args=(rank, port, str(folder))) for rank in range(2)]
-    for worker in workers:
-        worker.start()
+    # Forked, since a spawned process spends ten seconds on imports; test_evaluation.py has spawned ones.
+    context = multiprocessing.get_context("fork")
+    with warnings.catch_warnings(action="ignore", category=DeprecationWarning):
+        workers = [context.Process(target=_rank, args=(rank, port, str(folder))) for rank in range(2)]
+        for worker in workers:
+            worker.start()
     deadline = time.monotonic() + 120
     for worker in workers:
         worker.join(max(0.1, deadline - time.monotonic()))
@@ -906,6 +895,10 @@ def test_two_processes_train_as_one_does(two_processes: Path, tmp_path: Path, me
         weights, other = load_file(tmp_path / file), load_file(two_processes / method / file)
         for name, value in weights.items():
             torch.testing.assert_close(value, other[name], atol=1e-6, rtol=0)
+
+
+def test_two_processes_that_were_stopped_go_on_to_the_same_end(two_processes: Path) -> None:
+    assert_same(two_processes / "stopped", two_processes / "at")
 
 
 def test_a_batch_that_does_not_divide_over_processes_is_refused_by_all(two_processes: Path) -> None:

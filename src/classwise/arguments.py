@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning_fabric import Fabric
 from lightning_fabric.loggers.tensorboard import TensorBoardLogger
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 from torch import nn
 
 from classwise import registry
@@ -45,23 +48,27 @@ def data_of_run(model: str) -> str:
     """Return the data set that the run behind ``run:FOLDER`` was trained on.
 
     Raises:
-        InputError: the model is no run, so the data set must be named.
+        InputError: the model is no run, so the data set must be named; or its folder holds none.
     """
-    if model.startswith("run:"):
-        path = Path(model.removeprefix("run:").removesuffix("@last").removesuffix("@best")) / "run.json"
-        if path.is_file():
-            return str(json.loads(path.read_text())["data"]["name"])
-    raise InputError("Name the data set with --data; `classwise list data` shows which there are.")
+    if not model.startswith("run:"):
+        raise InputError("Name the data set with --data; `classwise list data` shows which there are.")
+    path = Path(model.removeprefix("run:").removesuffix("@last").removesuffix("@best")).expanduser() / "run.json"
+    if not path.is_file():
+        raise InputError(f"{path.parent} is no folder of a run: it has no run.json; give one written by training.")
+    try:
+        return str(json.loads(path.read_text())["data"]["name"])
+    except (ValueError, TypeError, KeyError) as error:
+        raise InputError(f"{path} is damaged; name the data set with --data.") from error
 
 
-def threat(data: str, eps: str | None, norm: str | None) -> ThreatModel:
+def threat(data: str, eps: str | float | None, norm: str | int | None) -> ThreatModel:
     """Return the threat model asked for, or the usual one of the data set.
 
     Raises:
         InputError: a norm without a radius, or a data set without a usual threat.
     """
     if eps is not None:
-        return ThreatModel(parse_norm(norm or "Linf"), parse_eps(eps))
+        return ThreatModel(parse_norm("Linf" if norm is None else norm), parse_eps(eps))
     if norm is not None:
         raise InputError("A norm needs a radius; give --eps too.")
     return default_threat(registry.parse(data)[0])
@@ -78,7 +85,7 @@ def normalised(model: str, train: Images, plan: Recipe) -> str:
     if not plan.normalize or "@" in model or ":" in model:
         return model
     name, settings = registry.parse(model)
-    if "mean" in settings:
+    if {"mean", "std"} & settings.keys():
         return model
     pixels = train.x.transpose(0, 1).flatten(1).double() / 255
     settings["mean"] = [round(value, 4) for value in pixels.mean(1).tolist()]
@@ -99,6 +106,8 @@ def fabric(
     Raises:
         InputError: the accelerator or the number of devices is not to be had, or TensorBoard is not installed.
     """
+    if accelerator == "auto":  # other accelerators than these two cannot sum in float64
+        accelerator = "cuda" if torch.cuda.is_available() else "cpu"
     settings: dict[str, Any] = {"accelerator": accelerator, "devices": devices, "num_nodes": num_nodes}
     try:
         loggers = [] if logs is None else [TensorBoardLogger(logs, name="tensorboard")]
@@ -107,7 +116,8 @@ def fabric(
     strategy = "ddp" if devices * num_nodes > 1 else "auto"
     try:
         made = Fabric(**settings, strategy=strategy, precision=precision, loggers=loggers)  # type: ignore[arg-type]
-    except (ValueError, RuntimeError) as error:
-        raise InputError(f"Cannot use {devices} x {accelerator}: {str(error).partition(chr(10))[0]}") from error
+    except (ValueError, RuntimeError, TypeError, MisconfigurationException) as error:
+        reason = re.split(r"\.\s", str(error))[0].rstrip(".")
+        raise InputError(f"Cannot use {devices} x {accelerator}: {reason}.") from error
     made.launch()
     return made

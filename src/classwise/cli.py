@@ -11,18 +11,28 @@ import inspect
 import re
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 from jsonargparse import ArgumentParser
 
 from classwise import __version__
 from classwise.errors import InputError
+from classwise.registry import unknown
 
 Listed = Literal["attacks", "suites", "losses", "methods", "models", "data", "recipes"]
 _DEFAULT_ATTACKS = "pgd,margin-pgd,temperature-pgd"
 _SWITCHES = ("download", "tensorboard")
+# How jsonargparse's messages become the end of one plain sentence.
+_PLAIN = (
+    (r'Parser key "(\w+)":', r"\1:"),
+    (r"Expected a typing\.Literal\[(.*)\]", r"expected one of \1"),
+    (r"Expected a <class '(\w+)'>", r"expected \1"),
+    (r"Does not validate .* Given value: ", "it cannot be "),
+    (r"\. Got value:", ", not"),
+    (r"required: \w+\.", "required: "),
+)
 
 
 def run_demo(out: Path = Path("classwise-demo"), seed: int = 0) -> None:
@@ -47,8 +57,8 @@ def train_model(
     data: str = "digits",
     data_dir: Path | None = None,
     recipe: str | None = None,
-    eps: str | None = None,
-    norm: str | None = None,
+    eps: str | float | None = None,
+    norm: str | int | None = None,
     limit: int | None = None,
     seed: int = 0,
     out: Path = Path("runs/train"),
@@ -99,8 +109,8 @@ def evaluate_model(
     data: str | None = None,
     data_dir: Path | None = None,
     attacks: str = _DEFAULT_ATTACKS,
-    eps: str | None = None,
-    norm: str | None = None,
+    eps: str | float | None = None,
+    norm: str | int | None = None,
     split: str = "test",
     limit: int | None = None,
     batch_size: int = 250,
@@ -128,6 +138,7 @@ def evaluate_model(
         devices: processes on this machine.
         download: fetch the data set into --data-dir if it is missing.
     """
+    command = _command_line("evaluate", locals())
     from classwise import arguments, evaluation, terminal
     from classwise.attacks import build
 
@@ -147,7 +158,7 @@ def evaluate_model(
             fabric=fabric,
             watch=watch,
             name=model,
-            command=shlex.join(["classwise", *sys.argv[1:]]),
+            command=command,
         )
     if fabric.is_global_zero:
         terminal.evaluated(result, out)
@@ -211,10 +222,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     debug = "--debug" in words
     arguments = [_underscored(word) for word in words if word != "--debug"]
     try:
-        settings = parser().parse_args(arguments)
-        command = settings.subcommand
-        values = {k: v for k, v in vars(settings[command]).items() if k != "config"}
-        COMMANDS[command](**values)
+        command = next((word for word in arguments if not word.startswith("-")), "")
+        if command and command not in COMMANDS:
+            raise InputError(unknown("command", command, COMMANDS))
+        settings = vars(parser().parse_args(arguments)[command])
+        COMMANDS[command](**{name: value for name, value in settings.items() if name != "config"})
+    except SystemExit as done:  # after --help, --version and --print-config
+        return int(done.code or 0)
     except InputError as error:
         return _fail(str(error), 2, debug)
     except KeyboardInterrupt:
@@ -229,6 +243,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 class _Parser(ArgumentParser):
     """Shows options with dashes, which ``main`` turns into the underscores of Python names."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Say what was wrong in one sentence, in place of the usage and several lines."""
+        said = " ".join(message.split()).rstrip(".")
+        for pattern, plain in _PLAIN:
+            said = re.sub(pattern, plain, said)
+        raise InputError(f"{said}; see `{self.prog.replace(' [options]', '')} --help`.") from ex
 
     def format_help(self, *formatter: Any) -> str:
         return re.sub(r"--[a-z_]+", lambda option: option[0].replace("_", "-"), str(super().format_help(*formatter)))
@@ -258,6 +279,18 @@ def parser() -> ArgumentParser:
 def _underscored(word: str) -> str:
     option, equals, value = word.partition("=")
     return option.replace("-", "_").replace("__", "--", 1) + equals + value if word.startswith("--") else word
+
+
+def _command_line(name: str, settings: Mapping[str, Any]) -> str:
+    """Return the command line that gives these settings; what is at its default is left out."""
+    words = ["classwise", name]
+    for option, parameter in inspect.signature(COMMANDS[name]).parameters.items():
+        value = settings[option]
+        if parameter.default is parameter.empty:
+            words.append(str(value))
+        elif value != parameter.default:
+            words += [f"--{option.replace('_', '-')}", *([] if option in _SWITCHES else [str(value)])]
+    return shlex.join(words)
 
 
 def _help_of(command: Callable[..., Any], option: str) -> str:

@@ -70,7 +70,7 @@ class Noise:
         index = self.index.to(device=device or self.index.device, dtype=torch.int64)
         counter = torch.arange(1, math.prod(shape) + 1, device=index.device)
         key = _mix(_mix(index * _GOLDEN + self._base()))
-        return _mix(key[:, None] + counter * _GOLDEN).view(-1, *shape)
+        return _mix(key[:, None] + counter * _GOLDEN).view(len(index), *shape)
 
     def _base(self) -> int:
         digest = hashlib.blake2b(repr((self.seed, self.path)).encode(), digest_size=8).digest()

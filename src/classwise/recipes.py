@@ -78,6 +78,7 @@ def _rules(recipe: Recipe) -> Iterator[tuple[str, bool, str]]:
     yield "schedule", recipe.schedule in get_args(Schedule), f"one of {', '.join(get_args(Schedule))}"
     yield "momentum", _number(recipe.momentum, below=1), "a number of at least 0 and below 1"
     yield "weight_decay", _number(recipe.weight_decay), "a finite number of at least 0"
+    yield "augment", isinstance(recipe.augment, str), "the name of an augmentation"
     yield "steps", _whole(recipe.steps, 1), "a whole number of at least 1"
     yield "step_size", recipe.step_size is None or _number(recipe.step_size), "a finite number of at least 0"
     yield "attack_mode", recipe.attack_mode in get_args(Mode), f"one of {', '.join(get_args(Mode))}"

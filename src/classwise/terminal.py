@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ import numpy as np
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def training(
 
     def draw(seen: training_loop.Snapshot) -> _Frame:
         stats = seen.train.robust if seen.train.robust.n.sum() else seen.train.clean
-        label = f"epoch {seen.epoch + 1}/{seen.epochs}  {_held_out(seen.last)}"
+        label = f"epoch {seen.epoch + 1}/{seen.epochs}" + (f"  held out: {_held_out(seen.last)}" if seen.last else "")
         done, total = seen.epoch * seen.steps + seen.step, seen.epochs * seen.steps
         view = "training images" + (" under attack" if stats is seen.train.robust else "")
         return _Frame(label, done, total, images.classes, _numpy(stats.correct), _numpy(stats.n), view)
@@ -70,7 +71,8 @@ def evaluating(
 def trained(log: Sequence[Mapping[str, Any]], out: Path) -> None:
     """Say how training ended."""
     seconds = sum(line["seconds"] for line in log)
-    say(f"Trained {len(log)} epochs in {seconds:.0f} s; held-out accuracy: {_held_out(log[-1]) or 'not measured'}.")
+    epochs = "1 epoch" if len(log) == 1 else f"{len(log)} epochs"
+    say(f"Trained {epochs} in {seconds:.0f} s; held out: {_held_out(log[-1])}.")
     say(f"Weights and log are in {out}; the model string is run:{out}")
 
 
@@ -88,16 +90,17 @@ def evaluated(result: Result, out: Path | None) -> None:
     for flag in result.header["flags"]:
         console.print(Text(f"Warning ({flag['flag']}): {flag['message']}", style="yellow"), soft_wrap=True)
     if out is not None:
-        say(f"Outcomes of every image are in {out}; for a page to read: classwise report {out}")
+        say(f"Outcomes of every image are in {out}; for a page to read: classwise report {shlex.quote(str(out))}")
 
 
 def next_steps(page: Path, out: Path) -> None:
     """Say where the demo's report is, and what to try next."""
+    run = shlex.quote(f"run:{out / 'run'}")
     say("")
     say(f"The report: {page.resolve()} (open it in a browser; it needs no network).")
     say("What to try next:")
     for purpose, command in (
-        ("the same network at a smaller radius", f"classwise evaluate run:{out / 'run'} --attacks quick --eps 0.1"),
+        ("the same network at a smaller radius", f"classwise evaluate {run} --attacks quick --eps 0.1"),
         ("no defence, to compare", "classwise train standard --model digits_cnn --data digits --out runs/standard"),
         ("your own model", "classwise evaluate FILE.py:FUNCTION --data cifar10 --data-dir DIR --out runs/mine"),
     ):
@@ -113,7 +116,7 @@ def wrote(paths: Sequence[Path]) -> None:
 def entries(found: Sequence[Entry]) -> None:
     """Print a registry as a table: name, one line, source."""
     console = Console()
-    table = Table("name", "what it is", "source", box=None, pad_edge=False)
+    table = Table(Column("name", no_wrap=True), "what it is", "source", box=None, pad_edge=False)
     for entry in found:
         table.add_row(Text(entry.name, style="bold"), Text(entry.summary), Text(entry.source))
     console.print(table)
@@ -181,11 +184,10 @@ def _live(title: str, quiet: bool) -> Iterator[Callable[[Callable[[], _Frame]], 
         yield show
 
 
-def _held_out(line: Mapping[str, Any] | None) -> str:
-    if not line or not line.get("valid"):
-        return ""
-    parts = [f"{name} {entry['accuracy']:.1%} (worst {entry['worst']:.1%})" for name, entry in line["valid"].items()]
-    return "held out: " + ", ".join(parts)
+def _held_out(line: Mapping[str, Any]) -> str:
+    measured = (line["valid"] or {}).items()
+    parts = [f"{name} {entry['accuracy']:.1%} (worst {entry['worst']:.1%})" for name, entry in measured]
+    return ", ".join(parts) or "nothing"
 
 
 def _numpy(tensor: Any) -> np.ndarray[Any, Any]:

@@ -159,7 +159,7 @@ class ThreatModel:
             largest = flat.abs().amax(1, keepdim=True)
             flat = torch.where(largest > 0, flat / largest, 0)
             length = torch.linalg.vector_norm(flat, dim=1, keepdim=True)
-            unit: Tensor = flat / length.clamp_min(1e-12)
+            unit: Tensor = flat / length.clamp_min(1)
             return unit.view_as(gradient)
         position = x_adv.flatten(1)
         stuck = ((flat > 0) & (position >= 1)) | ((flat < 0) & (position <= 0))

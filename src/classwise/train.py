@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -23,7 +24,7 @@ import classwise
 from classwise import files
 from classwise.attacks.base import attacking
 from classwise.attacks.pgd import PGD
-from classwise.data.augment import augmentation
+from classwise.data.augment import Augment, augmentation
 from classwise.data.images import Images
 from classwise.data.splits import stratified_split
 from classwise.errors import InputError
@@ -51,6 +52,9 @@ class Run:
         recipe: how it is trained.
         threat: what the training attack and the selection attack may do.
         seed: of order, augmentation, attacks and dropout.
+
+    Raises:
+        InputError: no such augmentation, or a training attack that cannot be.
     """
 
     model: str
@@ -58,6 +62,14 @@ class Run:
     recipe: Recipe
     threat: ThreatModel
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        _ = self.augment, self.attack  # refused here, before anything is written
+
+    @property
+    def augment(self) -> Augment:
+        """What is done to the images of a batch before they are trained on."""
+        return augmentation(self.recipe.augment)
 
     @property
     def attack(self) -> PGD:
@@ -127,17 +139,20 @@ def fit(
         The log, one record an epoch.
 
     Raises:
-        InputError: the folder holds another run, the batch does not divide over the processes, or the loss is no
-            longer finite.
+        InputError: the folder holds something else, the batch does not divide over the processes, or training
+            diverged.
     """
     folder = Path(directory)
     positions, held_out = _split(train, run)
     record = _describe(run, train, held_out, fabric)
-    _claim(folder, record, fabric)
+    _refuse_other_uses(folder, record)
     step = TrainStep(model, method, run.seed)
     state = _State(step, _optimizer(step, run.recipe))
-    state.restore(folder / "checkpoint.pt", record)
     wrapped, optimizer = fabric.setup(step, state.optimizer)
+    # Only now are the weights where they will be trained, and the optimiser's state goes where they are.
+    state.restore(folder / "checkpoint.pt", record)
+    if fabric.is_global_zero:
+        files.write_json(folder / "run.json", record)
     images = train.subset(positions).to(fabric.device)
     valid = train.subset(held_out).to(fabric.device) if len(held_out) else None
     for epoch in range(state.epoch, run.recipe.epochs):
@@ -145,9 +160,7 @@ def fit(
         sums = _train_epoch(fabric, wrapped, optimizer, images, run, epoch, state.last, watch)
         held = None if valid is None else _validate(fabric, step.model, valid, run)
         method.end_epoch(Epoch(epoch, sums, held))
-        _finish(
-            state, folder, fabric, record, _log_line(epoch, run, sums, held, time.perf_counter() - start, len(images))
-        )
+        _finish(state, folder, fabric, record, _log_line(epoch, run, sums, held, time.perf_counter() - start))
     if fabric.is_global_zero:
         save_weights(step.model, folder / "last.safetensors")
     fabric.barrier()
@@ -193,7 +206,7 @@ class _State:
             return
         try:
             stored = torch.load(path, map_location="cpu", weights_only=True)
-            settings = json.loads(stored["settings"])
+            settings = dict(json.loads(stored["settings"]))
         except Exception as error:
             raise InputError(f"{path} is damaged; delete it to train from the start.") from error
         _same_settings(path, settings, record)
@@ -213,26 +226,31 @@ def _train_epoch(
     last: Mapping[str, Any] | None,
     watch: Callable[[Snapshot], None] | None,
 ) -> Pass:
-    recipe, augment = run.recipe, augmentation(run.recipe.augment)
+    recipe = run.recipe
     size = min(recipe.batch_size, len(images))
     steps = len(images) // size
     sums = Pass(*(ClassStats.zeros(len(images.classes), fabric.device) for _ in range(2)))
     wrapped.train()
-    with _seeded_dropout(run.seed, epoch, fabric.global_rank):
+    with _seeded_dropout(fabric, run.seed, epoch):
         for number, batch in enumerate(_order(images, run.seed, epoch)[: steps * size].view(steps, size)):
             mine = batch[fabric.global_rank :: fabric.world_size]
             index, y = images.index[mine], images.y[mine]
-            x = augment(images.fetch(mine), Noise(run.seed, index).fold("augment", epoch))
+            x = run.augment(images.fetch(mine), Noise(run.seed, index).fold("augment", epoch))
             for group in optimizer.param_groups:
                 group["lr"] = recipe.rate(epoch + number / steps)
             step: Step = wrapped(x, y, index, epoch)
-            _refuse_divergence(step.loss, step, y, images.classes, epoch, number)
             optimizer.zero_grad(set_to_none=True)
             fabric.backward(step.loss)
+            gradients = [weight.grad for weight in wrapped.parameters() if weight.grad is not None]
+            if not _finite(fabric, [step.loss.detach(), *gradients]):
+                raise _diverged(epoch, number, _broken(step, y, images.classes))
             optimizer.step()
             _count(sums, step, y)
             if watch is not None:
                 watch(Snapshot(epoch, recipe.epochs, number + 1, steps, sums, last))
+    # A last step too long would otherwise be noticed only once it has replaced the last good checkpoint.
+    if not _finite(fabric, [value for value in wrapped.state_dict().values() if value.is_floating_point()]):
+        raise _diverged(epoch, steps - 1)
     return Pass(*(_over_ranks(fabric, stats) for stats in sums))
 
 
@@ -267,14 +285,14 @@ def _finish(state: _State, folder: Path, fabric: Fabric, record: Mapping[str, An
     fabric.barrier()
 
 
-def _log_line(epoch: int, run: Run, train: Pass, valid: Pass | None, seconds: float, images: int) -> dict[str, Any]:
+def _log_line(epoch: int, run: Run, train: Pass, valid: Pass | None, seconds: float) -> dict[str, Any]:
     line: dict[str, Any] = {
         "epoch": epoch + 1,
         "lr": run.recipe.rate(epoch),
         "train": _measured(train),
         "valid": None if valid is None else _measured(valid),
         "seconds": seconds,
-        "images_per_second": images / seconds,
+        "images_per_second": max(float(stats.n.sum()) for stats in train) / seconds,
         "peak_memory_bytes": torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None,
     }
     if valid is not None:
@@ -285,15 +303,15 @@ def _log_line(epoch: int, run: Run, train: Pass, valid: Pass | None, seconds: fl
 
 
 def _measured(sums: Pass) -> dict[str, Any]:
-    """Turn sums into a log entry; what was not measured is left out."""
+    """Turn sums into a log entry; what was not measured is left out, and what is undefined is None."""
     return {
         name: {
             "n": stats.n.long().tolist(),
             "correct": stats.correct.long().tolist(),
             "accuracy": float(stats.average),
             "worst": float(stats.worst),
-            "loss": float(stats.loss.sum() / stats.n.sum()),
-            "loss_by_class": [None if value != value else value for value in stats.mean_loss.tolist()],
+            "loss": _json(float(stats.loss.sum() / stats.n.sum())),
+            "loss_by_class": [_json(value) for value in stats.mean_loss.tolist()],
             "confusion": stats.confusion.long().tolist(),
         }
         for name, stats in sums._asdict().items()
@@ -301,10 +319,15 @@ def _measured(sums: Pass) -> dict[str, Any]:
     }
 
 
+def _json(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
 def _scalars(measured: Mapping[str, Any] | None) -> Iterator[tuple[str, float]]:
     for name, entry in (measured or {}).items():
         for metric in ("accuracy", "worst", "loss"):
-            yield f"{name}/{metric}", entry[metric]
+            if entry[metric] is not None:
+                yield f"{name}/{metric}", entry[metric]
 
 
 def _count(sums: Pass, step: Step, y: Tensor) -> None:
@@ -325,23 +348,37 @@ def _order(images: Images, seed: int, epoch: int) -> Tensor:
 
 
 @contextmanager
-def _seeded_dropout(seed: int, epoch: int, rank: int) -> Iterator[None]:
+def _seeded_dropout(fabric: Fabric, seed: int, epoch: int) -> Iterator[None]:
     """Seed the generators that dropout layers draw from for one epoch, and put them back afterwards."""
-    with torch.random.fork_rng():
-        torch.manual_seed(int(Noise(seed, torch.tensor([rank])).fold("dropout", epoch).integers(1 << 62, ())))
+    noise = Noise(seed, torch.tensor([fabric.global_rank])).fold("dropout", epoch)
+    drawn = int(noise.integers(1 << 62, ()))
+    # Named, since the default forks the generators of every GPU of the machine in every process.
+    devices = [fabric.device] if fabric.device.type == "cuda" else []
+    with torch.random.fork_rng(devices):
+        torch.default_generator.manual_seed(drawn)
+        if devices:
+            torch.cuda.manual_seed(drawn)
         yield
 
 
-def _refuse_divergence(loss: Tensor, step: Step, y: Tensor, classes: tuple[str, ...], epoch: int, batch: int) -> None:
-    """Stop before a loss that is not finite reaches the weights; the last checkpoint stays as it is."""
-    if torch.isfinite(loss):
-        return
+def _finite(fabric: Fabric, values: list[Tensor]) -> bool:
+    """Tell whether the values of every process are finite, alike in each, so that all stop or none."""
+    largest = torch.nn.utils.get_total_norm(values, norm_type=math.inf)
+    return bool(total(fabric, largest).isfinite())
+
+
+def _broken(step: Step, y: Tensor, classes: tuple[str, ...]) -> str:
+    """Name the classes of the images whose logits are not finite, if there are any."""
     logits = step.logits if step.logits_adv is None else step.logits_adv
     bad = [] if logits is None else sorted(set(y[~logits.isfinite().all(1)].tolist()))
-    where = f" on images of {', '.join(classes[c] for c in bad[:3])}" if bad else ""
-    raise InputError(
-        f"The loss became {float(loss.detach())} in epoch {epoch + 1}, batch {batch + 1}{where}; the checkpoint of the "
-        "last epoch is kept: lower the learning rate, or start from it with other settings."
+    return f" on images of {', '.join(classes[c] for c in bad[:3])}" if bad else ""
+
+
+def _diverged(epoch: int, batch: int, where: str = "") -> InputError:
+    kept = f"the checkpoint of epoch {epoch} is kept, and " if epoch else ""
+    return InputError(
+        f"Training diverged in epoch {epoch + 1}, batch {batch + 1}{where}: loss, gradient or weights are no longer "
+        f"finite; {kept}a lower learning rate in another --out may help."
     )
 
 
@@ -359,18 +396,13 @@ def _split(train: Images, run: Run) -> tuple[Tensor, Tensor]:
 
 def _describe(run: Run, train: Images, held_out: Tensor, fabric: Fabric) -> dict[str, Any]:
     """Return what run.json holds; everything but the environment must agree for a run to be resumed."""
-    if run.recipe.batch_size % fabric.world_size:
-        raise InputError(
-            f"A batch of {run.recipe.batch_size} does not divide over {fabric.world_size} processes; change one."
-        )
+    size = min(run.recipe.batch_size, len(train) - len(held_out))
+    if size % fabric.world_size:
+        raise InputError(f"A batch of {size} does not divide over {fabric.world_size} processes; change one.")
     return {
         "checkpoint_version": CHECKPOINT_VERSION,
         "classwise": classwise.__version__,
-        "model": run.model,
-        "method": run.method,
-        "recipe": asdict(run.recipe),
-        "threat": asdict(run.threat),
-        "attack": repr(run.attack),
+        # Causes before their effects: the first difference is the one that is named when a run is refused.
         "seed": run.seed,
         "data": {
             "name": train.name,
@@ -379,30 +411,31 @@ def _describe(run: Run, train: Images, held_out: Tensor, fabric: Fabric) -> dict
             "sha256": train.sha256(),
             "note": train.note,
         },
-        "held_out": train.index[held_out].tolist(),
         "classes": list(train.classes),
         "shape": list(train.shape),
+        "recipe": asdict(run.recipe),
+        "threat": asdict(run.threat),
+        "attack": repr(run.attack),
+        "method": run.method,
+        "model": run.model,
+        "held_out": train.index[held_out].tolist(),
         "processes": fabric.world_size,
         "precision": fabric.strategy.precision.precision,
         "environment": environment(),
     }
 
 
-def _claim(folder: Path, record: Mapping[str, Any], fabric: Fabric) -> None:
-    """Make the run's folder, or refuse one that holds something else."""
-    path = folder / "run.json"
-    if (folder / "result.json").exists():
+def _refuse_other_uses(folder: Path, record: Mapping[str, Any]) -> None:
+    """Refuse a folder that holds an evaluation, or a run with other settings."""
+    if (folder / "result.json").exists() or any(folder.glob("partial-*.npz")):
         raise InputError(f"{folder} holds an evaluation; choose another --out for the training run.")
+    path = folder / "run.json"
     if path.exists():
         try:
-            stored = json.loads(path.read_text())
-        except ValueError as error:
+            stored = dict(json.loads(path.read_text()))
+        except (ValueError, TypeError) as error:
             raise InputError(f"{path} is damaged; choose another --out.") from error
-        _same_settings(path, stored, json.loads(json.dumps(record)))
-    fabric.barrier()
-    if fabric.is_global_zero:
-        files.write_json(path, record)
-    fabric.barrier()
+        _same_settings(path, stored, record)
 
 
 def _same_settings(path: Path, stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:

@@ -1,0 +1,312 @@
+"""What every registered attack, and every attack of every suite, must do on every norm."""
+
+from __future__ import annotations
+
+import dataclasses
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from tests.models_for_tests import MASKS, Smooth, Stateful, labelled
+from tests.strategies import NORMS
+from torch import Tensor, nn
+
+from classwise import registry
+from classwise.attacks import PGD, TemperaturePGD, build, predict
+from classwise.attacks.base import Attack
+from classwise.noise import Noise
+from classwise.threat import ThreatModel
+
+RADIUS = {"Linf": 0.05, "L2": 0.2, "L1": 0.5}
+SHAPE = (1, 3, 3)
+SUITES = {name: sorted(build(name, ThreatModel("Linf", 0.1))) for name in registry.names("suite")}
+NAMES = sorted({*registry.names("attack"), *(attack for attacks in SUITES.values() for attack in attacks)})
+DETERMINISTIC = {"fgsm"}
+
+every = pytest.mark.parametrize(("name", "norm"), [(name, norm) for name in NAMES for norm in NORMS])
+# Two attacks that between them run all code of the loop and of the grid, where every attack would take long.
+some = pytest.mark.parametrize("name", ["fgsm", "pgd", "targeted-pgd", "temperature-pgd(inverse_temperatures=[1, 10])"])
+
+
+def attack_of(name: str, norm: str, eps: float | None = None) -> Attack:
+    threat = ThreatModel(norm, RADIUS[norm] if eps is None else eps)  # type: ignore[arg-type]
+    return build([name], threat)[name]
+
+
+def noise(n: int, seed: int = 0) -> Noise:
+    return Noise(seed, torch.arange(n))
+
+
+def smooth(n: int = 12, num_classes: int = 4) -> tuple[nn.Module, Tensor, Tensor]:
+    model = Smooth(num_classes, 9)
+    return model, *labelled(model, n, SHAPE)
+
+
+def fooled(model: nn.Module, x_adv: Tensor, y: Tensor) -> Tensor:
+    with torch.no_grad():
+        return predict(model(x_adv), y) != y
+
+
+# Where the result lies.
+
+
+@every
+def test_candidates_are_images_of_the_threat_set(name: str, norm: str) -> None:
+    model, x, y = smooth()
+    attack = attack_of(name, norm)
+    x_adv = attack(model, x, y, noise=noise(12))
+    assert attack.threat.contains(x_adv, x).all()
+    assert (x_adv.shape, x_adv.dtype) == (x.shape, x.dtype)
+    assert not x_adv.requires_grad
+
+
+@every
+def test_candidates_stay_in_the_pixel_range_at_its_limits(name: str, norm: str) -> None:
+    model, x, y = smooth()
+    x = x.round()
+    attack = attack_of(name, norm)
+    x_adv = attack(model, x, model(x).argmax(1), noise=noise(12))
+    assert attack.threat.contains(x_adv, x).all()
+    assert x_adv.min() >= 0
+    assert x_adv.max() <= 1
+
+
+@every
+def test_a_radius_of_zero_changes_nothing(name: str, norm: str) -> None:
+    model, x, y = smooth()
+    assert torch.equal(attack_of(name, norm, eps=0.0)(model, x, y, noise=noise(12)), x)
+
+
+@every
+def test_an_attack_of_this_radius_breaks_some_images(name: str, norm: str) -> None:
+    model, x, y = smooth(60)
+    attack = attack_of(name, norm)
+    assert 3 < fooled(model, attack(model, x, y, noise=noise(60)), y).sum() < 60
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if "kl" not in name])
+def test_a_candidate_has_a_larger_margin_than_a_random_point(name: str) -> None:
+    model, x, y = smooth(60)
+    attack = attack_of(name, "Linf")
+    random = attack.threat.sample(x, noise(60).fold("random"))
+    assert fooled(model, attack(model, x, y, noise=noise(60)), y).sum() > 2 * fooled(model, random, y).sum()
+
+
+# What the result depends on.
+
+
+@every
+def test_the_same_noise_gives_the_same_candidates(name: str, norm: str) -> None:
+    model, x, y = smooth()
+    attack = attack_of(name, norm)
+    first, second = (attack(model, x, y, noise=noise(12)) for _ in range(2))
+    assert torch.equal(first, second)
+
+
+@every
+def test_other_noise_gives_other_candidates(name: str, norm: str) -> None:
+    model, x, y = smooth()
+    attack = attack_of(name, norm)
+    first, second = (attack(model, x, y, noise=noise(12, seed)) for seed in (0, 1))
+    assert torch.equal(first, second) == (name in DETERMINISTIC)
+
+
+@every
+def test_neither_batch_nor_order_matters(name: str, norm: str) -> None:
+    model, x, y = smooth(8)
+    attack = attack_of(name, norm)
+    whole = attack(model, x, y, noise=noise(8))
+    for parts in ([[0], [1, 2, 3], [4, 5, 6, 7]], [[7, 2, 5, 0], [3, 1, 6, 4]]):
+        split = torch.empty_like(whole)
+        for positions in map(torch.tensor, parts):
+            split[positions] = attack(model, x[positions], y[positions], noise=noise(8).select(positions))
+        assert torch.equal(fooled(model, split, y), fooled(model, whole, y))
+        torch.testing.assert_close(split, whole, rtol=0, atol=1e-4)
+
+
+@some
+@pytest.mark.parametrize("norm", NORMS)
+def test_the_layout_of_the_memory_does_not_matter(name: str, norm: str) -> None:
+    model = Smooth(4, 18)
+    x, y = labelled(model, 6, (2, 3, 3))
+    attack = attack_of(name, norm)
+    first = attack(model, x, y, noise=noise(6))
+    second = attack(model, x.to(memory_format=torch.channels_last), y, noise=noise(6))
+    torch.testing.assert_close(first, second, rtol=0, atol=1e-4)
+
+
+# What is left as it was.
+
+
+@every
+def test_the_arguments_are_left_as_they_were(name: str, norm: str) -> None:
+    model, x, y = smooth()
+    before = x.clone(), y.clone()
+    attack_of(name, norm)(model, x, y, noise=noise(12))
+    assert torch.equal(x, before[0])
+    assert torch.equal(y, before[1])
+
+
+@every
+def test_candidates_do_not_share_memory_with_the_images(name: str, norm: str) -> None:
+    model, x, y = smooth()
+    for eps in (0.0, None):
+        x_adv = attack_of(name, norm, eps)(model, x, y, noise=noise(12))
+        assert x_adv.untyped_storage().data_ptr() != x.untyped_storage().data_ptr()
+
+
+@every
+def test_images_that_need_a_gradient_get_none(name: str, norm: str) -> None:
+    model, x, y = smooth(4)
+    x.requires_grad_(True)
+    x_adv = attack_of(name, norm)(model, x, y, noise=noise(4))
+    assert x.grad is None
+    assert not x_adv.requires_grad
+
+
+def state(model: nn.Module) -> list[Any]:
+    modes = [module.training for module in model.modules()]
+    tensors = [tensor.detach().clone() for tensor in model.state_dict().values()]
+    flags = [parameter.requires_grad for parameter in model.parameters()]
+    gradients = [parameter.grad for parameter in model.parameters()]
+    return [modes, tensors, flags, gradients]
+
+
+@every
+@pytest.mark.parametrize("training", [True, False])
+def test_the_model_is_left_as_it_was(name: str, norm: str, training: bool) -> None:
+    model = Stateful().train(training)
+    model.norm.train(not training)
+    model.head.bias.requires_grad_(False)
+    x, y = torch.rand(4, 1, 6, 6, generator=torch.Generator().manual_seed(0)), torch.arange(4) % 3
+    before = state(model)
+    attack_of(name, norm)(model, x, y, noise=noise(4))
+    after = state(model)
+    assert after[0] == before[0]
+    assert all(torch.equal(now, then) for now, then in zip(after[1], before[1], strict=True))
+    assert after[2:] == before[2:]
+
+
+@every
+def test_the_model_is_attacked_in_eval_mode(name: str, norm: str) -> None:
+    model = Stateful()
+    x, y = torch.rand(4, 1, 6, 6, generator=torch.Generator().manual_seed(0)), torch.arange(4) % 3
+    attack = attack_of(name, norm)
+    first, second = (attack(model.train(training), x, y, noise=noise(4)) for training in (True, False))
+    assert torch.equal(first, second)
+
+
+@every
+def test_the_random_numbers_of_the_process_are_left_alone(name: str, norm: str) -> None:
+    model, x, y = smooth(4)
+    before = torch.get_rng_state()
+    attack_of(name, norm)(model, x, y, noise=noise(4))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@every
+@pytest.mark.parametrize("outer", [torch.no_grad, torch.inference_mode])
+def test_gradients_switched_off_outside_do_not_matter(name: str, norm: str, outer: Callable[[], Any]) -> None:
+    model, x, y = smooth(6)
+    attack = attack_of(name, norm)
+    expected = attack(model, x, y, noise=noise(6))
+    with outer():
+        assert torch.equal(attack(model, x, y, noise=noise(6)), expected)
+        assert not torch.is_grad_enabled()
+
+
+@some
+def test_frozen_weights_do_not_matter(name: str) -> None:
+    model, x, y = smooth()
+    attack = attack_of(name, "Linf")
+    expected = attack(model, x, y, noise=noise(12))
+    model.requires_grad_(False)
+    assert torch.equal(attack(model, x, y, noise=noise(12)), expected)
+
+
+@some
+def test_gradients_that_the_weights_have_stay(name: str) -> None:
+    model, x, y = smooth()
+    model(x).sum().backward()
+    before = [parameter.grad.clone() for parameter in model.parameters()]
+    attack_of(name, "Linf")(model, x, y, noise=noise(12))
+    assert all(torch.equal(p.grad, then) for p, then in zip(model.parameters(), before, strict=True))
+
+
+# Any model and any batch.
+
+
+@every
+@pytest.mark.parametrize("num_classes", [2, 3, 4, 10, 100])
+def test_any_number_of_classes_is_fine(name: str, norm: str, num_classes: int) -> None:
+    model, x, y = smooth(5, num_classes)
+    attack = attack_of(name, norm)
+    assert attack.threat.contains(attack(model, x, y, noise=noise(5)), x).all()
+
+
+@every
+def test_no_image_is_a_batch_too(name: str, norm: str) -> None:
+    model, x, y = smooth(3)
+    assert attack_of(name, norm)(model, x[:0], y[:0], noise=noise(0)).shape == (0, *SHAPE)
+
+
+@every
+@pytest.mark.parametrize("mask", MASKS)
+def test_a_masked_gradient_neither_crashes_nor_leaves_the_set(name: str, norm: str, mask: type[nn.Module]) -> None:
+    model, x, y = smooth(5)
+    attack = attack_of(name, norm)
+    x_adv = attack(mask(model), x, y, noise=noise(5))
+    assert attack.threat.contains(x_adv, x).all()
+
+
+@every
+def test_images_that_are_wrong_already_stay_wrong(name: str, norm: str) -> None:
+    model, x, y = smooth(20)
+    y = (y + 1) % 4
+    attack = attack_of(name, norm)
+    x_adv = attack(model, x, y, noise=noise(20))
+    assert attack.threat.contains(x_adv, x).all()
+    assert fooled(model, x_adv, y).float().mean() > 0.7
+
+
+@some
+def test_logits_that_are_not_finite_do_not_crash(name: str) -> None:
+    model, x, y = smooth(5)
+    broken = nn.Sequential(model)
+    broken.forward = lambda x: model(x) * torch.tensor([float("nan"), 1, 1, 1])  # type: ignore[method-assign]
+    attack = attack_of(name, "Linf")
+    assert attack.threat.contains(attack(broken, x, y, noise=noise(5)), x).all()
+
+
+# Settings.
+
+
+@every
+def test_the_repr_of_an_attack_builds_it_again(name: str, norm: str) -> None:
+    attack = attack_of(name, norm)
+    names = {
+        "PGD": PGD,
+        "TemperaturePGD": TemperaturePGD,
+        "ThreatModel": ThreatModel,
+        type(attack).__name__: type(attack),
+    }
+    assert eval(repr(attack), names) == attack
+    assert hash(eval(repr(attack), names)) == hash(attack)
+    assert pickle.loads(pickle.dumps(attack)) == attack
+
+
+@every
+def test_an_attack_is_frozen_settings(name: str, norm: str) -> None:
+    attack = attack_of(name, norm)
+    assert dataclasses.is_dataclass(attack)
+    for field in dataclasses.fields(attack):
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            setattr(attack, field.name, None)
+        assert not isinstance(getattr(attack, field.name), (Tensor, nn.Module, torch.device))
+
+
+def test_every_suite_is_covered() -> None:
+    assert all(set(attacks) <= set(NAMES) for attacks in SUITES.values())
+    assert set(registry.names("attack")) <= set(NAMES)

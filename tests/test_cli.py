@@ -1,0 +1,901 @@
+"""The command line: what it promises, and one clear sentence for everything that a user can get wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+import classwise
+from classwise import registry
+from classwise.attacks import PGD
+from classwise.cli import COMMANDS, main
+from classwise.metrics.result import Result
+
+TINY = ("--model", "digits_cnn", "--data", "digits", "--recipe", "digits(epochs=3, steps=2)", "--limit", "300")
+FAST = ("--limit", "40", "--attacks", "pgd(steps=3)")
+KINDS: dict[str, registry.Kind] = {
+    "attacks": "attack",
+    "suites": "suite",
+    "losses": "loss",
+    "methods": "method",
+    "models": "model",
+    "data": "data",
+    "recipes": "recipe",
+}
+
+# A file of the user's with one model for every mistake.
+MODELS = """
+import sys
+import torch
+from torch import nn
+
+
+class Net(nn.Module):
+    def __init__(self, features=64, classes=10, change=lambda z, x: z):
+        super().__init__()
+        torch.manual_seed(0)
+        self.linear = nn.Linear(features, classes)
+        self.change = change
+
+    def forward(self, x):
+        return self.change(self.linear(x.flatten(1)), x)
+
+
+class Noisy(Net):
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.BatchNorm1d(10)
+        self.drop = nn.Dropout(0.5)
+
+    def forward(self, x):
+        return self.drop(self.norm(super().forward(x)))
+
+
+def failing(z, x):
+    raise RuntimeError("the flux capacitor is empty\\nand more lines")
+
+
+def failing_on_real_images(z, x):
+    if bool((x != x.flatten()[0]).any()):
+        raise ValueError("only grey images, please")
+    return z
+
+
+good = Net
+def probabilities(): return Net(change=lambda z, x: z.softmax(1))
+def nan(): return Net(change=lambda z, x: z * float("nan"))
+def flat(): return Net(change=lambda z, x: z.flatten())
+def pairs(): return Net(change=lambda z, x: (z, z))
+def large(): return Net(features=784)
+def seven(): return Net(classes=7)
+def raises(): return Net(change=failing)
+def picky(): return Net(change=failing_on_real_images)
+def quits(): sys.exit(3)
+def nothing(): return None
+def training(): return Noisy().train()
+def evaluating(): return Noisy().eval()
+"""
+
+
+class Finished(NamedTuple):
+    """How a command line ended."""
+
+    status: int
+    out: str
+    err: str
+
+
+Run = Callable[..., Finished]
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Run a command line inside an empty folder that holds only mine.py."""
+    (tmp_path / "mine.py").write_text(MODELS)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "120")
+
+    def run(*words: str | Path) -> Finished:
+        capsys.readouterr()
+        status = main([str(word) for word in words])
+        return Finished(status, *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a finished training run; not to be written into."""
+    folder = tmp_path_factory.mktemp("trained") / "run"
+    assert main(["train", "at", *TINY, "--out", str(folder)]) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def evaluated(trained: Path) -> Path:
+    """Return the folder of a finished evaluation of that run; not to be written into."""
+    folder = trained.parent / "evaluation"
+    words = ["evaluate", f"run:{trained}", "--limit", "60", "--attacks", "pgd(steps=3),margin-pgd(steps=3)"]
+    assert main([*words, "--out", str(folder)]) == 0
+    return folder
+
+
+def tree(folder: Path) -> dict[str, bytes | None]:
+    """Return everything in a folder with its content; caches of imported files do not count."""
+    paths = [path for path in folder.rglob("*") if "__pycache__" not in path.parts]
+    return {str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None for path in paths}
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+def console_script() -> str:
+    return str(Path(sys.executable).with_name("classwise"))
+
+
+# Help
+
+
+def test_help_of_every_command_imports_no_heavy_package() -> None:
+    heavy = ["torch", "torchvision", "numpy", "sklearn", "scipy", "matplotlib", "plotly", "lightning_fabric", "rich"]
+    script = f"""
+import sys
+from classwise.cli import COMMANDS, main
+for words in [["--help"], ["--version"], *([name, "--help"] for name in COMMANDS), ["train", "at", "--print-config"]]:
+    assert main(words) == 0, words
+    heavy = [name for name in {heavy} if name in sys.modules]
+    assert not heavy, (words, heavy)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, env=environment(), check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert all(f"classwise {name}" in done.stdout or f"classwise [options] {name}" in done.stdout for name in COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_shows_every_option_with_dashes_and_words(run: Run, command: str) -> None:
+    shown = run(command, "--help")
+    assert shown.status == 0
+    assert shown.err == ""
+    options = set(re.findall(r"^  (?:-\w, )?(--[\w-]+)", shown.out, flags=re.MULTILINE))
+    assert options
+    assert not any("_" in option for option in options)
+    # Every option of ours is explained: something other than its type stands behind it.
+    for option in options - {"--help", "--print-config"}:
+        described = re.search(rf"^  {option}\b.*?\n?\s+([a-zA-Z][^\n]+)", shown.out, flags=re.MULTILINE)
+        assert described, option
+        assert not described[1].startswith("(type"), option
+
+
+def test_version(run: Run) -> None:
+    assert run("--version").out.strip() == f"classwise {classwise.__version__}"
+
+
+def test_the_console_script_is_installed() -> None:
+    done = subprocess.run([console_script(), "--version"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"classwise {classwise.__version__}\n", "")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_list_shows_each_name_its_line_and_its_source(run: Run, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "400")
+    shown = run("list", kind)
+    assert shown.status == 0
+    entries = registry.entries(KINDS[kind])
+    assert entries
+    lines = {line.split()[0]: line for line in shown.out.splitlines() if line.strip()}
+    for entry in entries:
+        assert entry.summary in lines[entry.name]
+        assert entry.source in lines[entry.name]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_list_breaks_no_name_in_a_narrow_terminal(run: Run, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    words = run("list", kind).out.split()
+    assert [name for name in registry.names(KINDS[kind]) if name not in words] == []
+
+
+# Options
+
+
+@pytest.mark.parametrize("option", ["--batch-size", "--batch_size"])
+def test_dashes_and_underscores_both_work(run: Run, option: str, tmp_path: Path) -> None:
+    done = run("evaluate", "mine.py:good", "--data", "digits", *FAST, option, "7", "--out", "out")
+    assert done.status == 0
+    assert Result.read(tmp_path / "out").header["batch_size"] == 7
+
+
+def test_an_equals_sign_keeps_the_dashes_of_its_value(run: Run, tmp_path: Path) -> None:
+    done = run(
+        "evaluate", "mine.py:good", "--data=digits", "--attacks=margin-pgd(steps=2)", "--limit=20", "--out=my-out"
+    )
+    assert done.status == 0
+    assert list(Result.read(tmp_path / "my-out").outcomes.attacks) == ["margin-pgd(steps=2)"]
+
+
+@pytest.mark.parametrize(
+    ("words", "threat"),
+    [
+        (["--eps", "8/255"], ("Linf", 8 / 255, "8/255")),
+        (["--eps", "0.1"], ("Linf", 0.1, "0.1")),
+        (["--eps", "1/2", "--norm", "L2"], ("L2", 0.5, "0.5")),
+        (["--eps", "3", "--norm", "2"], ("L2", 3.0, "3")),
+        (["--eps", "0"], ("Linf", 0.0, "0")),
+        ([], ("Linf", 0.15, "0.15")),
+    ],
+)
+def test_a_radius_may_be_a_number_or_a_fraction(
+    run: Run, tmp_path: Path, words: list[str], threat: tuple[str, float, str]
+) -> None:
+    assert run("evaluate", "mine.py:good", "--data", "digits", *FAST, *words, "--out", "out").status == 0
+    assert tuple(json.loads((tmp_path / "out/result.json").read_text())["threat"].values()) == threat
+
+
+def test_what_print_config_writes_can_be_given_back(run: Run, tmp_path: Path) -> None:
+    words = ("evaluate", "mine.py:good", "--data", "digits", *FAST, "--eps", "8/255", "--seed", "3")
+    printed = run(*words, "--print-config")
+    assert printed.status == 0
+    settings = yaml.safe_load(printed.out)
+    assert settings["model"] == "mine.py:good"
+    assert settings["eps"] == "8/255"
+    (tmp_path / "c.yaml").write_text(printed.out)
+    assert run("evaluate", "--config", "c.yaml", "--out", "a").status == 0
+    assert run(*words, "--out", "b").status == 0
+    a, b = (Result.read(tmp_path / name).header["identity"] for name in "ab")
+    assert a == b
+
+
+def test_the_command_line_wins_over_a_config_file(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("data: digits\nseed: 1\nlimit: 20\nattacks: pgd(steps=2)\n")
+    assert run("evaluate", "mine.py:good", "--config", "c.yaml", "--seed", "5", "--out", "out").status == 0
+    assert Result.read(tmp_path / "out").header["seed"] == 5
+    assert len(Result.read(tmp_path / "out").outcomes.y) == 20
+
+
+def test_a_config_file_may_give_numbers_as_numbers(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("data: digits\neps: 0.5\nnorm: 2\nlimit: 20\nattacks: pgd(steps=2)\n")
+    done = run("evaluate", "mine.py:good", "--config", "c.yaml", "--out", "out")
+    assert (done.status, done.err) == (0, "")
+    assert Result.read(tmp_path / "out").header["threat"] == {"norm": "L2", "eps": 0.5, "eps_text": "0.5"}
+
+
+def test_the_machine_is_asked_for_cuda_only_where_there_is_one(run: Run, tmp_path: Path) -> None:
+    assert run("evaluate", "mine.py:good", "--data", "digits", *FAST, "--out", "out").status == 0
+    device = Result.read(tmp_path / "out").header["device"]
+    assert device.startswith("cuda" if torch.cuda.is_available() else "cpu")
+
+
+# The whole path
+
+
+def test_a_run_leaves_weights_that_load_and_a_log(trained: Path) -> None:
+    names = ["best.safetensors", "checkpoint.pt", "last.safetensors", "log.jsonl", "run.json"]
+    assert sorted(path.name for path in trained.iterdir()) == names
+    record = json.loads((trained / "run.json").read_text())
+    assert record["model"].startswith("digits_cnn(mean=[")
+    assert record["data"]["n"] == 300
+    assert [json.loads(line)["epoch"] for line in (trained / "log.jsonl").read_text().splitlines()] == [1, 2, 3]
+
+
+def test_an_evaluation_writes_the_promised_keys(evaluated: Path) -> None:
+    document = json.loads((evaluated / "result.json").read_text(), parse_constant=pytest.fail)
+    assert {"classes", "n", "clean", "attacks"} <= document.keys()
+    assert len(document["classes"]) == len(document["n"]) == 10
+    assert sum(document["n"]) == 60
+    assert list(document["attacks"]) == ["pgd(steps=3)", "margin-pgd(steps=3)", "worst_case"]
+    for table in (document["clean"], *document["attacks"].values()):
+        assert {"correct", "accuracy", "by_class", "worst"} <= table.keys()
+        assert {"class", "accuracy", "interval"} <= table["worst"].keys()
+        assert table["accuracy"] == pytest.approx(sum(table["correct"]) / 60)
+        assert table["by_class"] == pytest.approx(np.divide(table["correct"], document["n"]).tolist())
+        assert table["worst"]["accuracy"] == min(table["by_class"])
+        low, high = table["worst"]["interval"]
+        assert 0 <= low <= table["worst"]["accuracy"] <= high <= 1
+
+
+def test_an_evaluation_writes_the_outcome_of_every_image(evaluated: Path) -> None:
+    with np.load(evaluated / "outcomes.npz", allow_pickle=False) as stored:
+        arrays = dict(stored)
+    names = ["pgd(steps=3)", "margin-pgd(steps=3)"]
+    assert {"index", "y", "clean", "broken_by", *(f"prediction.{name}" for name in names)} <= arrays.keys()
+    assert all(len(arrays[key]) == 60 for key in ("index", "y", "clean", "broken_by"))
+    right = arrays["clean"] == arrays["y"]
+    for name in names:
+        # The first attack that broke an image is the first whose prediction is wrong.
+        expected = right & (arrays[f"prediction.{name}"] != arrays["y"])
+        assert ((arrays["broken_by"] == name) == expected).all()
+        right &= ~expected
+    assert ((arrays["broken_by"] == "") == right).all()
+    assert ((arrays["broken_by"] == "clean") == (arrays["clean"] != arrays["y"])).all()
+
+
+def test_a_limit_draws_the_same_share_of_every_class(run: Run, tmp_path: Path) -> None:
+    words = ("evaluate", "mine.py:good", "--data", "digits", "--attacks", "pgd(steps=1)", "--limit", "50")
+    for seed in "12":
+        assert run(*words, "--seed", seed, "--out", seed).status == 0
+    first, second = (Result.read(tmp_path / seed).outcomes for seed in "12")
+    assert np.bincount(first.y).tolist() == [5] * 10
+    assert set(first.index) != set(second.index), "another seed, another sample"
+
+
+def test_a_run_names_its_own_data(run: Run, trained: Path, tmp_path: Path) -> None:
+    done = run("evaluate", f"run:{trained}@last", *FAST, "--out", "out")
+    assert done.status == 0
+    assert Result.read(tmp_path / "out").header["data"]["name"] == "digits"
+
+
+def test_best_and_last_are_different_weights(run: Run, trained: Path, tmp_path: Path) -> None:
+    hashes = set()
+    for which in ("best", "last"):
+        assert run("evaluate", f"run:{trained}@{which}", *FAST, "--out", which).status == 0
+        hashes.add(Result.read(tmp_path / which).header["model"]["sha256"])
+    same = (trained / "best.safetensors").read_bytes() == (trained / "last.safetensors").read_bytes()
+    assert len(hashes) == (1 if same else 2)
+
+
+def test_evaluate_prints_the_verdict_the_weakest_class_and_what_next(run: Run, trained: Path) -> None:
+    shown = run("evaluate", f"run:{trained}", *FAST, "--out", "out")
+    assert shown.err == ""
+    assert "Average robust accuracy" in shown.out
+    assert "Worst class" in shown.out
+    assert "classwise report out" in shown.out
+
+
+def test_the_command_on_record_makes_the_same_result_again(run: Run, trained: Path, tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("limit: 30\nattacks: pgd(steps=3)\neps: 0.1\n")
+    assert run("evaluate", f"run:{trained}", "--config", "c.yaml", "--batch_size", "9", "--out", "my out").status == 0
+    first = Result.read(tmp_path / "my out")
+    words = shlex.split(first.header["command"])
+    assert words[:3] == ["classwise", "evaluate", f"run:{trained}"]
+    assert "--config" not in words
+    words[words.index("my out")] = "again"
+    assert run(*words[1:]).status == 0
+    again = Result.read(tmp_path / "again")
+    assert again.header["identity"] == first.header["identity"]
+    assert again.header["batch_size"] == 9
+
+
+def test_report_writes_one_page_and_figures_and_tables_on_request(run: Run, evaluated: Path, tmp_path: Path) -> None:
+    shown = run("report", evaluated, "--figures", "figures", "--markdown", "tables.md")
+    assert shown.status == 0
+    assert (evaluated / "report.html").read_text().lower().startswith("<!doctype html")
+    assert {path.suffix for path in (tmp_path / "figures").iterdir()} == {".pdf", ".png", ".svg"}
+    assert "| class" in (tmp_path / "tables.md").read_text()
+    for path in ("report.html", "tables.md", "figures"):
+        assert path in shown.out
+
+
+def test_a_path_longer_than_the_terminal_is_not_broken(
+    run: Run, evaluated: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    assert f"Wrote {evaluated / 'report.html'}\n" in run("report", evaluated).out
+
+
+def test_without_out_nothing_is_written(run: Run, tmp_path: Path) -> None:
+    before = tree(tmp_path)
+    assert run("evaluate", "mine.py:good", "--data", "digits", *FAST).status == 0
+    assert tree(tmp_path) == before
+
+
+def test_a_model_in_train_mode_is_evaluated_in_eval_mode(run: Run, tmp_path: Path) -> None:
+    for name in ("training", "evaluating"):
+        assert run("evaluate", f"mine.py:{name}", "--data", "digits", *FAST, "--out", name).status == 0
+    one, other = (Result.read(tmp_path / name).outcomes for name in ("training", "evaluating"))
+    assert (one.clean == other.clean).all()
+    assert (one.correct() == other.correct()).all()
+
+
+def test_tensorboard_is_written_beside_the_run(run: Run, tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    assert run("train", "standard", *TINY, "--out", "run", "--tensorboard").status == 0
+    (file,) = (tmp_path / "run").rglob("events.out.tfevents.*")
+    events = EventAccumulator(str(file))
+    events.Reload()
+    assert [event.step for event in events.Scalars("valid/robust/worst")] == [1, 2, 3]
+
+
+def test_a_missing_tensorboard_is_said_before_training(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(*_: Any, **__: Any) -> None:
+        raise ModuleNotFoundError("No module named 'tensorboard'")
+
+    monkeypatch.setattr("classwise.arguments.TensorBoardLogger", missing)
+    done = run("train", "standard", *TINY, "--out", "run", "--tensorboard")
+    assert_one_sentence(done, "pip install 'classwise[tensorboard]'")
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_architecture_that_normalises_is_left_as_it_is(run: Run, tmp_path: Path) -> None:
+    words = [*TINY[2:], "--model", "digits_cnn(mean=0.25, std=0.5)", "--out", "run"]
+    assert run("train", "standard", *words).status == 0
+    assert json.loads((tmp_path / "run/run.json").read_text())["model"] == "digits_cnn(mean=0.25, std=0.5)"
+    assert load_file(tmp_path / "run/best.safetensors")["normalize.std"].flatten().tolist() == [0.5]
+
+
+def test_a_recipe_without_normalisation_leaves_the_model_without(run: Run, tmp_path: Path) -> None:
+    words = [word.replace("steps=2", "steps=2, normalize=False") for word in TINY]
+    assert run("train", "standard", *words, "--out", "run").status == 0
+    assert json.loads((tmp_path / "run/run.json").read_text())["model"] == "digits_cnn"
+    assert run("evaluate", "run:run", *FAST).status == 0
+
+
+def test_training_goes_on_in_mixed_precision(run: Run, tmp_path: Path) -> None:
+    assert run("train", "at", *TINY, "--precision", "bf16-mixed", "--out", "run").status == 0
+    assert json.loads((tmp_path / "run/run.json").read_text())["precision"] == "bf16-mixed"
+
+
+def test_the_same_command_again_finishes_at_once(run: Run, trained: Path, evaluated: Path) -> None:
+    before = tree(trained)
+    assert run("train", "at", *TINY, "--out", trained).status == 0
+    assert tree(trained) == before
+    before = tree(evaluated)
+    words = ("--limit", "60", "--attacks", "pgd(steps=3),margin-pgd(steps=3)", "--out", evaluated)
+    assert run("evaluate", f"run:{trained}", *words).status == 0
+    assert tree(evaluated) == before
+
+
+# Interrupted
+
+
+def interrupting(monkeypatch: pytest.MonkeyPatch, call: int) -> list[int]:
+    """Make one call of PGD the moment at which somebody presses Ctrl-C; return how many images each call saw."""
+    seen: list[int] = []
+    attack = PGD.__call__
+
+    def pressed(self: PGD, model: Any, x: torch.Tensor, *args: Any, **settings: Any) -> torch.Tensor:
+        seen.append(len(x))
+        if len(seen) == call:
+            raise KeyboardInterrupt
+        return attack(self, model, x, *args, **settings)
+
+    monkeypatch.setattr(PGD, "__call__", pressed)
+    return seen
+
+
+@pytest.mark.parametrize("call", [1, 2, 5])
+def test_an_interrupted_evaluation_goes_on_and_ends_the_same(
+    run: Run, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: int
+) -> None:
+    monkeypatch.setattr("classwise.records._SAVE_EVERY", 0.0)
+    words = ("evaluate", f"run:{trained}", "--limit", "60", "--batch-size", "10", "--attacks", "pgd(steps=2)")
+    with monkeypatch.context() as patch:
+        attacked = interrupting(patch, 1000)
+        assert run(*words, "--eps", "0.01", "--out", "whole").status == 0
+    with monkeypatch.context() as patch:
+        interrupting(patch, call)
+        stopped = run(*words, "--eps", "0.01", "--out", "stopped")
+    assert stopped.status == 130
+    assert_clean_stderr(stopped)
+    assert "run the same command again" in stopped.err
+    assert not (tmp_path / "stopped/result.json").exists()
+    with monkeypatch.context() as patch:
+        again = interrupting(patch, 1000)
+        assert run(*words, "--eps", "0.01", "--out", "stopped").status == 0
+    assert again == attacked[call - 1 :], "finished batches were attacked again"
+    with np.load("whole/outcomes.npz") as whole, np.load("stopped/outcomes.npz") as resumed:
+        assert whole.files == resumed.files
+        assert all((whole[name] == resumed[name]).all() for name in whole.files)
+    assert sorted(path.name for path in (tmp_path / "stopped").iterdir()) == ["outcomes.npz", "result.json"]
+
+
+@pytest.mark.parametrize("call", [1, 6, 14])
+def test_an_interrupted_training_goes_on_and_ends_the_same(
+    run: Run, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: int
+) -> None:
+    with monkeypatch.context() as patch:
+        interrupting(patch, call)
+        stopped = run("train", "at", *TINY, "--out", "run")
+    assert stopped.status == 130
+    assert_clean_stderr(stopped)
+    assert run("train", "at", *TINY, "--out", "run").status == 0
+    for name in ("best", "last"):
+        assert (tmp_path / f"run/{name}.safetensors").read_bytes() == (trained / f"{name}.safetensors").read_bytes()
+
+
+def test_a_real_ctrl_c_stops_a_real_process_with_one_sentence(trained: Path, tmp_path: Path) -> None:
+    words = [console_script(), "train", "at", *TINY, "--out", str(tmp_path / "run")]
+    words[words.index("digits(epochs=3, steps=2)")] = "digits(epochs=1000, steps=2)"
+    process = subprocess.Popen(words, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment())
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "run/checkpoint.pt").exists() and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == 130, err
+    assert err.startswith("classwise: Interrupted")
+    assert err.count("\n") == 1
+    assert "Training at on 300 images" in out
+    torch.load(tmp_path / "run/checkpoint.pt", weights_only=True)
+
+
+# Bad input
+
+
+def assert_clean_stderr(done: Finished) -> None:
+    assert done.err.startswith("classwise: ")
+    assert done.err.count("\n") == 1, done.err
+    assert done.err.endswith("\n")
+    assert "Traceback" not in done.err + done.out
+
+
+def assert_one_sentence(done: Finished, *fragments: str) -> None:
+    assert done.status == 2, done.err
+    assert_clean_stderr(done)
+    sentence = done.err.removeprefix("classwise: ").strip()
+    assert not re.search(r"[.!?] [A-Z]", sentence), f"more than one sentence: {sentence}"
+    assert len(sentence) < 400
+    for fragment in fragments:
+        assert fragment in sentence, sentence
+
+
+EVALUATE = ("evaluate", "mine.py:good", "--data", "digits", "--limit", "40", "--out", "out")
+TRAIN = ("train", "at", *TINY, "--out", "out")
+
+BAD = [
+    # Unknown names offer the nearest.
+    (("evalute", "x"), ["command 'evalute'", "did you mean 'evaluate'"]),
+    (("train", "standart", *TRAIN[2:]), ["method 'standart'", "did you mean 'standard'"]),
+    ((*TRAIN, "--model", "digit_cnn"), ["model 'digit_cnn'", "did you mean 'digits_cnn'"]),
+    ((*TRAIN, "--data", "digts"), ["data 'digts'", "did you mean 'digits'"]),
+    ((*TRAIN, "--recipe", "panng2021"), ["recipe 'panng2021'", "did you mean 'pang2021'"]),
+    ((*EVALUATE, "--attacks", "pdg"), ["attack 'pdg'", "did you mean 'pgd'"]),
+    ((*EVALUATE, "--attacks", "pgd,margn-pgd"), ["did you mean 'margin-pgd'"]),
+    ((*EVALUATE, "--norm", "L3", "--eps", "1"), ["norm 'L3'", "Linf, L2 or L1"]),
+    ((*EVALUATE, "--split", "valid"), ["no split 'valid'", "train, test"]),
+    (("list", "attack"), ["attacks", "not attack"]),
+    # Settings.
+    ((*EVALUATE, "--attacks", ""), ["No attack was named"]),
+    ((*EVALUATE, "--attacks", ","), ["No attack was named"]),
+    ((*EVALUATE, "--attacks", "pgd(steps="), ["'pgd(steps='", "pgd(steps=100)"]),
+    ((*EVALUATE, "--attacks", "pgd(steps)"), ["pgd(steps)", "name(key=value"]),
+    ((*EVALUATE, "--attacks", "pgd(stepz=3)"), ["stepz"]),
+    ((*EVALUATE, "--attacks", "pgd(steps='a')"), ["steps"]),
+    ((*EVALUATE, "--attacks", "pgd(steps=2.5)"), ["steps"]),
+    ((*EVALUATE, "--attacks", "pgd(steps=0)"), ["steps"]),
+    ((*EVALUATE, "--attacks", "pgd(step_size='a')"), ["step_size"]),
+    ((*EVALUATE, "--attacks", "temperature-pgd(inverse_temperatures=[])"), ["inverse temperature"]),
+    ((*TRAIN, "--recipe", "digits(epocs=3)"), ["epocs"]),
+    ((*TRAIN, "--recipe", "digits(epochs='a')"), ["epochs is 'a'"]),
+    ((*TRAIN, "--recipe", "digits(epochs=0)"), ["epochs is 0"]),
+    ((*TRAIN, "--recipe", "digits(schedule='linear')"), ["schedule is 'linear'", "cosine"]),
+    ((*TRAIN, "--recipe", "digits(augment='crops')"), ["augmentation 'crops'", "did you mean 'crop'"]),
+    ((*TRAIN, "--recipe", "digits(holdout=1)"), ["holdout is 1"]),
+    (("train", "at(beta=6)", *TRAIN[2:]), ["beta"]),
+    ((*EVALUATE, "--eps", "abc"), ["'abc' is not a radius", "8/255"]),
+    ((*EVALUATE, "--eps", "8"), ["8/255"]),
+    ((*EVALUATE, "--eps", "-0.1"), ["-0.1"]),
+    ((*EVALUATE, "--eps", "1/0"), ["'1/0' is not a radius"]),
+    ((*EVALUATE, "--eps", "nan"), ["nan"]),
+    ((*EVALUATE, "--norm", "L2"), ["--eps"]),
+    ((*TRAIN, "--norm", "L2"), ["--eps"]),
+    ((*EVALUATE, "--limit", "0"), ["limit is 0"]),
+    ((*TRAIN, "--limit", "0"), ["limit is 0"]),
+    ((*EVALUATE, "--limit", "-3"), ["limit is -3"]),
+    ((*EVALUATE, "--batch-size", "0"), ["batch size"]),
+    ((*EVALUATE, "--batch-size", "-1"), ["batch size"]),
+    ((*EVALUATE, "--devices", "0"), ["Cannot use 0 x"]),
+    ((*EVALUATE, "--devices", "-2"), ["Cannot use -2 x"]),
+    ((*EVALUATE, "--accelerator", "abacus"), ["abacus"]),
+    # What jsonargparse refuses.
+    ((), ["see `classwise --help`"]),
+    (("train",), ["method", "required"]),
+    (("list",), ["what", "required"]),
+    ((*EVALUATE, "--limt", "3"), ["unrecognized arguments: --limt", "see `classwise evaluate --help`"]),
+    ((*EVALUATE, "--seed", "abc"), ["seed: expected int, not abc"]),
+    ((*EVALUATE, "--limit", "1.5"), ["limit", "1.5"]),
+    (("evaluate", "x", "--limit"), ["--limit", "expected one argument"]),
+    ((*TRAIN, "--precision", "16-true"), ["precision", "32-true", "16-true"]),
+    ((*EVALUATE, "--config", "nowhere.yaml"), ["nowhere.yaml"]),
+    (("evaluate", "a", "b"), ["b"]),
+    # Models.
+    (("evaluate", "mine.py:probabilities", *EVALUATE[2:]), ["probabilities", "remove the softmax"]),
+    (("evaluate", "mine.py:nan", *EVALUATE[2:]), ["NaN"]),
+    (("evaluate", "mine.py:flat", *EVALUATE[2:]), ["logits"]),
+    (("evaluate", "mine.py:pairs", *EVALUATE[2:]), ["tuple", "logits"]),
+    (("evaluate", "mine.py:large", *EVALUATE[2:]), ["1x8x8"]),
+    (("evaluate", "mine.py:seven", *EVALUATE[2:]), ["7 logits", "10 classes"]),
+    (("evaluate", "mine.py:raises", *EVALUATE[2:]), ["the flux capacitor is empty"]),
+    (("evaluate", "mine.py:quits", *EVALUATE[2:]), ["SystemExit"]),
+    (("evaluate", "mine.py:nothing", *EVALUATE[2:]), ["NoneType", "nn.Module"]),
+    (("evaluate", "mine.py:god", *EVALUATE[2:]), ["no factory 'god'", "good"]),
+    (("evaluate", "mine.py", *EVALUATE[2:]), ["name of a factory"]),
+    (("evaluate", "yours.py:good", *EVALUATE[2:]), ["no file yours.py"]),
+    (("evaluate", "run:nowhere", *EVALUATE[2:]), ["nowhere", "run.json"]),
+    (("evaluate", "run:nowhere"), ["nowhere", "run.json"]),
+    (("evaluate", "mine.py:good", "--out", "out"), ["--data"]),
+    (("evaluate", "digits_cnn@nowhere.safetensors", *EVALUATE[2:]), ["no weights file nowhere.safetensors"]),
+    (("evaluate", "mine.py:good", "--data", "digits(size=9)", "--out", "out"), ["size"]),
+    # Data and folders.
+    ((*EVALUATE, "--data", "mnist"), ["mnist", "folder"]),
+    ((*EVALUATE, "--data", "mnist", "--data-dir", "nowhere"), ["nowhere does not exist"]),
+    ((*EVALUATE, "--data", "folder", "--data-dir", ".", "--eps", "8/255"), ["class"]),
+    ((*EVALUATE, "--data", "arrays", "--data-dir", ".", "--eps", "0.1"), ["x_test"]),
+    ((*EVALUATE, "--out", "mine.py"), ["mine.py"]),
+    ((*EVALUATE, "--out", "mine.py/out"), ["Cannot write mine.py/out"]),
+    ((*TRAIN, "--out", "mine.py/out"), ["Cannot write mine.py/out"]),
+    (("demo", "--out", "mine.py/out"), ["Cannot write mine.py/out"]),
+    (("report", "nowhere"), ["no folder nowhere"]),
+    (("report", "."), ["result.json"]),
+]
+
+
+@pytest.mark.parametrize(("words", "fragments"), BAD, ids=lambda value: " ".join(value)[-50:])
+def test_bad_input_gets_one_clear_sentence_and_leaves_nothing_behind(
+    run: Run, tmp_path: Path, words: tuple[str, ...], fragments: list[str]
+) -> None:
+    before = tree(tmp_path)
+    assert_one_sentence(run(*words), *fragments)
+    assert tree(tmp_path) == before
+
+
+def arrays(folder: Path, **changes: Any) -> None:
+    """Write images and labels for evaluation, sound but for the changes."""
+    rng = np.random.default_rng(0)
+    good = {"x": rng.integers(0, 255, (40, 8, 8), dtype=np.uint8), "y": np.arange(40) % 10}
+    np.savez(folder / "data.npz", **(good | changes))
+
+
+ARRAYS = ("evaluate", "mine.py:good", "--data", "arrays", "--data-dir", "data.npz", "--eps", "0.1", "--out", "out")
+PIXELS = np.random.default_rng(0).random((40, 1, 8, 8)).astype(np.float32)
+
+BAD_ARRAYS = [
+    ({"x": (PIXELS - 0.5) / 0.25}, ["normalised"]),
+    ({"x": PIXELS * 255}, ["0 … 255"]),
+    ({"x": np.where(PIXELS > 0.99, np.nan, PIXELS)}, ["NaN"]),
+    ({"x": PIXELS * 1.5}, ["[0, 1]"]),
+    ({"x": PIXELS[:30]}, ["30 images"]),
+    ({"x": np.zeros((40, 5, 8, 8), np.uint8)}, ["(40, 5, 8, 8)"]),
+    ({"y": np.arange(40) % 10 - 1}, ["Label -1"]),
+    ({"y": np.arange(40) % 11}, ["10 logits", "11 classes"]),
+    ({"y": np.arange(40) % 10 / 1.0}, ["integers"]),
+    ({"y": np.arange(40) % 10, "classes": np.array(["a", "b", "c"])}, ["Label 3", "3 classes"]),
+    ({"x": np.zeros((0, 8, 8), np.uint8), "y": np.zeros(0, np.int64)}, ["no images"]),
+]
+
+
+@pytest.mark.parametrize(
+    ("changes", "fragments"), BAD_ARRAYS, ids=lambda value: value[0] if isinstance(value, list) else ""
+)
+def test_bad_arrays_get_one_clear_sentence(
+    run: Run, tmp_path: Path, changes: dict[str, Any], fragments: list[str]
+) -> None:
+    arrays(tmp_path, **changes)
+    before = tree(tmp_path)
+    assert_one_sentence(run(*ARRAYS), *fragments)
+    assert tree(tmp_path) == before
+
+
+@pytest.mark.xfail(reason="evaluation.py calls a ValueError of the user's model a fault of ours", strict=False)
+def test_a_model_that_fails_on_real_images_alone_is_blamed_on_the_model(run: Run) -> None:
+    assert_one_sentence(run("evaluate", "mine.py:picky", *EVALUATE[2:]), "only grey images, please")
+
+
+def test_own_arrays_need_a_radius(run: Run, tmp_path: Path) -> None:
+    arrays(tmp_path)
+    without = [word for word in ARRAYS if word not in ("--eps", "0.1")]
+    assert_one_sentence(run(*without), "--eps 8/255")
+    assert not (tmp_path / "out").exists()
+
+
+def test_sound_arrays_are_evaluated(run: Run, tmp_path: Path) -> None:
+    arrays(tmp_path, x=PIXELS)
+    assert run(*ARRAYS, "--attacks", "pgd(steps=2)").status == 0
+    assert "rounded" in Result.read(tmp_path / "out").header["data"]["note"]
+
+
+def cifar10(folder: Path) -> None:
+    batches = folder / "cifar-10-batches-py"
+    batches.mkdir()
+    names = [*(f"data_batch_{k}" for k in range(1, 6)), "test_batch"]
+    for name in names:
+        content = {"data": np.zeros((10, 3072), np.uint8), "labels": list(range(10))}
+        (batches / name).write_bytes(pickle.dumps(content))
+    (batches / "batches.meta").write_bytes(pickle.dumps({"label_names": list("abcdefghij")}))
+    halve(batches / "test_batch")
+
+
+def mnist(folder: Path) -> None:
+    raw = folder / "MNIST/raw"
+    raw.mkdir(parents=True)
+    for part in ("train", "t10k"):
+        (raw / f"{part}-images-idx3-ubyte").write_bytes(bytes([0, 0, 8, 3, 0, 0, 0, 2, 0, 0, 0, 28, 0, 0, 0, 28]))
+        (raw / f"{part}-labels-idx1-ubyte").write_bytes(bytes([0, 0, 8, 1, 0, 0, 0, 2, 3, 4]))
+
+
+def archive(folder: Path) -> None:
+    arrays(folder)
+    halve(folder / "data.npz")
+
+
+def photographs(folder: Path) -> None:
+    from PIL import Image
+
+    for name in "ab":
+        (folder / name).mkdir()
+        Image.fromarray(PIXELS[0, 0], mode="F").convert("L").save(folder / name / "1.png")
+    halve(folder / "b/1.png")
+
+
+def halve(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+@pytest.mark.filterwarnings("ignore:'mode' parameter is deprecated:DeprecationWarning")
+@pytest.mark.parametrize(
+    ("make", "name", "fragment"),
+    [
+        (cifar10, "cifar10", "cifar10 is damaged"),
+        (mnist, "mnist", "mnist cannot be read"),
+        (archive, "arrays", "data.npz"),
+        (photographs, "folder", "1.png"),
+    ],
+)
+def test_a_half_downloaded_data_set_is_named(
+    run: Run, tmp_path: Path, make: Callable[[Path], None], name: str, fragment: str
+) -> None:
+    (tmp_path / "data").mkdir()
+    make(tmp_path / "data")
+    before = tree(tmp_path)
+    done = run("evaluate", "mine.py:good", "--data", name, "--data-dir", "data", "--eps", "0.1", "--out", "out")
+    assert_one_sentence(done, fragment)
+    assert tree(tmp_path) == before
+
+
+class Payload:
+    """Runs code when it is unpickled."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Path.touch, (Path("executed"),))
+
+
+def test_weights_that_would_run_code_are_refused(run: Run, tmp_path: Path) -> None:
+    torch.save({"state_dict": Payload()}, tmp_path / "weights.pt")
+    before = tree(tmp_path)
+    assert_one_sentence(
+        run("evaluate", "digits_cnn@weights.pt", *EVALUATE[2:]), "weights.pt", "objects other than tensors"
+    )
+    assert tree(tmp_path) == before
+
+
+def test_a_whole_model_in_a_pickle_is_refused(run: Run, tmp_path: Path) -> None:
+    torch.save(torch.nn.Linear(2, 2), tmp_path / "model.pt")
+    assert_one_sentence(run("evaluate", "digits_cnn@model.pt", *EVALUATE[2:]), "model.pt", "state_dict()")
+
+
+def test_weights_of_another_model_are_refused(run: Run, trained: Path) -> None:
+    model = f"small_resnet@{trained / 'best.safetensors'}"
+    assert_one_sentence(run("evaluate", model, *EVALUATE[2:]), "does not fit")
+
+
+def test_a_run_of_other_data_is_refused(run: Run, trained: Path, tmp_path: Path) -> None:
+    arrays(tmp_path, y=np.arange(40) % 3)
+    done = run("evaluate", f"run:{trained}", *ARRAYS[2:])
+    assert_one_sentence(done, "trained on 10 classes", "3")
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"data": 3}', "{"])
+def test_a_damaged_run_is_named(run: Run, tmp_path: Path, content: str) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/run.json").write_text(content)
+    assert_one_sentence(run("evaluate", "run:run", *FAST), "run.json")
+
+
+# Folders that hold something else
+
+
+@pytest.mark.parametrize(
+    ("words", "setting"),
+    [
+        (("--eps", "0.1"), "threat.eps = 0.15, and now threat.eps = 0.1"),
+        (("--seed", "1"), "seed = 0, and now seed = 1"),
+        (("--recipe", "digits(epochs=4, steps=2)"), "recipe.epochs = 3, and now recipe.epochs = 4"),
+        (("--recipe", "digits(epochs=3, steps=2, normalize=False)"), "recipe.normalize = true"),
+        (("--limit", "200"), "data.n = 300, and now data.n = 200"),
+        (("--model", "small_resnet"), "model"),
+        (("--precision", "bf16-mixed"), "precision"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_run_with_another_setting_is_refused_by_name(
+    run: Run, trained: Path, words: tuple[str, ...], setting: str
+) -> None:
+    before = tree(trained)
+    assert_one_sentence(run("train", "at", *TINY, *words, "--out", trained), f"holds a run with {setting}")
+    assert tree(trained) == before
+
+
+def test_another_method_in_the_same_folder_is_refused(run: Run, trained: Path) -> None:
+    assert_one_sentence(run("train", "standard", *TINY, "--out", trained), 'method = "at"', 'method = "standard"')
+
+
+def test_a_folder_holds_a_run_or_an_evaluation_but_not_both(run: Run, trained: Path, evaluated: Path) -> None:
+    before = tree(trained), tree(evaluated)
+    assert_one_sentence(run("evaluate", f"run:{trained}", *FAST, "--out", trained), "holds a training run")
+    assert_one_sentence(run("train", "at", *TINY, "--out", evaluated), "holds an evaluation")
+    assert (tree(trained), tree(evaluated)) == before
+
+
+@pytest.mark.parametrize("words", [("--seed", "1"), ("--attacks", "pgd"), ("--eps", "0.01"), ("--limit", "50")])
+def test_the_result_of_another_evaluation_is_kept(
+    run: Run, trained: Path, evaluated: Path, words: tuple[str, ...]
+) -> None:
+    before = tree(evaluated)
+    same = ("--limit", "60", "--attacks", "pgd(steps=3),margin-pgd(steps=3)")
+    assert_one_sentence(run("evaluate", f"run:{trained}", *same, *words, "--out", evaluated), "other settings")
+    assert tree(evaluated) == before
+
+
+def test_a_damaged_result_is_named(run: Run, tmp_path: Path, evaluated: Path) -> None:
+    (tmp_path / "copy").mkdir()
+    for name in ("result.json", "outcomes.npz"):
+        (tmp_path / "copy" / name).write_bytes((evaluated / name).read_bytes())
+    halve(tmp_path / "copy/result.json")
+    assert_one_sentence(run("report", "copy"), "result.json is damaged")
+    assert not (tmp_path / "copy/report.html").exists()
+
+
+def test_divergence_ends_in_one_sentence(run: Run, tmp_path: Path) -> None:
+    words = [word.replace("steps=2", "steps=2, lr=1e6, weight_decay=0.1") for word in TINY]
+    assert_one_sentence(run("train", "standard", *words, "--out", "run"), "Training diverged in epoch", "batch")
+    if (tmp_path / "run/checkpoint.pt").exists():
+        weights = torch.load(tmp_path / "run/checkpoint.pt", weights_only=True)["model"]
+        assert all(value.isfinite().all() for value in weights.values())
+
+
+# Faults of ours
+
+
+def test_a_fault_of_ours_is_said_with_status_one_and_shown_with_debug(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any, **__: Any) -> None:
+        raise ZeroDivisionError("two\nlines")
+
+    monkeypatch.setattr("classwise.evaluation.evaluate", broken)
+    done = run(*EVALUATE)
+    assert done.status == 1
+    assert_clean_stderr(done)
+    assert "ZeroDivisionError: two)" in done.err
+    assert "--debug" in done.err
+    with pytest.raises(ZeroDivisionError):
+        run(*EVALUATE, "--debug")
+
+
+def test_debug_shows_where_bad_input_was_met(run: Run) -> None:
+    with pytest.raises(classwise.InputError):
+        run("--debug", *EVALUATE, "--eps", "abc")
+
+
+def test_a_reader_that_goes_away_is_no_error() -> None:
+    script = "import sys; from classwise.cli import main; sys.exit(main(['list', 'recipes']))"
+    process = subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment()
+    )
+    assert process.stdout is not None
+    process.stdout.close()
+    assert process.stderr is not None
+    assert process.stderr.read() == ""
+    process.stderr.close()
+    process.wait(60)

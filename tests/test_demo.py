@@ -1,0 +1,102 @@
+"""The demo: the whole path on embedded digits, run once for all checks."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import shlex
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from classwise import files
+from classwise.cli import main, parser
+from classwise.data import load
+from classwise.metrics.result import Result
+
+
+class Demo(NamedTuple):
+    """A demo that has run."""
+
+    folder: Path
+    out: str
+
+
+def demonstrate(folder: Path) -> str:
+    shown = io.StringIO()
+    with contextlib.redirect_stdout(shown):
+        assert main(["demo", "--out", str(folder)]) == 0
+    return shown.getvalue()
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
+    folder = tmp_path_factory.mktemp("where the demo goes") / "classwise demo"
+    return Demo(folder, demonstrate(folder))
+
+
+def test_it_ends_by_naming_the_report_and_what_to_try_next(demo: Demo) -> None:
+    report = (demo.folder / "evaluation" / "report.html").resolve()
+    assert report.stat().st_size > 1_000_000, "the page holds everything it needs"
+    end = demo.out[demo.out.index("The report: ") :]
+    assert str(report) in end.splitlines()[0]
+    commands = [shlex.split(line) for line in end.splitlines() if line.strip().startswith("classwise ")]
+    assert len(commands) >= 3
+    assert ["classwise", "evaluate", f"run:{demo.folder / 'run'}"] in [words[:3] for words in commands]
+
+
+def test_what_to_try_next_can_be_typed(demo: Demo) -> None:
+    for line in demo.out.splitlines():
+        if line.strip().startswith("classwise "):
+            parser().parse_args([word.replace("data-dir", "data_dir") for word in shlex.split(line)[1:]])
+
+
+def test_every_test_digit_is_attacked_by_the_three_attacks(demo: Demo) -> None:
+    result = Result.read(demo.folder / "evaluation")
+    assert len(result.outcomes.y) == len(load("digits"))
+    assert list(result.outcomes.attacks) == ["pgd", "margin-pgd", "temperature-pgd"]
+    assert result.header["threat"] == {"norm": "Linf", "eps": 0.15, "eps_text": "0.15"}
+    assert result.header["model"]["name"] == f"run:{demo.folder / 'run'}"
+
+
+def test_the_figures_are_those_of_the_readme(demo: Demo) -> None:
+    # Rounding differs between processors, so not to the last image.
+    worst_case = Result.read(demo.folder / "evaluation").table()
+    assert Result.read(demo.folder / "evaluation").table("clean")["accuracy"] > 0.96
+    assert 0.70 < worst_case["accuracy"] < 0.84
+    assert worst_case["worst"]["class"] == "8"
+    assert 0.40 < worst_case["worst"]["accuracy"] < 0.70
+
+
+def test_the_training_log_shows_it_learning(demo: Demo) -> None:
+    log = [json.loads(line) for line in (demo.folder / "run/log.jsonl").read_text().splitlines()]
+    assert len(log) == 30
+    assert log[-1]["valid"]["robust"]["accuracy"] > log[0]["valid"]["robust"]["accuracy"] + 0.5
+
+
+def test_the_page_can_be_made_again_from_the_command_it_shows(demo: Demo) -> None:
+    command = shlex.split(Result.read(demo.folder / "evaluation").header["command"])
+    assert command[:3] == ["classwise", "evaluate", f"run:{demo.folder / 'run'}"]
+    assert command[-2:] == ["--out", str(demo.folder / "evaluation")]
+
+
+def test_run_again_it_finishes_at_once_with_the_same_figures(demo: Demo, monkeypatch: pytest.MonkeyPatch) -> None:
+    def figures() -> dict[str, bytes]:
+        return {str(p): p.read_bytes() for p in demo.folder.rglob("*") if p.is_file() and p.suffix != ".html"}
+
+    before, start = figures(), time.monotonic()
+    monkeypatch.setattr("classwise.attacks.pgd.PGD.__call__", lambda *_, **__: pytest.fail("attacked again"))
+    again = demonstrate(demo.folder)
+    assert time.monotonic() - start < 10
+    assert figures() == before
+    assert again[again.index("The report: ") :] == demo.out[demo.out.index("The report: ") :]
+
+
+def test_another_seed_does_not_overwrite_it(demo: Demo, capsys: pytest.CaptureFixture[str]) -> None:
+    before = files.sha256(demo.folder / "evaluation" / "result.json")
+    assert main(["demo", "--out", str(demo.folder), "--seed", "1"]) == 2
+    assert "seed = 0, and now seed = 1" in capsys.readouterr().err
+    assert files.sha256(demo.folder / "evaluation" / "result.json") == before
