@@ -7,7 +7,18 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-HEAD = ("network", "data", "n", "threat", "attack", "average", "worst class", "95 % interval of the worst", "W10", "gap")
+HEAD = (
+    "network",
+    "data",
+    "n",
+    "threat",
+    "attack",
+    "average",
+    "worst class",
+    "95 % interval of the worst",
+    "W10",
+    "gap",
+)
 
 
 def rows(document: dict[str, Any]) -> list[tuple[str, ...]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 import os
 import socket
@@ -67,7 +68,7 @@ def test_a_robust_count_never_rises_with_the_radius() -> None:
     robust = [
         evaluate(model, data, build("pgd", ThreatModel("Linf", eps))).outcomes.counts() for eps in (0, 0.01, 0.03, 0.1)
     ]
-    assert all((stronger <= weaker).all() for weaker, stronger in zip(robust, robust[1:], strict=False))
+    assert all((stronger <= weaker).all() for weaker, stronger in itertools.pairwise(robust))
     assert robust[0].sum() > robust[-1].sum()
 
 
@@ -217,7 +218,9 @@ class Claim:
         self.delta = delta
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, *, noise: Noise) -> Tensor:
-        return x + self.delta * torch.where(torch.arange(x.shape[2])[None, None, :, None] == y[:, None, None, None], -1, 1)
+        return x + self.delta * torch.where(
+            torch.arange(x.shape[2])[None, None, :, None] == y[:, None, None, None], -1, 1
+        )
 
 
 def test_candidates_outside_the_ball_do_not_count_and_are_flagged() -> None:

@@ -67,7 +67,7 @@ def imported(path: Path) -> set[str]:
         if isinstance(node, ast.Import):
             for alias in node.names:
                 if alias.name.split(".")[0] == "classwise":
-                    found.add((alias.name.split(".") + ["__init__"])[1])
+                    found.add(([*alias.name.split("."), "__init__"])[1])
     return found
 
 

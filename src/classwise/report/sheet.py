@@ -8,6 +8,7 @@ import io
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 from rich import box
 from rich.table import Table
@@ -83,7 +84,8 @@ def to_rich(sheet: Sheet, width: int = 80) -> Table:
     table = Table(title=Text(sheet.caption), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for c in shown:
         column = sheet.columns[c]
-        table.add_column(Text(column.title), justify="left" if column.words else "right", no_wrap=c == 0 or not column.words)
+        side: Literal["left", "right"] = "left" if column.words else "right"
+        table.add_column(Text(column.title), justify=side, no_wrap=c == 0 or not column.words)
     for position, row in enumerate(sheet.rows):
         style = "bold" if position == sheet.marked else None
         table.add_row(*(Text(row[c].text) for c in shown), style=style)
