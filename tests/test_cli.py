@@ -518,7 +518,7 @@ def test_a_real_ctrl_c_stops_a_real_process_with_one_sentence(trained: Path, tmp
     words = [console_script(), "train", "at", *TINY, "--out", str(tmp_path / "run")]
     words[words.index("digits(epochs=3, steps=2)")] = "digits(epochs=1000, steps=2)"
     process = subprocess.Popen(words, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment())
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while not (tmp_path / "run/checkpoint.pt").exists() and time.monotonic() < deadline and process.poll() is None:
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)

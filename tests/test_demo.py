@@ -6,7 +6,6 @@ import contextlib
 import io
 import json
 import shlex
-import time
 from pathlib import Path
 from typing import NamedTuple
 
@@ -83,14 +82,13 @@ def test_the_page_can_be_made_again_from_the_command_it_shows(demo: Demo) -> Non
     assert command[-2:] == ["--out", str(demo.folder / "evaluation")]
 
 
-def test_run_again_it_finishes_at_once_with_the_same_figures(demo: Demo, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_run_again_it_attacks_nothing_and_shows_the_same_figures(demo: Demo, monkeypatch: pytest.MonkeyPatch) -> None:
     def figures() -> dict[str, bytes]:
         return {str(p): p.read_bytes() for p in demo.folder.rglob("*") if p.is_file() and p.suffix != ".html"}
 
-    before, start = figures(), time.monotonic()
+    before = figures()
     monkeypatch.setattr("classwise.attacks.pgd.PGD.__call__", lambda *_, **__: pytest.fail("attacked again"))
     again = demonstrate(demo.folder)
-    assert time.monotonic() - start < 10
     assert figures() == before
     assert again[again.index("The report: ") :] == demo.out[demo.out.index("The report: ") :]
 

@@ -245,6 +245,15 @@ def test_normal_numbers_are_normal() -> None:
     assert kstest(numbers.numpy(), "norm").pvalue > 0.001
 
 
+@pytest.mark.parametrize("bits", [0, -1, 2**63 - 1, -(2**63), 2**32 - 1])
+def test_no_bits_give_a_number_out_of_range(monkeypatch: pytest.MonkeyPatch, bits: int) -> None:
+    monkeypatch.setattr(Noise, "_bits", lambda *_: torch.tensor([bits]))
+    noise = Noise(0, torch.arange(1))
+    assert noise.normal(()).isfinite().all()
+    assert 0 <= noise.uniform(()) < 1
+    assert 0 <= noise.integers(7, ()) < 7
+
+
 @pytest.mark.parametrize("high", [1, 2, 7, 10])
 def test_integers_are_uniform(high: int) -> None:
     numbers = Noise(3, torch.arange(1000)).integers(high, (20,))

@@ -275,6 +275,19 @@ def test_class_state_is_resumed_bit_for_bit(tmp_path: Path) -> None:
     assert not torch.equal(state(tmp_path / "whole")["/method/weight"], torch.ones(3))
 
 
+class Waiting(Adaptive):
+    """Knows nothing of a class until it has seen it."""
+
+    def __init__(self, num_classes: int, attack: Any) -> None:
+        super().__init__(num_classes, attack)
+        self.register_buffer("seen", torch.full((num_classes,), torch.nan))
+
+
+def test_class_state_that_is_undefined_is_no_divergence(tmp_path: Path) -> None:
+    log = go(tmp_path, method="waiting", made=Waiting(3, Run("network", "waiting", RECIPE, THREAT).attack))
+    assert len(log) == 4
+
+
 # Refusals
 
 
@@ -771,6 +784,16 @@ def test_a_run_depends_on_its_seed_alone(tmp_path: Path) -> None:
     assert state(tmp_path / "one")["last"] != state(tmp_path / "seeded")["last"]
 
 
+def test_dropout_draws_anew_in_every_epoch(tmp_path: Path) -> None:
+    dropped: list[Tensor] = []
+    model = network()
+    model[4].register_forward_hook(lambda layer, _, out: dropped.append(out == 0) if layer.training else None)
+    go(tmp_path, model=model)
+    assert len(dropped) == 12
+    assert not torch.equal(dropped[0], dropped[3])
+    assert not torch.equal(dropped[0], dropped[1])
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_global_random_state_is_left_alone(tmp_path: Path, method: str) -> None:
     torch.manual_seed(5)
@@ -852,7 +875,7 @@ def _rank(rank: int, port: int, folder: str) -> None:
         (path / f"few-{rank}").write_text(str(error))
     # Only the first process meets the loss that is not finite; the other must not wait for it for ever.
     try:
-        made = Poisoned(2 if rank == 0 else 99, lambda loss: loss * torch.nan)
+        made = Poisoned(2 if rank == 0 else 99, lambda loss: loss + torch.inf)  # of finite gradient
         go(path / "poisoned", recipe=DDP, model=smooth(), fabric=fabric, made=made)
     except InputError as error:
         (path / f"poisoned-{rank}").write_text(str(error))

@@ -301,5 +301,5 @@ def _help_of(command: Callable[..., Any], option: str) -> str:
 def _fail(message: str, status: int, debug: bool) -> int:
     if debug and sys.exc_info()[1] is not None:
         raise
-    sys.stderr.write(f"classwise: {message}\n")
+    sys.stderr.write(f"classwise: {' '.join(message.splitlines())}\n")
     return status

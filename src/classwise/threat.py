@@ -193,5 +193,4 @@ def _project_l1(delta: Tensor, radius: Tensor) -> Tensor:
     count = torch.arange(1, delta.shape[1] + 1, device=delta.device)
     support = (ordered * count > excess).sum(1).clamp_min(1)
     threshold = (excess.gather(1, support[:, None] - 1) / support[:, None]).clamp_min(0)
-    shrunk = delta.sign() * (size - threshold).clamp_min(0).to(delta.dtype)
-    return torch.where((size.sum(1) <= radius)[:, None], delta, shrunk)
+    return delta.sign() * (size - threshold).clamp_min(0).to(delta.dtype)

@@ -238,6 +238,15 @@ def test_no_step_is_spent_on_an_image_that_is_fooled() -> None:
     assert model.batches == [4, 4, 3, 2, 1]  # the clean images, then each step of 0.05 closes 0.1 of the lead
 
 
+@pytest.mark.parametrize("settings", [{"restarts": 3}, {"targets": 2}, {"steps": 9}])
+def test_nothing_is_computed_once_all_images_are_fooled(settings: dict[str, Any]) -> None:
+    model = Counting(pair(3, 12))
+    x, y = inner(4)
+    y = torch.full_like(y, 2)  # the class that never wins
+    PGD(LINF, keep="success", **settings)(model, x, y, noise=noise(4))
+    assert model.batches == [4] * (2 if "targets" in settings else 1)
+
+
 # Restarts and targets.
 
 

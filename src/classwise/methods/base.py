@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
 from torch import Tensor, nn
 
@@ -56,8 +56,6 @@ class Method(nn.Module):
         num_classes: number of classes.
     """
 
-    reads_validation: ClassVar[bool] = False
-
     def __init__(self, num_classes: int, attack: PGD) -> None:
         super().__init__()
         self.num_classes = num_classes
@@ -76,7 +74,3 @@ class Method(nn.Module):
 
     def end_epoch(self, epoch: Epoch) -> None:
         """Adapt the class state; nothing, unless the method says otherwise."""
-
-    def class_probs(self) -> Tensor | None:
-        """Return the probability that each class is drawn with, (C,); None to draw every image once."""
-        return None
