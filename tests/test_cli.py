@@ -687,7 +687,6 @@ def test_bad_arrays_get_one_clear_sentence(
     assert tree(tmp_path) == before
 
 
-@pytest.mark.xfail(reason="evaluation.py calls a ValueError of the user's model a fault of ours", strict=False)
 def test_a_model_that_fails_on_real_images_alone_is_blamed_on_the_model(run: Run) -> None:
     assert_one_sentence(run("evaluate", "mine.py:picky", *EVALUATE[2:]), "only grey images, please")
 
@@ -760,6 +759,19 @@ def test_a_half_downloaded_data_set_is_named(
     before = tree(tmp_path)
     done = run("evaluate", "mine.py:good", "--data", name, "--data-dir", "data", "--eps", "0.1", "--out", "out")
     assert_one_sentence(done, fragment)
+    assert tree(tmp_path) == before
+
+
+@pytest.mark.filterwarnings("ignore:'mode' parameter is deprecated:DeprecationWarning")
+def test_images_that_are_streamed_from_files_are_not_trained_on(run: Run, tmp_path: Path) -> None:
+    from PIL import Image
+
+    for side, name in ((8, "a"), (9, "b")):
+        (tmp_path / "data/train" / name).mkdir(parents=True)
+        Image.new("L", (side, side)).save(tmp_path / "data/train" / name / "1.png")
+    before = tree(tmp_path)
+    words = ("--data", "folder", "--data-dir", "data", "--eps", "8/255", "--out", "out")
+    assert_one_sentence(run("train", "at", *words), "training needs images in memory")
     assert tree(tmp_path) == before
 
 

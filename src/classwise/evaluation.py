@@ -201,12 +201,10 @@ def _run(job: _Job, records: Records) -> Iterator[flags.Flag]:
     with attacking(job.model), exact_float32():
         sample = torch.linspace(0, len(job.data) - 1, min(_LOOK, len(job.data))).long()
         x, y = job.data.fetch(sample).to(job.device), job.data.y[sample].to(job.device)
-        try:
-            yield from flags.look(job.model, x, y, job.data.classes)
-        except (RuntimeError, TypeError, NotImplementedError) as error:
-            size = "x".join(str(side) for side in job.data.shape)
-            reason = str(error).partition("\n")[0]
-            raise InputError(f"The model cannot take float32 images of {size}: {reason}") from error
+        _refuse_wrong_images(job, x)
+        yield from flags.look(job.model, x, y, job.data.classes)
+        if job.partial is not None:
+            records.save(job.partial, job.identity)  # a folder that cannot be written is noticed now, not hours later
         mine = torch.arange(job.rank, len(job.data), job.ranks)
         todo = mine[records.done[mine] == 0]
         for positions, x, y in batches(job.data, job.batch_size, job.device, positions=todo):
@@ -214,6 +212,17 @@ def _run(job: _Job, records: Records) -> Iterator[flags.Flag]:
             records.save_if_due(job.partial, job.identity)
     if job.fabric is not None and job.ranks > 1:
         records.add_up(partial(total, job.fabric))
+
+
+def _refuse_wrong_images(job: _Job, x: Tensor) -> None:
+    """Pass images through the model once, where whatever it raises is about its input."""
+    try:
+        with torch.no_grad():
+            job.model(x)
+    except Exception as error:
+        size = "x".join(str(side) for side in job.data.shape)
+        reason = str(error).partition("\n")[0]
+        raise InputError(f"The model cannot take float32 images of {size}: {reason}") from error
 
 
 def _attack_batch(job: _Job, records: Records, positions: Tensor, x: Tensor, y: Tensor, mine: Tensor) -> None:

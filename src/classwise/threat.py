@@ -86,8 +86,9 @@ class ThreatModel:
     def distance(self, x_adv: Tensor, x: Tensor) -> Tensor:
         """Return the norm of each ``x_adv - x``, (N, ...) -> (N,)."""
         order = {"Linf": torch.inf, "L2": 2, "L1": 1}[self.norm]
-        length: Tensor = torch.linalg.vector_norm((x_adv - x).flatten(1), ord=order, dim=1)
-        return length
+        # Summed in float32, the norm of a large image is wrong by more than the tolerance of ``contains``.
+        length: Tensor = torch.linalg.vector_norm((x_adv - x).flatten(1), ord=order, dim=1, dtype=torch.float64)
+        return length.to(x.dtype)
 
     def project(self, x_adv: Tensor, x: Tensor, eps: Tensor | None = None) -> Tensor:
         """Move each ``x_adv`` into the set: scale or clip the perturbation, then clip to [0, 1].
@@ -112,7 +113,7 @@ class ThreatModel:
         if self.norm == "Linf":
             delta = torch.minimum(torch.maximum(delta, -radius), radius)
         elif self.norm == "L2":
-            # Summed in float32, the norm of a large image is wrong by more than the tolerance of ``contains``.
+            # In float64 for the reason given in ``distance``.
             length = torch.linalg.vector_norm(delta.flatten(1), dim=1, dtype=torch.float64).view_as(radius)
             delta = delta * (radius / length.clamp_min(1e-12)).clamp_max(1).to(delta.dtype)
         else:
@@ -187,7 +188,7 @@ def _radius(eps: float | Tensor, x: Tensor) -> Tensor:
 
 def _project_l1(delta: Tensor, radius: Tensor) -> Tensor:
     """Project rows (N, D) onto L1 balls of ``radius`` (N,) by soft thresholding (Duchi et al. 2008)."""
-    size = delta.abs().double()  # for the reason given in ``project``
+    size = delta.abs().double()  # for the reason given in ``distance``
     ordered = size.sort(1, descending=True).values
     excess = ordered.cumsum(1) - radius[:, None]
     count = torch.arange(1, delta.shape[1] + 1, device=delta.device)

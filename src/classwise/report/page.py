@@ -140,8 +140,7 @@ def _flag(flag: Mapping[str, Any]) -> dict[str, str]:
 
 def _subtitle(contents: Contents) -> str:
     data, threat = contents.header["data"], contents.header["threat"]
-    limit = " (a sample)" if data.get("limit") else ""
-    images = f"{int(contents.n.sum()):,} images{limit}, {len(contents.classes):,} classes"
+    images = f"{int(contents.n.sum()):,} images, {len(contents.classes):,} classes"
     return f"{data['name']} {data['split']} · {images} · threat {threat['norm']} {threat['eps_text']}"
 
 
