@@ -30,10 +30,9 @@ def header(outcomes: Outcomes, **changes: Any) -> dict[str, Any]:
         "data": {
             "name": "digits",
             "split": "test",
-            "directory": None,
+            "n": 3,
             "sha256": "1" * 64,
             "note": "",
-            "limit": None,
         },
         "threat": {"norm": "Linf", "eps": 8 / 255, "eps_text": "8/255"},
         "seed": 0,

@@ -49,7 +49,7 @@ def make_result(
     fields: dict[str, Any] = {
         "classwise": "0.1.0",
         "model": {"name": "preact_resnet18@weights.safetensors", "sha256": "ab" * 32, "parameters": 11_171_146},
-        "data": {"name": "cifar10", "split": "test", "directory": None, "sha256": "cd" * 32, "note": "", "limit": None},
+        "data": {"name": "cifar10", "split": "test", "n": 2000, "sha256": "cd" * 32, "note": ""},
         "threat": {"norm": "Linf", "eps": 8 / 255, "eps_text": "8/255"},
         "seed": 0,
         "batch_size": 250,
