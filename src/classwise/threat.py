@@ -76,7 +76,8 @@ class ThreatModel:
     def eps_text(self) -> str:
         """The radius as the field writes it: "8/255" where it is a whole number of 8-bit steps."""
         steps = self.eps * 255
-        if self.eps > 0 and self.norm == "Linf" and abs(steps - round(steps)) < 1e-9:
+        short = float(f"{self.eps:.3g}") == self.eps  # 0.2 is 51/255, but nobody writes it so
+        if self.norm == "Linf" and not short and abs(steps - round(steps)) < 1e-9:
             return f"{round(steps)}/255"
         return f"{self.eps:g}"
 
