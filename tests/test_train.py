@@ -672,9 +672,17 @@ def test_validation_measures_the_model_in_eval_mode_against_pgd10(tmp_path: Path
     x, y = data.fetch(held_out), data.y[held_out]
     attack = train.PGD(THREAT, steps=10, step_size=THREAT.eps / 4, keep="success")
     x_adv = attack(model.eval(), x, y, noise=Noise(0, data.index[held_out]).fold("validate"))
-    for view, images in (("clean", x), ("robust", x_adv)):
-        right = (model(images).argmax(1) == y).long()
-        assert log[0]["valid"][view]["correct"] == torch.bincount(y, right, minlength=3).long().tolist()
+    clean = model(x).argmax(1) == y
+    # An image that is wrong already cannot be robust, even where a step would put it right.
+    robust = clean & (model(x_adv).argmax(1) == y)
+    for view, right in (("clean", clean), ("robust", robust)):
+        assert log[0]["valid"][view]["correct"] == torch.bincount(y, right.long(), minlength=3).long().tolist()
+
+
+def test_robust_never_exceeds_clean_in_any_class_of_any_epoch(tmp_path: Path) -> None:
+    for line in go(tmp_path, data=pictures(120)):
+        clean, robust = (line["valid"][view]["correct"] for view in ("clean", "robust"))
+        assert all(r <= c for r, c in zip(robust, clean, strict=True))
 
 
 def test_validation_that_is_not_finite_is_written_as_null_and_never_as_nan(tmp_path: Path) -> None:

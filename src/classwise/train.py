@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 import classwise
 from classwise import files
-from classwise.attacks.base import attacking
+from classwise.attacks.base import attacking, predict
 from classwise.attacks.pgd import PGD
 from classwise.data.augment import Augment, augmentation
 from classwise.data.images import Images
@@ -264,9 +264,13 @@ def _validate(fabric: Fabric, model: nn.Module, valid: Images, run: Run) -> Pass
     with attacking(model), exact_float32():
         for batch in torch.split(mine, run.recipe.batch_size):
             x, y = valid.fetch(batch), valid.y[batch]
-            x_adv = attack(model, x, y, noise=Noise(run.seed, valid.index[batch]).fold("validate"))
-            for stats, logits in zip(sums, (forward(model, x), forward(model, x_adv)), strict=True):
-                stats.update(logits, y, cross_entropy(logits, y))
+            logits = forward(model, x)
+            right = predict(logits, y) == y
+            # An image that is wrong already is its own adversarial image: robust never exceeds clean.
+            noise, x_adv = Noise(run.seed, valid.index[batch]).fold("validate").select(right), x.clone()
+            x_adv[right] = attack(model, x[right], y[right], noise=noise)
+            for stats, seen in zip(sums, (logits, forward(model, x_adv)), strict=True):
+                stats.update(seen, y, cross_entropy(seen, y))
     return Pass(*(_over_ranks(fabric, stats) for stats in sums))
 
 
