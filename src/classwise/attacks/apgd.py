@@ -2,8 +2,8 @@
 
 Linf and L2: Croce & Hein, "Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free
 attacks", ICML 2020 (arXiv 2003.01690). L1: Croce & Hein, "Mind the box: l1-APGD for sparse adversarial attacks on
-image classifiers", ICML 2021 (arXiv 2103.01208). Facts that the papers leave open were read in fra31/auto-attack
-(a392200). Where we depart from that code:
+image classifiers", ICML 2021 (arXiv 2103.01208). Starts, order of targets and the constants of the L1 rule were read
+in fra31/auto-attack (a392200). Where we depart from that code:
 
 - Checkpoints are the paper's ⌈p_j·steps⌉; the code rounds down and then keeps whole periods, so that 10 steps are
   checked after 2, 3, 4, … there and after 3, 5, 6, 7, … here. For 100 steps both are 22, 41, 57, 70, 80, 87, 93, 99.
