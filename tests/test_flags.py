@@ -96,8 +96,14 @@ def test_steps_too_short_to_cross_the_ball_are_flagged(step_size: float, expecte
 
 
 @pytest.mark.parametrize(("num_classes", "expected"), [(2, {"few_classes"}), (3, set())])
-def test_dlr_on_too_few_classes_is_flagged(num_classes: int, expected: set[str]) -> None:
-    assert fired(evaluate(Plain().eval(), images(num_classes), build("dlr-pgd", THREAT))) == expected
+@pytest.mark.parametrize("name", ["dlr-pgd", "apgd-dlr(steps=3)"])
+def test_dlr_on_too_few_classes_is_flagged(name: str, num_classes: int, expected: set[str]) -> None:
+    assert fired(evaluate(Plain().eval(), images(num_classes), build(name, THREAT))) == expected
+
+
+@pytest.mark.parametrize(("num_classes", "expected"), [(3, {"few_classes"}), (4, set())])
+def test_targeted_dlr_on_too_few_classes_is_flagged(num_classes: int, expected: set[str]) -> None:
+    assert fired(evaluate(Plain().eval(), images(num_classes), build("apgd-t(steps=3)", THREAT))) == expected
 
 
 def test_a_model_in_train_mode_is_flagged() -> None:

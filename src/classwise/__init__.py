@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from classwise.attacks import PGD, TemperaturePGD
+    from classwise.attacks import APGD, PGD, MomentumPGD, TemperaturePGD
     from classwise.attacks import build as build_attacks
     from classwise.data import Images
     from classwise.data import load as load_data
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from classwise.train import fit
 
 _HOMES = {
+    "APGD": "classwise.attacks:APGD",
+    "MomentumPGD": "classwise.attacks:MomentumPGD",
     "PGD": "classwise.attacks:PGD",
     "TemperaturePGD": "classwise.attacks:TemperaturePGD",
     "build_attacks": "classwise.attacks:build",
@@ -45,9 +47,11 @@ _HOMES = {
 }
 
 __all__ = [
+    "APGD",
     "PGD",
     "Images",
     "InputError",
+    "MomentumPGD",
     "Noise",
     "Outcomes",
     "Recipe",

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from classwise.attacks.apgd import APGD
 from classwise.attacks.base import Attack, input_gradient, predict
 from classwise.attacks.pgd import PGD
 from classwise.attacks.temperature import TemperaturePGD
@@ -156,8 +157,8 @@ def _short_steps(name: str, attack: Attack) -> Iterator[Flag]:
 
 
 def _few_classes(name: str, attack: Attack, num_classes: int) -> Iterator[Flag]:
-    for pgd in _loops(attack):
-        if pgd.loss == "dlr" and num_classes < (4 if pgd.targets else 3):
+    for loop in [attack] if isinstance(attack, APGD) else _loops(attack):
+        if loop.loss == "dlr" and num_classes < (4 if loop.targets else 3):
             yield Flag(
                 "few_classes",
                 f"The DLR loss of {name} is undefined for {num_classes} classes; the plain margin was used.",

@@ -3,9 +3,11 @@
 An attack returns candidate images. Whether a candidate counts is decided by :mod:`classwise.evaluation` alone.
 """
 
+from classwise.attacks.apgd import APGD
 from classwise.attacks.base import Attack, attacking, build, predict
 from classwise.attacks.fgsm import fgsm
+from classwise.attacks.momentum import MomentumPGD
 from classwise.attacks.pgd import PGD
 from classwise.attacks.temperature import TemperaturePGD
 
-__all__ = ["PGD", "Attack", "TemperaturePGD", "attacking", "build", "fgsm", "predict"]
+__all__ = ["APGD", "PGD", "Attack", "MomentumPGD", "TemperaturePGD", "attacking", "build", "fgsm", "predict"]
