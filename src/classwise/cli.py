@@ -129,11 +129,10 @@ def evaluate_model(
         download: fetch the data set into --data-dir if it is missing.
     """
     from classwise import arguments, evaluation, terminal
-    from classwise.attacks import build
 
     name = data or arguments.data_of_run(model)
     images = arguments.images(name, data_dir, split, limit, seed, download)
-    chosen = build(attacks, arguments.threat(name, eps, norm))
+    chosen = arguments.attacks(attacks, arguments.threat(name, eps, norm), images, seed)
     network = arguments.model(model, images, seed)
     fabric = arguments.fabric(accelerator, devices)
     with terminal.evaluating(images, chosen, quiet=not fabric.is_global_zero) as watch:
