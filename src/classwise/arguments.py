@@ -1,9 +1,10 @@
-"""What the words of a command line mean: from names and folders to data, models, threats and Fabric."""
+"""What the words of a command line mean: from names and folders to data, models, threats, attacks and Fabric."""
 
 from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,11 @@ from lightning_fabric.utilities.exceptions import MisconfigurationException
 from torch import nn
 
 from classwise import registry
+from classwise.attacks import Attack, Transfer, build, transfer
 from classwise.data import Images, ImageSet, default_threat, load, stratified_sample
 from classwise.errors import InputError
 from classwise.models import load_model
+from classwise.models.checkpoint import weights_sha256
 from classwise.recipes import Recipe
 from classwise.threat import ThreatModel, parse_eps, parse_norm
 
@@ -96,6 +99,27 @@ def normalised(model: str, train: Images, plan: Recipe) -> str:
 def model(text: str, data: ImageSet, seed: int) -> nn.Module:
     """Load a model and check that it fits the data."""
     return load_model(text, num_classes=len(data.classes), shape=data.shape, seed=seed)
+
+
+def attacks(text: str, threat: ThreatModel, data: ImageSet, seed: int) -> Mapping[str, Attack]:
+    """Build attacks and suites by name, and ``transfer(source='MODEL', attack='NAME')``, which needs a model too."""
+    found: dict[str, Attack] = {}
+    for name in registry.split(text):
+        if registry.parse(name)[0] == "transfer":
+            found[name] = _transfer(name, threat, data, seed)
+        else:
+            found.update(build([name], threat))
+    return found or build(text, threat)  # which says what is wrong where nothing was named
+
+
+def _transfer(text: str, threat: ThreatModel, data: ImageSet, seed: int) -> Transfer:
+    settings = registry.parse(text)[1]
+    chosen = {"attack": "pgd(keep='last')", **settings}
+    if set(chosen) != {"attack", "source"} or not all(isinstance(value, str) for value in chosen.values()):
+        raise InputError("A transfer takes a source and an attack, as in transfer(source='run:FOLDER', attack='fgsm').")
+    source = model(chosen["source"], data, seed)
+    name = f"{chosen['source']} with weights {weights_sha256(source)[:12]}"
+    return transfer(registry.build("attack", chosen["attack"], threat), source, name)
 
 
 def fabric(

@@ -141,11 +141,10 @@ def evaluate_model(
     """
     command = _command_line("evaluate", locals())
     from classwise import arguments, evaluation, terminal
-    from classwise.attacks import build
 
     name = data or arguments.data_of_run(model)
     images = arguments.images(name, data_dir, split, limit, seed, download)
-    chosen = build(attacks, arguments.threat(name, eps, norm))
+    chosen = arguments.attacks(attacks, arguments.threat(name, eps, norm), images, seed)
     network = arguments.model(model, images, seed)
     fabric = arguments.fabric(accelerator, devices)
     with terminal.evaluating(images, chosen, quiet=not fabric.is_global_zero) as watch:

@@ -5,9 +5,30 @@ An attack returns candidate images. Whether a candidate counts is decided by :mo
 
 from classwise.attacks.apgd import APGD
 from classwise.attacks.base import Attack, attacking, build, predict
+from classwise.attacks.ensemble import Ensemble
+from classwise.attacks.eot import EoT, Expectation, fooled_share
 from classwise.attacks.fgsm import fgsm
 from classwise.attacks.momentum import MomentumPGD
 from classwise.attacks.pgd import PGD
+from classwise.attacks.square import Square
 from classwise.attacks.temperature import TemperaturePGD
+from classwise.attacks.transfer import Transfer, transfer
 
-__all__ = ["APGD", "PGD", "Attack", "MomentumPGD", "TemperaturePGD", "attacking", "build", "fgsm", "predict"]
+__all__ = [
+    "APGD",
+    "Attack",
+    "Ensemble",
+    "EoT",
+    "Expectation",
+    "MomentumPGD",
+    "PGD",
+    "Square",
+    "TemperaturePGD",
+    "Transfer",
+    "attacking",
+    "build",
+    "fgsm",
+    "fooled_share",
+    "predict",
+    "transfer",
+]
