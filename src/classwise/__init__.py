@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from classwise.attacks import PGD, TemperaturePGD
+    from classwise.attacks import FAB, PGD, TemperaturePGD
     from classwise.attacks import build as build_attacks
     from classwise.data import Images
     from classwise.data import load as load_data
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from classwise.train import fit
 
 _HOMES = {
+    "FAB": "classwise.attacks:FAB",
     "PGD": "classwise.attacks:PGD",
     "TemperaturePGD": "classwise.attacks:TemperaturePGD",
     "build_attacks": "classwise.attacks:build",
@@ -45,6 +46,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "FAB",
     "PGD",
     "Images",
     "InputError",

@@ -103,7 +103,7 @@ class PGD:
         with attacking(model, self.mode):
             x, x_adv = x.detach(), x.detach().clone()
             active = torch.arange(len(x), device=x.device)
-            ranks = _likely_wrong(model, x, y, self.targets)
+            ranks = likely_wrong(model, x, y, self.targets)
             for attempt in itertools.product(range(self.restarts), range(max(1, ranks.shape[1]))):
                 if not len(active):
                     break
@@ -186,7 +186,7 @@ class _Objective:
         return _Objective(self.loss, target, None if self.clean is None else self.clean[mask])
 
 
-def _likely_wrong(model: nn.Module, x: Tensor, y: Tensor, count: int) -> Tensor:
+def likely_wrong(model: nn.Module, x: Tensor, y: Tensor, count: int) -> Tensor:
     """Return the ``count`` wrong classes with the largest clean logits, largest first, (N, min(count, K - 1))."""
     if count == 0:
         return y.new_empty(len(y), 0)
