@@ -481,22 +481,24 @@ def network(name: str) -> nn.Module:
     reason="CLASSWISE_DATA and CLASSWISE_SHARED do not name the real data and networks",
 )
 @pytest.mark.parametrize(
-    ("name", "data", "norm", "eps", "steps", "targets"),
+    ("name", "data", "eps", "steps", "targets", "nearer"),
     [
-        ("cifar_resnet2b_adv", "cifar10", "Linf", 4 / 255, 30, 0),
-        ("cifar_resnet2b_adv", "cifar10", "Linf", 4 / 255, 30, 3),
-        ("mnist_smallcnn_trades", "mnist", "Linf", 0.3, 40, 0),
-        ("mnist_smallcnn_trades", "mnist", "Linf", 0.3, 40, 3),
+        ("cifar_resnet2b_adv", "cifar10", 4 / 255, 30, 0, 1),
+        ("cifar_resnet2b_adv", "cifar10", 4 / 255, 30, 3, 1),
+        # At 40 steps neither attack is done here. With 3 targets ours broke 2 images more when this
+        # bound was written (183 robust against 185), which a verified candidate proves, so that side has a bound of 2.
+        ("mnist_smallcnn_trades", "mnist", 0.3, 100, 0, 1),
+        ("mnist_smallcnn_trades", "mnist", 0.3, 100, 3, 2),
     ],
 )
 def test_robust_images_of_real_networks_are_those_of_torchattacks(
-    name: str, data: str, norm: Any, eps: float, steps: int, targets: int
+    name: str, data: str, eps: float, steps: int, targets: int, nearer: int
 ) -> None:
     torchattacks = pytest.importorskip("torchattacks")
     model, images = network(name), load(data, os.environ["CLASSWISE_DATA"])
     x, y = images.fetch(torch.arange(200)), images.y[:200]
-    threat = ThreatModel(norm, eps)
-    peer = torchattacks.FAB(model, norm=norm, eps=eps, steps=steps, multi_targeted=targets > 0, n_classes=10)
+    threat = ThreatModel("Linf", eps)
+    peer = torchattacks.FAB(model, norm="Linf", eps=eps, steps=steps, multi_targeted=targets > 0, n_classes=10)
     peer.n_target_classes = targets or 9  # it goes through the most likely ones in this order
 
     def robust(x_adv: Tensor) -> Tensor:
@@ -506,4 +508,4 @@ def test_robust_images_of_real_networks_are_those_of_torchattacks(
     ours = robust(FAB(threat, steps=steps, targets=targets)(model, x, y, noise=Noise(0, torch.arange(200))))
     theirs = robust(peer(x, y))
     assert int((ours & ~theirs).sum()) <= 1
-    assert int((theirs & ~ours).sum()) <= 1
+    assert int((theirs & ~ours).sum()) <= nearer
