@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from classwise.attacks import APGD, PGD, MomentumPGD, TemperaturePGD
+    from classwise.attacks import APGD, FAB, PGD, MomentumPGD, TemperaturePGD
     from classwise.attacks import build as build_attacks
     from classwise.data import Images
     from classwise.data import load as load_data
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "APGD": "classwise.attacks:APGD",
     "MomentumPGD": "classwise.attacks:MomentumPGD",
+    "FAB": "classwise.attacks:FAB",
     "PGD": "classwise.attacks:PGD",
     "TemperaturePGD": "classwise.attacks:TemperaturePGD",
     "build_attacks": "classwise.attacks:build",
@@ -48,6 +49,7 @@ _HOMES = {
 
 __all__ = [
     "APGD",
+    "FAB",
     "PGD",
     "Images",
     "InputError",

@@ -7,6 +7,7 @@ from classwise.attacks.apgd import APGD
 from classwise.attacks.base import Attack, attacking, build, predict
 from classwise.attacks.ensemble import Ensemble
 from classwise.attacks.eot import EoT, Expectation, fooled_share
+from classwise.attacks.fab import FAB
 from classwise.attacks.fgsm import fgsm
 from classwise.attacks.momentum import MomentumPGD
 from classwise.attacks.pgd import PGD
@@ -16,12 +17,13 @@ from classwise.attacks.transfer import Transfer, transfer
 
 __all__ = [
     "APGD",
+    "FAB",
+    "PGD",
     "Attack",
     "Ensemble",
     "EoT",
     "Expectation",
     "MomentumPGD",
-    "PGD",
     "Square",
     "TemperaturePGD",
     "Transfer",

@@ -62,14 +62,15 @@ def attacking(model: nn.Module, mode: Literal["eval", "train"] = "eval") -> Iter
                 buffer.copy_(before)
 
 
-def input_gradient(loss: Tensor, x: Tensor) -> Tensor:
+def input_gradient(loss: Tensor, x: Tensor, *, keep_graph: bool = False) -> Tensor:
     """Return the gradient of the summed ``loss`` in ``x``: zero where the model cuts the graph, as a mask does.
 
     It is zero as well where it is not a number: a step along it would leave the threat set with every pixel.
+    ``keep_graph`` leaves the graph for the gradient of another loss of the same logits.
     """
     if not loss.requires_grad:
         return torch.zeros_like(x)
-    gradient = torch.autograd.grad(loss.sum(), x, allow_unused=True)[0]
+    gradient = torch.autograd.grad(loss.sum(), x, retain_graph=keep_graph, allow_unused=True)[0]
     return torch.zeros_like(x) if gradient is None else gradient.nan_to_num()
 
 

@@ -1,0 +1,324 @@
+"""The fast adaptive boundary attack: the nearest misclassified image, by projections on linearised boundaries.
+
+Croce & Hein, "Minimally distorted adversarial examples with a fast adaptive boundary attack", ICML 2020; its targeted
+form is of Croce & Hein, "Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free
+attacks", ICML 2020. Departure: at a misclassified iterate the boundary is linearised there, not at the
+point of the backward step, so that one forward pass both checks an iterate and is differentiated; and the final
+search aims just beyond the boundary, as a point upon it is a tie that rounding decides.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from classwise.attacks.base import attacking, input_gradient, predict
+from classwise.attacks.pgd import likely_wrong
+from classwise.errors import InputError
+from classwise.noise import Noise
+from classwise.registry import register
+from classwise.threat import Norm, ThreatModel
+
+_DUAL = {"Linf": 1, "L2": 2, "L1": torch.inf}
+_BEYOND = 1e-3  # share of its segment by which a step of the final search passes the boundary
+
+
+@dataclass(frozen=True)
+class FAB:
+    """Fast adaptive boundary attack (Croce & Hein 2020): minimises the distance, then asks whether it is below eps.
+
+    Attributes:
+        threat: the set of allowed images; its eps bounds the random starts and decides what is returned.
+        steps: gradients a restart and target; the untargeted attack back-propagates each step once a class.
+        restarts: the first starts at the image, every other within min(eps, best distance)/2 of it.
+        targets: 0 to linearise the boundary to every other class; k for the boundaries to each of the k most likely
+            wrong classes, one after another.
+        alpha_max: greatest weight of the projection of the clean image, which draws the iterates towards it.
+        beta: share of its perturbation that a misclassified iterate keeps.
+        eta: extrapolation of each projection beyond the boundary.
+        final_search: secant steps between the clean image and the nearest misclassified one, at the end.
+
+    Raises:
+        InputError: a setting outside its range.
+    """
+
+    threat: ThreatModel
+    steps: int = 100
+    restarts: int = 1
+    targets: int = 0
+    alpha_max: float = 0.1
+    beta: float = 0.9
+    eta: float = 1.05
+    final_search: int = 3
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, *, noise: Noise) -> Tensor:
+        """Perturb images; see :class:`classwise.attacks.Attack`.
+
+        An image is left alone as soon as a misclassified one is found within eps of it, and is returned clean where
+        none is found.
+        """
+        nearest = self._search(model, x.detach(), y, noise, verdict=True)
+        return torch.where(_like(nearest.inside, x), nearest.x_adv, nearest.x)
+
+    def minimise(self, model: nn.Module, x: Tensor, y: Tensor, *, noise: Noise) -> tuple[Tensor, Tensor]:
+        """Spend every step, restart and target on every image, whatever eps.
+
+        Returns:
+            The nearest misclassified images found (N, C, H, W), the clean image where there is none, and their
+            distances (N,) in the threat's norm, infinite where there is none.
+        """
+        nearest = self._search(model, x.detach(), y, noise, verdict=False)
+        return nearest.x_adv, nearest.distance
+
+    def _search(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise, *, verdict: bool) -> _Nearest:
+        with attacking(model):
+            nearest = _Nearest(self.threat, x, y, verdict)
+            ranks = likely_wrong(model, x, y, self.targets)
+            for attempt in itertools.product(range(self.restarts), range(max(1, ranks.shape[1]))):
+                active = nearest.open()
+                if not len(active):
+                    break
+                start = self._start(nearest, active, noise, attempt)
+                self._descend(model, nearest, active, start, ranks[:, attempt[1]] if self.targets else None)
+            self._refine(model, nearest)
+        return nearest
+
+    def _start(self, nearest: _Nearest, active: Tensor, noise: Noise, attempt: tuple[int, int]) -> Tensor:
+        x = nearest.x[active]
+        if attempt[0] == 0:
+            return x
+        radius = nearest.distance[active].clamp_max(self.threat.eps) / 2
+        return self.threat.sample(x, noise.select(active).fold("attempt", *attempt), radius)
+
+    def _descend(
+        self, model: nn.Module, nearest: _Nearest, active: Tensor, x_adv: Tensor, target: Tensor | None
+    ) -> None:
+        """Walk along the boundary of the images at the positions ``active``, and record what is misclassified."""
+        for step in range(self.steps + 1):
+            last = step == self.steps
+            x_adv = x_adv.detach().requires_grad_(not last)
+            logits = model(x_adv)
+            fooled = nearest.record(active, logits.detach(), x_adv.detach())
+            stays = ~nearest.settled[active]
+            if last or not stays.any():
+                break
+            goal = None if target is None else target[active]
+            height, gradient = _linearise(logits, x_adv, nearest.y[active], goal, self.threat.norm)
+            active, x_adv = active[stays], x_adv.detach()[stays]
+            x_adv = self._step(x_adv, nearest.x[active], height[stays], gradient[stays], fooled[stays])
+
+    def _step(self, x_adv: Tensor, x: Tensor, height: Tensor, gradient: Tensor, fooled: Tensor) -> Tensor:
+        """Average the projections of the iterate and of the clean image on the linearised boundary.
+
+        Args:
+            x_adv: iterates (N, C, H, W).
+            x: clean images (N, C, H, W).
+            height: of the linear function at x_adv, (N,).
+            gradient: of the linear function (N, C, H, W).
+            fooled: which iterates are misclassified and step back towards x first, (N,).
+        """
+        base = torch.where(_like(fooled, x), torch.lerp(x, x_adv, self.beta), x_adv)
+        points = torch.stack([base, x])
+        heights = (height + (gradient * (points - x_adv)).flatten(2).sum(2)).nan_to_num()
+        delta = crossing(points.flatten(0, 1), heights.flatten(), torch.cat([gradient, gradient]), self.threat.norm)
+        length = self.threat.distance(delta, torch.zeros_like(delta)).view(2, -1)
+        alpha = (length[0] / length.sum(0).clamp_min(1e-12)).clamp_max(self.alpha_max)
+        ahead = points + self.eta * delta.view_as(points)
+        return torch.lerp(ahead[0], ahead[1], _like(alpha, x)).clamp_(0, 1)
+
+    def _refine(self, model: nn.Module, nearest: _Nearest) -> None:
+        """Take secant steps on the segment from the clean image to the nearest misclassified one."""
+        active = nearest.open()
+        active = active[nearest.distance[active].isfinite()]
+        if not len(active) or not self.final_search:
+            return
+        near, far, y = nearest.x[active], nearest.x_adv[active], nearest.y[active]
+        with torch.no_grad():
+            logits, logits_far = model(near), model(far)
+            rival = logits_far.scatter(1, y[:, None], -torch.inf).argmax(1)
+            low, high = _lead(logits, y, rival), _lead(logits_far, y, rival)
+            for _ in range(self.final_search):
+                share = (low / (low - high)).nan_to_num(1.0) + _BEYOND
+                x_adv = torch.lerp(near, far, _like(share.clamp(0, 1), near))
+                logits = model(x_adv)
+                fooled = nearest.record(active, logits, x_adv)
+                lead, wide = _lead(logits, y, rival), _like(fooled, near)
+                near, far = torch.where(wide, near, x_adv), torch.where(wide, x_adv, far)
+                low, high = torch.where(fooled, low, lead), torch.where(fooled, lead, high)
+
+
+@dataclass(eq=False)
+class _Nearest:
+    """The nearest misclassified image of each image so far.
+
+    Attributes:
+        threat: its norm is the distance.
+        x: clean images (N, C, H, W).
+        y: true classes (N,).
+        verdict: whether one misclassified image within eps is enough.
+        x_adv: the nearest so far, the clean image where there is none, (N, C, H, W).
+        distance: its distance (N,), infinite where there is none.
+        inside: whether it is in the threat set (N,).
+    """
+
+    threat: ThreatModel
+    x: Tensor
+    y: Tensor
+    verdict: bool
+    x_adv: Tensor = field(init=False)
+    distance: Tensor = field(init=False)
+    inside: Tensor = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.x_adv = self.x.clone()
+        self.distance = self.x.new_full((len(self.x),), torch.inf)
+        self.inside = torch.zeros_like(self.y, dtype=torch.bool)
+
+    @property
+    def settled(self) -> Tensor:
+        """Which images need no more work (N,)."""
+        return self.inside if self.verdict else self.distance == 0
+
+    def open(self) -> Tensor:
+        """Return the positions of the other images."""
+        return (~self.settled).nonzero().squeeze(1)
+
+    def record(self, where: Tensor, logits: Tensor, x_adv: Tensor) -> Tensor:
+        """Keep what is misclassified and nearer than before.
+
+        Args:
+            where: positions of the images (n,).
+            logits: of the iterates (n, K).
+            x_adv: iterates (n, C, H, W).
+
+        Returns:
+            Which iterates are misclassified (n,).
+        """
+        x, y = self.x[where], self.y[where]
+        fooled = predict(logits, y) != y
+        distance = self.threat.distance(x_adv, x)
+        nearer = fooled & (distance < self.distance[where])
+        self.x_adv[where[nearer]] = x_adv[nearer]
+        self.distance[where[nearer]] = distance[nearer]
+        self.inside[where[nearer]] = self.threat.contains(x_adv[nearer], x[nearer])
+        return fooled
+
+
+def crossing(x: Tensor, height: Tensor, gradient: Tensor, norm: Norm) -> Tensor:
+    """Return the shortest step from each x to the hyperplane, inside the pixel range.
+
+    The step solves min ‖d‖ subject to height + <gradient, d> = 0 and 0 ≤ x + d ≤ 1. Where the hyperplane misses the
+    box it leads to the corner that comes nearest to it; where the gradient is zero it is zero.
+
+    Args:
+        x: points (N, ...) in [0, 1].
+        height: value of the linear function at x, (N,).
+        gradient: its gradient (N, ...).
+        norm: length that is minimised.
+
+    Returns:
+        d (N, ...).
+    """
+    # Each coordinate moves one way only, so the problem is to fill rooms at a price: min ‖u‖ with <weight, u> = need.
+    slope = (-height.sign())[:, None] * gradient.flatten(1)
+    scale = slope.abs().amax(1, keepdim=True)
+    weight = torch.where(scale > 0, slope.abs() / scale, 0)
+    need = torch.where(scale[:, 0] > 0, height.abs() / scale[:, 0], 0)
+    position = x.flatten(1)
+    room = torch.where(weight > 0, torch.where(slope > 0, 1 - position, position), 0)
+    if norm == "L1":
+        amount = _fill_dearest(room, weight, need)
+    else:
+        amount = _fill_level(room, weight, (weight > 0).to(weight) if norm == "Linf" else weight, need)
+    return (slope.sign() * amount).view_as(x)
+
+
+def _fill_level(room: Tensor, weight: Tensor, share: Tensor, need: Tensor) -> Tensor:
+    """Return u = min(level·share, room) with the level at which <weight, u> = need; u = room where even that is less.
+
+    <weight, u> is concave and piecewise linear in the level. Newton's method from level 0 never overshoots a
+    concave function, so rooms only ever become full, and it ends at the exact level once no further room does.
+    """
+    full = room <= 0
+    supply, price = weight * room, weight * share
+    while True:
+        slope = price.masked_fill(full, 0).sum(1)
+        left = need - supply.masked_fill(~full, 0).sum(1)
+        level = torch.where(slope > 0, left / slope, 0)[:, None]
+        now = full | ((level * share >= room) & (share > 0))
+        if torch.equal(now, full):
+            return torch.where(full, room, (level * share).clamp_min(0))
+        full = now
+
+
+def _fill_dearest(room: Tensor, weight: Tensor, need: Tensor) -> Tensor:
+    """Fill rooms in order of falling weight until <weight, u> = need: the shortest u in L1."""
+    weight, order = weight.double().sort(dim=1, descending=True, stable=True)
+    supply = weight * room.gather(1, order)
+    before = supply.cumsum(1) - supply
+    amount = torch.where(weight > 0, (need[:, None] - before) / weight, 0).to(room.dtype).clamp_min(0)
+    return torch.zeros_like(room).scatter_(1, order, amount).minimum(room)
+
+
+def _linearise(logits: Tensor, x_adv: Tensor, y: Tensor, target: Tensor | None, norm: Norm) -> tuple[Tensor, Tensor]:
+    """Return z_l − z_y (N,) and its gradient (N, C, H, W) for the target l, or the class l of the nearest boundary.
+
+    The nearest has the smallest |z_l − z_y| / ‖∇(z_l − z_y)‖ in the dual norm. The K − 1 wrong classes of each image
+    come one after another and only the best is kept, so the memory does not grow with their number.
+    """
+    if target is not None:
+        lead = _lead(logits, y, target)
+        return lead.detach().nan_to_num(), input_gradient(lead, x_adv)
+    nearest = torch.full_like(y, torch.inf, dtype=logits.dtype)
+    height, gradient = torch.zeros_like(nearest), torch.zeros_like(x_adv)
+    for rank in range(logits.shape[1] - 1):
+        lead = _lead(logits, y, rank + (rank >= y))
+        ascent = input_gradient(lead, x_adv, keep_graph=rank < logits.shape[1] - 2)
+        length = torch.linalg.vector_norm(ascent.flatten(1), ord=_DUAL[norm], dim=1)
+        value = lead.detach().nan_to_num()
+        away = torch.where(length > 0, value.abs() / length, torch.inf)
+        height = torch.where(away < nearest, value, height)
+        gradient = torch.where(_like(away < nearest, x_adv), ascent, gradient)
+        nearest = torch.minimum(away, nearest)
+    return height, gradient
+
+
+def _lead(logits: Tensor, y: Tensor, rival: Tensor) -> Tensor:
+    """Return z_rival − z_y, (N,)."""
+    return (logits.gather(1, rival[:, None]) - logits.gather(1, y[:, None])).squeeze(1)
+
+
+def _like(values: Tensor, x: Tensor) -> Tensor:
+    """Shape one value an image (N,) for arithmetic with images."""
+    return values.view(-1, *[1] * (x.dim() - 1))
+
+
+def _check(attack: FAB) -> None:
+    counts = (attack.steps, attack.restarts, attack.targets, attack.final_search)
+    whole = all(isinstance(count, int) for count in counts)
+    if not whole or min(attack.steps, attack.restarts) < 1 or min(counts) < 0:
+        raise InputError(
+            "FAB needs whole numbers: steps and restarts of at least 1, targets and final_search of at least 0."
+        )
+    if not (0 <= attack.alpha_max <= 1 and 0 <= attack.beta <= 1 <= attack.eta < math.inf):
+        raise InputError("FAB needs alpha_max and beta between 0 and 1, and a finite eta of at least 1.")
+
+
+@register("attack", "fab", source="Croce & Hein 2020 (FAB)")
+def fab(threat: ThreatModel, **settings: Any) -> FAB:
+    """FAB, the nearest misclassified image in 100 steps along the boundary to all classes."""
+    return FAB(threat, **settings)
+
+
+@register("attack", "fab-t", source="Croce & Hein 2020 (FAB, AutoAttack)")
+def fab_t(threat: ThreatModel, **settings: Any) -> FAB:
+    """FAB towards each of the nine most likely wrong classes in turn, 100 steps each."""
+    return FAB(threat, **{"targets": 9, **settings})
