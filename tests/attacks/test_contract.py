@@ -14,7 +14,7 @@ from tests.models_for_tests import MASKS, Smooth, Stateful, labelled
 from tests.strategies import NORMS
 from torch import Tensor, nn
 
-from classwise import registry
+from classwise import attacks, registry
 from classwise.attacks import PGD, TemperaturePGD, build, predict
 from classwise.attacks.base import Attack
 from classwise.noise import Noise
@@ -25,7 +25,17 @@ SHAPE = (1, 3, 3)
 SUITES = {name: list(build(name, ThreatModel("Linf", 0.1))) for name in registry.names("suite")}
 # Of a suite whose attacks are no names of their own, such as a curve over one setting, the first stands for all.
 NAMES = sorted({*registry.names("attack"), *(attacks[0] for attacks in SUITES.values())})
-DETERMINISTIC = {"fgsm"}
+DETERMINISTIC = {"fgsm", "fab", "fab-t"}
+
+# What a name is called with here, where its usual budget is one of minutes.
+BRIEF = {
+    "square": "square(queries=40)",
+    "eot-pgd": "eot-pgd(samples=2, steps=3)",
+    "ensemble": "ensemble(attacks='pgd(steps=3),square(queries=20)')",
+    "fab": "fab(steps=5)",
+    "fab-t": "fab-t(steps=5)",
+    **{name: f"{name}(steps=10)" for name in ("apgd-ce", "apgd-dlr", "apgd-t", "apgd-margin")},
+}
 
 every = pytest.mark.parametrize(("name", "norm"), [(name, norm) for name in NAMES for norm in NORMS])
 # Attacks that between them run all code of the loop and of the grid.
@@ -35,7 +45,8 @@ some = pytest.mark.parametrize("name", ["fgsm", "pgd", "targeted-pgd", "temperat
 def attack_of(name: str, norm: str, eps: float | None = None) -> Attack:
     """Return an attack as it is registered."""
     threat = ThreatModel(norm, RADIUS[norm] if eps is None else eps)  # type: ignore[arg-type]
-    return build([name], threat)[name]
+    text = BRIEF.get(name, name)
+    return build([text], threat)[text]
 
 
 def brief(name: str, norm: str, eps: float | None = None) -> Attack:
@@ -297,12 +308,7 @@ def test_logits_that_are_not_finite_do_not_crash(name: str) -> None:
 @every
 def test_the_repr_of_an_attack_builds_it_again(name: str, norm: str) -> None:
     attack = brief(name, norm)
-    names = {
-        "PGD": PGD,
-        "TemperaturePGD": TemperaturePGD,
-        "ThreatModel": ThreatModel,
-        type(attack).__name__: type(attack),
-    }
+    names = {**vars(attacks), "ThreatModel": ThreatModel}
     assert eval(repr(attack), names) == attack
     assert hash(eval(repr(attack), names)) == hash(attack)
     assert pickle.loads(pickle.dumps(attack)) == attack
