@@ -19,3 +19,21 @@ def quick(threat: ThreatModel) -> Mapping[str, Attack]:
 def pgd_family(threat: ThreatModel) -> Mapping[str, Attack]:
     """PGD-20, margin-PGD-20 and the Temperature-PGD grid."""
     return build("pgd,margin-pgd,temperature-pgd", threat)
+
+
+@register("suite", "standard", source="our protocol; attacks of Croce & Hein 2020")
+def standard(threat: ThreatModel) -> Mapping[str, Attack]:
+    """PGD-20, margin-PGD-20, the Temperature-PGD grid, APGD-CE and APGD-DLR: to compare models."""
+    return build("pgd,margin-pgd,temperature-pgd,apgd-ce,apgd-dlr", threat)
+
+
+@register("suite", "full", source="our protocol: every headline number")
+def full(threat: ThreatModel) -> Mapping[str, Attack]:
+    """AutoAttack standard."""
+    return build("autoattack", threat)
+
+
+@register("suite", "plus", source="our protocol: audits")
+def plus(threat: ThreatModel) -> Mapping[str, Attack]:
+    """AutoAttack standard, then AutoAttack plus, on all images each."""
+    return build("autoattack,autoattack-plus", threat)
