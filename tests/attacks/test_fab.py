@@ -487,8 +487,8 @@ def network(name: str) -> nn.Module:
         ("cifar_resnet2b_adv", "cifar10", 4 / 255, 30, 3, 1),
         # At 40 steps neither attack is done here. With 3 targets ours broke 2 images more when this
         # bound was written (183 robust against 185), which a verified candidate proves, so that side has a bound of 2.
-        ("mnist_smallcnn_trades", "mnist", 0.3, 100, 0, 1),
-        ("mnist_smallcnn_trades", "mnist", 0.3, 100, 3, 2),
+        pytest.param("mnist_smallcnn_trades", "mnist", 0.3, 100, 0, 1, marks=pytest.mark.slow),
+        pytest.param("mnist_smallcnn_trades", "mnist", 0.3, 100, 3, 2, marks=pytest.mark.slow),
     ],
 )
 def test_robust_images_of_real_networks_are_those_of_torchattacks(
