@@ -72,6 +72,20 @@ def test_other_families_are_not_labelled_pgd_only(make: Callable[..., Result], a
     assert "PGD only" not in which_number(make(attacks=["pgd", attack]))
 
 
+@pytest.mark.parametrize(
+    ("attacks", "start"),
+    [
+        (["apgd-ce", "square"], "Not AutoAttack: point-wise worst case of apgd-ce, square"),
+        (["ensemble(attacks='apgd-ce,fab-t')"], "Not AutoAttack"),
+        (["autoattack"], "AutoAttack as implemented here: autoattack alone"),
+        (["pgd", "autoattack"], "AutoAttack as implemented here: point-wise worst case of pgd, autoattack"),
+        (["autoattack(steps=5)"], "Not AutoAttack"),
+    ],
+)
+def test_only_autoattack_is_called_autoattack(make: Callable[..., Result], attacks: list[str], start: str) -> None:
+    assert which_number(make(attacks=attacks)).startswith(start)
+
+
 def test_many_attacks_are_counted_instead_of_listed(make: Callable[..., Result]) -> None:
     label = which_number(make(attacks=[f"temperature-pgd(inverse_temperatures=[{i}])" for i in range(1, 9)]))
     assert "8 attacks (temperature-pgd)" in label

@@ -81,7 +81,9 @@ def number_label(contents: Contents) -> str:
     worst = f"point-wise worst case of {names}" if count > 1 else f"{names} alone"
     if all(kind == "fgsm" or (kind.endswith("pgd") and kind != "apgd") for kind in kinds):
         return f"PGD only: {worst} – PGD family only, not AutoAttack."
-    return f"{worst[0].upper()}{worst[1:]}."
+    if {"autoattack", "autoattack-plus"} & {view.name for view in contents.attacks}:  # with settings it may be weaker
+        return f"AutoAttack as implemented here: {worst}."
+    return f"Not AutoAttack: {worst}."
 
 
 def class_sheet(contents: Contents) -> Sheet:
