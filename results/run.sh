@@ -19,3 +19,5 @@ evaluate cifar10-resnet2b-adv-8 cifar_resnet2b_adv cifar10 --eps 8/255 --limit 1
 equal="pgd(restarts=10),margin-pgd(restarts=10),temperature-pgd"
 evaluate mnist-smallcnn-trades-0.3-equal-steps mnist_smallcnn_trades mnist --eps 0.3 --limit 1000 --attacks "$equal"
 evaluate cifar10-resnet2b-adv-8-equal-steps cifar_resnet2b_adv cifar10 --eps 8/255 --limit 1000 --attacks "$equal"
+# AutoAttack standard beside them: the PGD family is an upper bound of it.
+evaluate cifar10-resnet2b-adv-8-autoattack cifar_resnet2b_adv cifar10 --eps 8/255 --limit 1000 --attacks autoattack

@@ -39,6 +39,7 @@ MAY_IMPORT = {
     "evaluation": LAYER_2 | {"__init__", "records", "flags"},
     "report": {"errors", "files", "metrics"},
     "train": LAYER_2 | {"__init__", "evaluation"},
+    "interop": LAYER_4,
     "arguments": LAYER_1,
     "terminal": LAYER_4,
     "cli": LAYER_4 | {"__init__", "arguments", "terminal"},

@@ -1,0 +1,1 @@
+"""Other people's interfaces to what is in this package."""
