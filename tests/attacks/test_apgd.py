@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import brentq
+from tests.models_for_tests import network_by_others
 from torch import Tensor, nn
 
 from classwise import losses, registry
@@ -508,22 +507,11 @@ needs_real_data = pytest.mark.skipif(
 )
 
 
-def network(name: str) -> nn.Module:
-    path = Path(os.environ["CLASSWISE_SHARED"]) / "models" / name / "load.py"
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    model: nn.Module = module.load_model()
-    return model
-
-
 def real(name: str, data: str, n: int) -> tuple[nn.Module, Tensor, Tensor]:
     """Return a network and those of the first ``n`` test images that it gets right."""
     from classwise.data import load
 
-    images, model = load(data, os.environ["CLASSWISE_DATA"]), network(name).eval()
+    images, model = load(data, os.environ["CLASSWISE_DATA"]), network_by_others(name).eval()
     x, y = images.fetch(torch.arange(n)), images.y[:n]
     with torch.no_grad():
         right = model(x).argmax(1) == y

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
 import os
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import linprog, minimize_scalar
+from tests.models_for_tests import network_by_others
 from torch import Tensor, nn
 
 import classwise
@@ -464,17 +463,6 @@ def test_the_evaluator_rejects_no_candidate_and_counts_the_known_distances() -> 
 # --- Parity -----------------------------------------------------------------------------------------------------------
 
 
-def network(name: str) -> nn.Module:
-    path = Path(os.environ["CLASSWISE_SHARED"]) / "models" / name / "load.py"
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    model: nn.Module = module.load_model()
-    return model
-
-
 @pytest.mark.real_data
 @pytest.mark.skipif(
     not {"CLASSWISE_DATA", "CLASSWISE_SHARED"} <= set(os.environ),
@@ -495,7 +483,7 @@ def test_robust_images_of_real_networks_are_those_of_torchattacks(
     name: str, data: str, eps: float, steps: int, targets: int, nearer: int
 ) -> None:
     torchattacks = pytest.importorskip("torchattacks")
-    model, images = network(name), load(data, os.environ["CLASSWISE_DATA"])
+    model, images = network_by_others(name), load(data, os.environ["CLASSWISE_DATA"])
     x, y = images.fetch(torch.arange(200)), images.y[:200]
     threat = ThreatModel("Linf", eps)
     peer = torchattacks.FAB(model, norm="Linf", eps=eps, steps=steps, multi_targeted=targets > 0, n_classes=10)

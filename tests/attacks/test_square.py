@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
 import os
 import warnings
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from tests.models_for_tests import network_by_others
 from torch import Tensor, nn
 
 from classwise.attacks import PGD, Square, build, predict
@@ -420,17 +419,6 @@ real = [
 ]
 
 
-def network(name: str) -> nn.Module:
-    path = Path(os.environ["CLASSWISE_SHARED"]) / "models" / name / "load.py"
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    model: nn.Module = module.load_model()
-    return model
-
-
 def real_images(model: nn.Module, name: str, n: int = 200) -> tuple[Tensor, Tensor, Tensor]:
     """Return the images of a stratified sample of ``n`` that the network gets right: x, y, index."""
     from classwise.data import load, stratified_sample
@@ -447,7 +435,7 @@ def robust_by_both(name: str, data: str, norm: str, eps: float, queries: int) ->
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the other package
         torchattacks = pytest.importorskip("torchattacks")
-    model = network(name)
+    model = network_by_others(name)
     x, y, index = real_images(model, data)
     ours = Square(ThreatModel(norm, eps), queries=queries)(model, x, y, noise=Noise(0, index))  # type: ignore[arg-type]
     with torch.random.fork_rng():
@@ -487,7 +475,7 @@ def test_squares_at_the_last_row_and_column_are_what_it_has_over_torchattacks(
 
 @pytest.mark.parametrize("norm", [pytest.param("Linf", marks=real), pytest.param("L2", marks=real)])
 def test_batches_change_no_verdict_on_a_real_network(norm: str) -> None:
-    model = network("cifar_resnet2b_adv")
+    model = network_by_others("cifar_resnet2b_adv")
     x, y, index = real_images(model, "cifar10", 100)
     attack = Square(ThreatModel(norm, {"Linf": 2 / 255, "L2": 0.5}[norm]), queries=200)  # type: ignore[arg-type]
     whole = fooled(model, attack(model, x, y, noise=Noise(0, index)), y)
