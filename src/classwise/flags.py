@@ -18,7 +18,7 @@ from classwise.attacks.pgd import PGD
 from classwise.attacks.temperature import TemperaturePGD
 from classwise.errors import InputError
 from classwise.losses import cross_entropy
-from classwise.metrics.outcomes import Outcomes
+from classwise.metrics.outcomes import INVALID, Outcomes
 
 _PASSES = 5
 _MASKED_SHARE = 0.1
@@ -100,7 +100,7 @@ def after(outcomes: Outcomes, attacks: Mapping[str, Attack], rejected: Sequence[
     """Look at the finished outcomes: what do they say about the strength of the attacks?"""
     broken = [c for c, bad in zip(outcomes.classes, _non_finite(outcomes), strict=True) if bad]
     if broken:
-        count = int((outcomes.clean == -1).sum())
+        count = int((outcomes.clean == INVALID).sum())
         yield Flag(
             "non_finite",
             f"The logits of {count} clean images, or of attacked ones, are NaN or infinite; these images count as "
@@ -131,9 +131,9 @@ def _masked(share: float, classes: Sequence[str], y: Tensor) -> Flag:
 
 
 def _non_finite(outcomes: Outcomes) -> list[bool]:
-    bad = outcomes.clean == -1
+    bad = outcomes.clean == INVALID
     for prediction in outcomes.predictions.values():
-        bad = bad | (prediction == -1)
+        bad = bad | (prediction == INVALID)
     return [bool(bad[outcomes.y == c].any()) for c in range(len(outcomes.classes))]
 
 

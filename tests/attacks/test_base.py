@@ -13,6 +13,7 @@ from classwise import registry
 from classwise.attacks import PGD, TemperaturePGD, attacking, build, fgsm, predict
 from classwise.attacks.base import INVALID, input_gradient
 from classwise.errors import InputError
+from classwise.metrics import outcomes
 from classwise.threat import ThreatModel
 
 THREAT = ThreatModel("Linf", 8 / 255)
@@ -193,3 +194,8 @@ def test_what_cannot_be_built_is_said(names: str | list[str], says: str) -> None
 def test_every_attack_has_the_threat_it_was_built_with(name: str, norm: str) -> None:
     threat = ThreatModel(norm, 0.2)  # type: ignore[arg-type]
     assert build(name, threat)[name].threat == threat
+
+
+def test_attacks_and_outcomes_mean_the_same_by_invalid() -> None:
+    # Attacks may not import metrics, so the number stands in both.
+    assert INVALID == outcomes.INVALID

@@ -12,7 +12,7 @@ import hashlib
 import io
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -100,9 +100,10 @@ class AutoAttack:
         state = _State(x.clone(), torch.zeros(len(x), dtype=torch.bool), [])
         path, identity = None if state_path is None else Path(state_path), self._identity(x, y)
         with attacking(self.model), exact_float32():
+            right = self._predicted(x, y, bs) == y
+            self._say(f"initial accuracy: {right.float().mean():.2%}")
             if not state.restore(path, identity):
-                state.robust = self._right(x, y, bs)
-            self._say(f"initial accuracy: {self._right(x, y, bs).float().mean():.2%}")
+                state.robust = right
             start = time.perf_counter()
             for name, attack in self.attacks.items():
                 if name in state.done:
@@ -122,7 +123,7 @@ class AutoAttack:
         x, y = _checked(x_orig, y_orig)
         results: dict[str, Tensor | tuple[Tensor, Tensor]] = {}
         with attacking(self.model), exact_float32():
-            right = self._right(x, y, bs)
+            right = self._predicted(x, y, bs) == y
             for name, attack in self.attacks.items():
                 state = _State(x.clone(), right.clone(), [])
                 self._attack(attack, name, x, y, state, bs)
@@ -134,7 +135,7 @@ class AutoAttack:
         """Return the share of images that are classified right, in eval mode."""
         x, y = _checked(x_orig, y_orig)
         with attacking(self.model), exact_float32():
-            return float(self._right(x, y, bs).float().mean())
+            return float((self._predicted(x, y, bs) == y).float().mean())
 
     def _attack(self, attack: Attack, name: str, x: Tensor, y: Tensor, state: _State, bs: int) -> None:
         """Attack what is robust so far, and keep the candidates that break it."""
@@ -146,15 +147,13 @@ class AutoAttack:
             where = positions[broken.cpu()]
             state.x_adv[where], state.robust[where] = x_adv[broken].cpu(), False
 
-    def _right(self, x: Tensor, y: Tensor, bs: int) -> Tensor:
-        return torch.cat([p == label for p, label in zip(self._predictions(x, y, bs), torch.split(y, bs), strict=True)])
-
-    def _predictions(self, x: Tensor, y: Tensor, bs: int) -> Iterator[Tensor]:
-        for images, labels in zip(torch.split(x, bs), torch.split(y, bs), strict=True):
-            yield predict(forward(self.model, self._moved(images)), self._moved(labels)).cpu()
+    def _predicted(self, x: Tensor, y: Tensor, bs: int) -> Tensor:
+        """Return the predicted class of every image, (N,) on the CPU."""
+        parts = zip(torch.split(x, bs), torch.split(y, bs), strict=True)
+        return torch.cat([predict(forward(self.model, self._moved(a)), self._moved(b)).cpu() for a, b in parts])
 
     def _returned(self, x_adv: Tensor, y: Tensor, bs: int, labels: bool) -> Tensor | tuple[Tensor, Tensor]:
-        return (x_adv, torch.cat(list(self._predictions(x_adv, y, bs)))) if labels else x_adv
+        return (x_adv, self._predicted(x_adv, y, bs)) if labels else x_adv
 
     def _moved(self, value: Tensor) -> Tensor:
         parameter = next(self.model.parameters(), value)
