@@ -53,10 +53,11 @@ def test_what_to_try_next_can_be_typed(demo: Demo) -> None:
             parser().parse_args([word.replace("data-dir", "data_dir") for word in shlex.split(line)[1:]])
 
 
-def test_every_test_digit_is_attacked_by_the_three_attacks(demo: Demo) -> None:
+def test_every_test_digit_meets_the_fast_plan_and_its_audit(demo: Demo) -> None:
     result = Result.read(demo.folder / "evaluation")
     assert len(result.outcomes.y) == len(load("digits"))
-    assert list(result.outcomes.attacks) == ["pgd", "margin-pgd", "temperature-pgd"]
+    assert list(result.outcomes.attacks) == ["fast"]
+    assert result.header["attacks"]["fast"]["audit"]["at_most"] <= 9
     assert result.header["threat"] == {"norm": "Linf", "eps": 0.15, "eps_text": "0.15"}
     assert result.header["model"]["name"] == f"run:{demo.folder / 'run'}"
 
@@ -87,7 +88,7 @@ def test_run_again_it_attacks_nothing_and_shows_the_same_figures(demo: Demo, mon
         return {str(p): p.read_bytes() for p in demo.folder.rglob("*") if p.is_file() and p.suffix != ".html"}
 
     before = figures()
-    monkeypatch.setattr("classwise.attacks.pgd.PGD.__call__", lambda *_, **__: pytest.fail("attacked again"))
+    monkeypatch.setattr("classwise.attacks.nearest.NearestPGD.__call__", lambda *_, **__: pytest.fail("attacked again"))
     again = demonstrate(demo.folder)
     assert figures() == before
     assert again[again.index("The report: ") :] == demo.out[demo.out.index("The report: ") :]

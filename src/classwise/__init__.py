@@ -12,7 +12,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from classwise.attacks import APGD, FAB, PGD, MomentumPGD, TemperaturePGD
-    from classwise.attacks import build as build_attacks
+    from classwise.attacks import contenders as build_attacks
     from classwise.data import Images
     from classwise.data import load as load_data
     from classwise.errors import InputError
@@ -32,7 +32,7 @@ _HOMES = {
     "FAB": "classwise.attacks:FAB",
     "PGD": "classwise.attacks:PGD",
     "TemperaturePGD": "classwise.attacks:TemperaturePGD",
-    "build_attacks": "classwise.attacks:build",
+    "build_attacks": "classwise.attacks:contenders",
     "Images": "classwise.data:Images",
     "load_data": "classwise.data:load",
     "InputError": "classwise.errors:InputError",

@@ -15,7 +15,8 @@ from lightning_fabric.utilities.exceptions import MisconfigurationException
 from torch import nn
 
 from classwise import registry
-from classwise.attacks import Attack, Transfer, build, transfer
+from classwise.attacks import Transfer, contenders, transfer
+from classwise.attacks.plan import Contender
 from classwise.data import Images, ImageSet, default_threat, load, stratified_sample
 from classwise.errors import InputError
 from classwise.models import load_model
@@ -101,15 +102,15 @@ def model(text: str, data: ImageSet, seed: int) -> nn.Module:
     return load_model(text, num_classes=len(data.classes), shape=data.shape, seed=seed)
 
 
-def attacks(text: str, threat: ThreatModel, data: ImageSet, seed: int) -> Mapping[str, Attack]:
-    """Build attacks and suites by name, and ``transfer(source='MODEL', attack='NAME')``, which needs a model too."""
-    found: dict[str, Attack] = {}
+def attacks(text: str, threat: ThreatModel, data: ImageSet, seed: int) -> Mapping[str, Contender]:
+    """Build attacks, suites and plans by name, and ``transfer(source='MODEL', attack='NAME')``, which takes a model."""
+    found: dict[str, Contender] = {}
     for name in registry.split(text):
         if registry.parse(name)[0] == "transfer":
             found[name] = _transfer(name, threat, data, seed)
         else:
-            found.update(build([name], threat))
-    return found or build(text, threat)  # which says what is wrong where nothing was named
+            found.update(contenders([name], threat))
+    return found or contenders(text, threat)  # which says what is wrong where nothing was named
 
 
 def _transfer(text: str, threat: ThreatModel, data: ImageSet, seed: int) -> Transfer:

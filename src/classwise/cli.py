@@ -22,8 +22,7 @@ from classwise import __version__
 from classwise.errors import InputError
 from classwise.registry import unknown
 
-Listed = Literal["attacks", "suites", "losses", "methods", "models", "data", "recipes"]
-_DEFAULT_ATTACKS = "pgd,margin-pgd,temperature-pgd"
+Listed = Literal["attacks", "suites", "plans", "losses", "methods", "models", "data", "recipes"]
 _SWITCHES = ("download", "tensorboard")
 # How jsonargparse's messages become the end of one plain sentence.
 _PLAIN = (
@@ -109,12 +108,14 @@ def evaluate_model(
     model: str,
     data: str | None = None,
     data_dir: Path | None = None,
-    attacks: str = _DEFAULT_ATTACKS,
+    attacks: str = "fast",
+    audit: float = 1.0,
     eps: str | float | None = None,
     norm: str | int | None = None,
     split: str = "test",
     limit: int | None = None,
-    batch_size: int = 250,
+    batch_size: int | None = None,
+    fixed_shape: int | None = None,
     seed: int = 0,
     out: Path | None = None,
     accelerator: str = "auto",
@@ -127,12 +128,15 @@ def evaluate_model(
         model: architecture with weights, run:FOLDER, file.py:factory, timm:NAME, torchvision:NAME, export:FILE.pt2.
         data: data set, see `classwise list data`; that of the run for a run:FOLDER.
         data_dir: folder that holds it.
-        attacks: attacks and suites, separated by commas, with settings like `pgd(steps=100)`.
+        attacks: attacks, suites and plans, separated by commas, with settings like `pgd(steps=100)`.
+        audit: of `fast` and other plans: the share of images, in per cent, that full AutoAttack might still break and
+            that a random sample must exclude; 0 for no audit.
         eps: radius of the attacks, such as 8/255; the data set's usual one if not given.
         norm: Linf, L2 or L1; with --eps.
         split: split of the data set.
         limit: attack a stratified sample of this many images.
-        batch_size: images attacked at once; does not change a verdict.
+        batch_size: images attacked at once, what memory holds if not given; does not change a verdict.
+        fixed_shape: images in every single pass, for verdicts that are equal to the last bit on any batch size.
         seed: of the sample and of the attacks.
         out: folder for result.json and outcomes.npz; nothing is written if not given.
         accelerator: cpu, cuda or auto.
@@ -153,7 +157,9 @@ def evaluate_model(
             images,
             chosen,
             seed=seed,
+            audit=audit,
             batch_size=batch_size,
+            fixed_shape=fixed_shape,
             directory=out,
             fabric=fabric,
             watch=watch,
@@ -191,13 +197,14 @@ def list_names(what: Listed) -> None:
     """Show what settings and options can name, each with one line and its source.
 
     Args:
-        what: attacks, suites, losses, methods, models, data or recipes.
+        what: attacks, suites, plans, losses, methods, models, data or recipes.
     """
     from classwise import registry, terminal
 
     kinds: dict[Listed, registry.Kind] = {
         "attacks": "attack",
         "suites": "suite",
+        "plans": "plan",
         "losses": "loss",
         "methods": "method",
         "models": "model",

@@ -1,9 +1,4 @@
-"""The engine: attacks over a data set, to the outcome of every image.
-
-An image counts as broken only if a candidate lies in the threat set and is misclassified when it is run again, in
-float32 and eval mode, outside the attack. An image's random numbers depend on the seed and its position in the data
-set alone, so the order, the batch, the number of processes and a crash in between do not matter.
-"""
+"""Evaluation: attacks and plans over a data set, to the outcome of every image, as one result."""
 
 from __future__ import annotations
 
@@ -14,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -24,46 +19,36 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 import classwise
-from classwise import flags
-from classwise.attacks.base import Attack, attacking, predict
-from classwise.data.images import ImageSet, batches
+from classwise import flags, ladder, records
+from classwise.attacks.base import attacking
+from classwise.attacks.plan import Contender, Plan, members
+from classwise.data.images import ImageSet
+from classwise.engine import Engine, Field, Snapshot, channels_last, exact_float32
 from classwise.errors import InputError
-from classwise.losses import margin
+from classwise.memory import batch_that_fits
+from classwise.metrics.outcomes import Outcomes
 from classwise.metrics.result import Result
 from classwise.models.checkpoint import weights_sha256
+from classwise.models.fixed_shape import FixedShape
 from classwise.noise import Noise
-from classwise.records import Records
-from classwise.threat import ThreatModel
+from classwise.records import Clean, Records, Row, Turn
+
+__all__ = ["AUDIT", "Snapshot", "evaluate"]
 
 _LOOK = 64  # images that the model is looked at with before anything is attacked
-
-
-@dataclass(frozen=True)
-class Snapshot:
-    """What is known while an evaluation goes on.
-
-    Attributes:
-        view: "clean" or the attack just run.
-        done: images finished with that view, of this process.
-        total: images of this process.
-        correct: images of each class still right in that view, (C,).
-        seen: images of each class seen in that view, (C,).
-    """
-
-    view: str
-    done: int
-    total: int
-    correct: Tensor
-    seen: Tensor
+AUDIT = 1.0
+"""Misses that the audit of a plan excludes unless told otherwise, in per cent of all images."""
 
 
 def evaluate(
     model: nn.Module,
     data: ImageSet,
-    attacks: Mapping[str, Attack],
+    attacks: Mapping[str, Contender],
     *,
     seed: int = 0,
-    batch_size: int = 250,
+    audit: float = AUDIT,
+    batch_size: int | None = None,
+    fixed_shape: int | None = None,
     device: torch.device | str | None = None,
     directory: Path | str | None = None,
     fabric: Fabric | None = None,
@@ -71,17 +56,22 @@ def evaluate(
     name: str | None = None,
     command: str | None = None,
 ) -> Result:
-    """Attack every image that the model gets right, with every attack.
+    """Attack every image that the model gets right, with every attack and plan.
 
     Args:
         model: takes images in [0, 1] and returns logits; left in the mode it came in.
         data: images with labels 0 … C − 1; the model must return C logits.
         attacks: by name, all with one threat model; see :func:`classwise.build_attacks`.
         seed: of the attacks' random numbers.
-        batch_size: images attacked at once; does not change a verdict.
+        audit: of plans: misses of the full suite that a random sample of the survivors must exclude, in per cent of
+            all images; 0 for no audit.
+        batch_size: images attacked at once; does not change a verdict. None for what memory holds.
+        fixed_shape: pass exactly so many images at a time, the last ones filled up, so that verdicts stay the same
+            to the last bit where kernels round differently by the number of images; None for any number.
         device: where to compute; the model's own device if None.
         directory: where ``result.json`` and ``outcomes.npz`` are written; an interrupted evaluation with the same
-            settings goes on from there, and a finished one is returned as it is.
+            settings goes on from there, and a finished one is returned as it is. Where the folder holds a finished
+            evaluation by the first of these attacks, the others are run on its survivors alone.
         fabric: several processes, each of which takes its share of the images; one process if None.
         watch: called after each batch with what is known so far.
         name: the model's name in the result; its class if None.
@@ -94,196 +84,219 @@ def evaluate(
         InputError: no attack or image, attacks with different threats, a model whose output is no matrix of
             finite logits for these classes, or a directory that holds something else.
     """
-    job = _job(model, data, attacks, seed, batch_size, device, directory, fabric, watch, name)
-    finished = _finished(job)
-    if finished is not None:
-        return finished
+    where = torch.device(device or (fabric.device if fabric else _device(model)))
+    folder, watch = None if directory is None else Path(directory), watch or (lambda snapshot: None)
+    settings = _Settings(seed, audit, batch_size, fixed_shape, where, name)
+    job = _Job(model, data, attacks, settings, folder, fabric, watch)
+    _check(job)
+    earlier = _earlier(job)
+    if earlier is not None and list(earlier.outcomes.attacks) == list(attacks):
+        return earlier
     start = time.perf_counter()
-    records = Records.empty(tuple(attacks), len(data))
-    seen = list(_run(job, records))
-    outcomes = records.outcomes(data)
-    seen += flags.after(outcomes, attacks, records.rejected.tolist())
-    header = {
-        **job.header,
-        "batch_size": batch_size,
-        "device": str(job.device),
-        "command": command,
-        "seconds": time.perf_counter() - start,
-        "environment": environment(),
-        "flags": [flag.record() for flag in seen],
-        "logits": _logit_scale(records),
-        "groups": {group: list(members) for group, members in data.groups.items()},
-        "attacks": {
-            attack: {"settings": repr(settings), "seconds": float(records.seconds[a])}
-            for a, (attack, settings) in enumerate(attacks.items())
-        },
-    }
-    result = Result(header=header, outcomes=outcomes)
+    with _ready(job) as (engine, seen):
+        found = _run(job, engine, seen, earlier)
+    spent = {"seconds": time.perf_counter() - start, "batch_size": engine.batch_size, "command": command}
+    result = Result(header={**_header(job, found), **spent}, outcomes=found.outcomes)
     _write(job, result)
     return result
 
 
 @dataclass(frozen=True)
+class _Settings:
+    """The settings of an evaluation, by the names of :func:`evaluate`."""
+
+    seed: int
+    audit: float
+    batch_size: int | None
+    fixed_shape: int | None
+    device: torch.device
+    name: str | None
+
+
+@dataclass(frozen=True)
 class _Job:
-    """One process's part of an evaluation: what is attacked with what, and where it is written."""
+    """What is to be evaluated, and how."""
 
     model: nn.Module
     data: ImageSet
-    attacks: Mapping[str, Attack]
-    header: Mapping[str, Any]
-    seed: int
-    batch_size: int
-    device: torch.device
+    attacks: Mapping[str, Contender]
+    settings: _Settings
     folder: Path | None
     fabric: Fabric | None
     watch: Callable[[Snapshot], None]
 
-    @property
-    def threat(self) -> ThreatModel:
-        return next(iter(self.attacks.values())).threat
+    @cached_property
+    def about(self) -> dict[str, Any]:
+        """What every result of this model on these images says alike, whatever the attacks."""
+        threat = next(iter(self.attacks.values())).threat
+        parameters = sum(parameter.numel() for parameter in self.model.parameters())
+        model = {"name": self.settings.name or type(self.model).__name__, "sha256": weights_sha256(self.model)}
+        data = {key: getattr(self.data, key) for key in ("name", "split", "note")}
+        return {
+            "classwise": classwise.__version__,
+            "model": {**model, "parameters": parameters},
+            "data": data | {"n": len(self.data), "sha256": self.data.sha256()},
+            "threat": {"norm": threat.norm, "eps": threat.eps, "eps_text": threat.eps_text},
+            "seed": self.settings.seed,
+        }
+
+    @cached_property
+    def identity(self) -> str:
+        """Hash of everything that verdicts depend on."""
+        return self.identity_of(self.attacks)
+
+    def identity_of(self, attacks: Mapping[str, Contender]) -> str:
+        """Return what the identity would be with these attacks."""
+        parts: list[Any] = [self.about, {name: repr(attack) for name, attack in attacks.items()}]
+        # Only what is used takes part, so that results without a plan keep the identity they always had.
+        if any(isinstance(attack, Plan) and attack.full for attack in attacks.values()):
+            parts.append({"audit": self.settings.audit})
+        if self.settings.fixed_shape is not None:
+            parts.append({"fixed_shape": self.settings.fixed_shape})
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     @property
     def rank(self) -> int:
         return 0 if self.fabric is None else self.fabric.global_rank
 
     @property
-    def ranks(self) -> int:
-        return 1 if self.fabric is None else self.fabric.world_size
-
-    @property
-    def identity(self) -> str:
-        return str(self.header["identity"])
-
-    @property
     def partial(self) -> Path | None:
-        return None if self.folder is None else self.folder / f"partial-{self.rank}-of-{self.ranks}.npz"
+        ranks = 1 if self.fabric is None else self.fabric.world_size
+        return None if self.folder is None else self.folder / f"partial-{self.rank}-of-{ranks}.npz"
 
 
-def _job(
-    model: nn.Module,
-    data: ImageSet,
-    attacks: Mapping[str, Attack],
-    seed: int,
-    batch_size: int,
-    device: torch.device | str | None,
-    directory: Path | str | None,
-    fabric: Fabric | None,
-    watch: Callable[[Snapshot], None] | None,
-    name: str | None,
-) -> _Job:
-    threats = {attack.threat for attack in attacks.values()}
-    if len(threats) != 1:
+@dataclass
+class _Found:
+    """What an evaluation found out."""
+
+    clean: Clean
+    outcomes: Outcomes
+    headers: dict[str, Any]
+    flags: list[flags.Flag]
+
+
+def _check(job: _Job) -> None:
+    if len({attack.threat for attack in job.attacks.values()}) != 1:
         raise InputError("Name at least one attack, and give all attacks of an evaluation the same threat model.")
-    if not len(data) or batch_size < 1:
+    if not len(job.data) or (job.settings.batch_size is not None and job.settings.batch_size < 1):
         raise InputError("An evaluation needs at least one image, and a batch size of at least 1.")
-    threat = threats.pop()
-    where = torch.device(device or (fabric.device if fabric else _device(model)))
-    header = {
-        "classwise": classwise.__version__,
-        "model": _about(model, name),
-        "data": {k: getattr(data, k) for k in ("name", "split", "note")} | {"n": len(data), "sha256": data.sha256()},
-        "threat": {"norm": threat.norm, "eps": threat.eps, "eps_text": threat.eps_text},
-        "seed": seed,
-    }
-    identity = json.dumps([header, {key: repr(attack) for key, attack in attacks.items()}], sort_keys=True)
-    header["identity"] = hashlib.sha256(identity.encode()).hexdigest()
-    folder = None if directory is None else Path(directory)
-    watch = watch or (lambda snapshot: None)
-    return _Job(model.to(where), data, attacks, header, seed, batch_size, where, folder, fabric, watch)
+    if job.settings.fixed_shape is not None and job.settings.fixed_shape < 1:
+        raise InputError("The fixed shape is a number of images, at least 1.")
+    if not 0 <= job.settings.audit <= 100:
+        raise InputError(
+            f"The audit of {job.settings.audit:g} points must be between 0 and 100 per cent of the images."
+        )
 
 
-def _run(job: _Job, records: Records) -> Iterator[flags.Flag]:
-    """Fill the records with this process's images, then with everyone's."""
-    if job.partial is not None:
-        records.load(job.partial, job.identity)
-    if job.model.training:
-        yield flags.Flag("train_mode", "The model was in train mode; it was evaluated in eval mode and put back.")
-    with attacking(job.model), exact_float32():
+@contextmanager
+def _ready(job: _Job) -> Iterator[tuple[Engine, list[flags.Flag]]]:
+    """Put the model in order, look at it, and yield the engine with what was noticed; put the model back."""
+    model, seen = job.model.to(job.settings.device), list[flags.Flag]()
+    if model.training:
+        seen.append(
+            flags.Flag("train_mode", "The model was in train mode; it was evaluated in eval mode and put back.")
+        )
+    with attacking(model), exact_float32(), channels_last(model):
+        if job.settings.fixed_shape is not None:
+            model = FixedShape(model, job.settings.fixed_shape)
         sample = torch.linspace(0, len(job.data) - 1, min(_LOOK, len(job.data))).long()
-        x, y = job.data.fetch(sample).to(job.device), job.data.y[sample].to(job.device)
-        _refuse_wrong_images(job, x)
-        yield from flags.look(job.model, x, y, job.data.classes)
-        if job.partial is not None:
-            records.save(job.partial, job.identity)  # a folder that cannot be written is noticed now, not hours later
-        mine = torch.arange(job.rank, len(job.data), job.ranks)
-        todo = mine[records.done[mine] == 0]
-        for positions, x, y in batches(job.data, job.batch_size, job.device, positions=todo):
-            _attack_batch(job, records, positions, x, y, mine)
-            records.save_if_due(job.partial, job.identity)
-    if job.fabric is not None and job.ranks > 1:
-        records.add_up(partial(total, job.fabric))
+        x, y = job.data.fetch(sample).to(job.settings.device), job.data.y[sample].to(job.settings.device)
+        _refuse_wrong_images(model, x)
+        seen += flags.look(model, x, y, job.data.classes)
+        known = Records.open(len(job.data), job.partial, job.identity)
+        known.save()  # a folder that cannot be written is noticed now, not hours later
+        size = job.settings.batch_size or batch_that_fits(model, x[:2], y[:2])
+        yield Engine(model, job.data, known, job.settings.seed, size, job.settings.device, job.fabric, job.watch), seen
 
 
-def _refuse_wrong_images(job: _Job, x: Tensor) -> None:
+def _refuse_wrong_images(model: nn.Module, x: Tensor) -> None:
     """Pass images through the model once, where whatever it raises is about its input."""
     try:
         with torch.no_grad():
-            job.model(x)
+            model(x)
     except Exception as error:
-        size = "x".join(str(side) for side in job.data.shape)
+        size = "x".join(str(side) for side in x.shape[1:])
         reason = str(error).partition("\n")[0]
         raise InputError(f"The model cannot take float32 images of {size}: {reason}") from error
 
 
-def _attack_batch(job: _Job, records: Records, positions: Tensor, x: Tensor, y: Tensor, mine: Tensor) -> None:
-    """Settle the verdicts on one batch: clean, then under each attack where the clean prediction is right."""
-    logits = forward(job.model, x)
-    clean = predict(logits, y)
-    records.clean[positions] = clean.cpu()
-    records.prediction[:, positions] = clean.cpu()
-    records.margin[:, positions] = margin(logits, y).cpu()
-    top = logits.topk(2, dim=1).values
-    records.gap[positions] = (top[:, 0] - top[:, 1]).cpu()
-    records.std[positions] = logits.std(1, correction=0).cpu()
-    records.done[positions] = 1
-    finished = mine[records.done[mine] == 1]
-    job.watch(_snapshot(job, "clean", records.clean, finished, len(mine)))
-    right = (clean == y).nonzero().squeeze(1)
-    noise = Noise(job.seed, job.data.index[positions].to(x.device)[right])
-    for a, (name, attack) in enumerate(job.attacks.items()):
-        start = time.perf_counter()
-        if len(right):
-            x_adv = attack(job.model, x[right], y[right], noise=noise.fold(name))
-            _verdict(job, records, a, positions[right.cpu()], x[right], y[right], x_adv)
-        records.seconds[a] += time.perf_counter() - start
-        job.watch(_snapshot(job, name, records.prediction[a], finished, len(mine)))
+def _run(job: _Job, engine: Engine, seen: list[flags.Flag], earlier: Result | None) -> _Found:
+    """Settle every verdict that an earlier result does not hold already."""
+    clean = engine.look()
+    known = () if earlier is None else earlier.outcomes.attacks
+    fields, headers = dict[str, Field](), dict[str, Any]()
+    for name, contender in job.attacks.items():
+        if name in known:
+            continue
+        field = Field(engine, name, _first_row(clean, earlier))
+        plan = contender if isinstance(contender, Plan) else Plan(members(name, contender))
+        ending = ladder.run(
+            plan,
+            field,
+            name,
+            suspicions=lambda survivors: [flag.flag for flag in seen if flag.flag in _SERIOUS],
+            points=job.settings.audit,
+            noise=Noise(job.settings.seed, job.data.index).fold(name),
+            num_classes=len(job.data.classes),
+        )
+        fields[name], headers[name] = field, _view_header(contender, field, ending, known)
+    stages = {name: field.names for name, field in fields.items() if "stages" in headers[name]}
+    outcomes = records.outcomes(job.data, clean, {name: field.row for name, field in fields.items()}, stages)
+    rejected = {name: sum(int(turn.rejected) for turn in field.turns) for name, field in fields.items()}
+    if earlier is not None:
+        outcomes = earlier.outcomes.extended(outcomes)
+        headers = {**earlier.header["attacks"], **headers}
+    plain = {name: attack for name, attack in job.attacks.items() if not isinstance(attack, Plan)}
+    seen += flags.after(outcomes, plain, [rejected.get(name, 0) for name in plain])
+    return _Found(clean, outcomes, headers, seen)
 
 
-def _verdict(job: _Job, records: Records, a: int, positions: Tensor, x: Tensor, y: Tensor, x_adv: Tensor) -> None:
-    """Run the candidates again and count those that keep the rules; the clean verdict stands for the others."""
-    valid = job.threat.contains(x_adv, x)
-    logits = forward(job.model, x_adv)
-    predicted = predict(logits, y)
-    where = positions[valid.cpu()]
-    records.rejected[a] += int((~valid & (predicted != y)).sum())
-    records.prediction[a, where] = predicted[valid].cpu()
-    records.margin[a + 1, where] = margin(logits, y)[valid].cpu()
-    records.distance[a, where] = job.threat.distance(x_adv, x)[valid].cpu()
+_SERIOUS = ("zero_gradient", "non_deterministic")
 
 
-def total(fabric: Fabric, value: Tensor) -> Tensor:
-    """Return the sum of a tensor over processes; the tensor itself stays as it is."""
-    # Fabric reduces in place, and averages unless told otherwise.
-    reduced: Any = fabric.all_reduce(value.to(fabric.device, copy=True), reduce_op="sum")
-    return torch.as_tensor(reduced, device=value.device)
+def _first_row(clean: Clean, earlier: Result | None) -> Row:
+    """Return the verdicts that an attack begins with; after an earlier evaluation, those of its worst case."""
+    row = Row.begin(clean)
+    if earlier is None:
+        return row
+    broken = torch.from_numpy(earlier.outcomes.adversarial_prediction().copy())
+    return Row(broken, row.margin, row.distance, row.stage, row.tried)
 
 
-def forward(model: nn.Module, x: Tensor) -> Tensor:
-    """Return the logits (N, K) in float32, without a graph."""
-    with torch.no_grad():
-        logits: Tensor = model(x)
-    return logits.float()
+def _header(job: _Job, found: _Found) -> dict[str, Any]:
+    return {
+        **job.about,
+        "identity": job.identity,
+        "fixed_shape": job.settings.fixed_shape,
+        "device": str(job.settings.device),
+        "environment": environment(),
+        "flags": [flag.record() for flag in found.flags],
+        "logits": _logit_scale(found.clean),
+        "groups": {group: list(members) for group, members in job.data.groups.items()},
+        "attacks": found.headers,
+    }
 
 
-@contextmanager
-def exact_float32() -> Iterator[None]:
-    """Switch TensorFloat-32 off, whose ten bits of mantissa are too few for a verdict, and back to what it was."""
-    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = False, False
-    try:
-        yield
-    finally:
-        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+def _view_header(contender: Contender, field: Field, ending: ladder.Ending, known: tuple[str, ...]) -> dict[str, Any]:
+    """Say how a view came about: its settings, its stages, and how it ended."""
+    header: dict[str, Any] = {
+        "settings": repr(contender),
+        "seconds": sum(float(turn.seconds) for turn in field.turns),
+    }
+    if known:
+        header["after"] = list(known)
+    if field.names != [field.view] and field.names:
+        header["stages"] = [_stage(name, turn, field) for name, turn in zip(field.names, field.turns, strict=True)]
+    if isinstance(contender, Plan):
+        header |= {"full": [stage.name for stage in contender.full], "reasons": ending.reasons, "audit": ending.audit}
+    return header
+
+
+def _stage(name: str, turn: Turn, field: Field) -> dict[str, Any]:
+    size, y = len(field.engine.data.classes), field.y
+    tried = turn.tried == 1
+    counts = (torch.bincount(y[mask], minlength=size).tolist() for mask in (tried, tried & (turn.prediction != y)))
+    return {"name": name, **dict(zip(("attacked", "broken"), counts, strict=True)), "seconds": float(turn.seconds)}
 
 
 def environment() -> dict[str, Any]:
@@ -301,8 +314,8 @@ def environment() -> dict[str, Any]:
     }
 
 
-def _finished(job: _Job) -> Result | None:
-    """Return the result that the folder holds already, if it is the one asked for.
+def _earlier(job: _Job) -> Result | None:
+    """Return the result that the folder holds already, of these attacks or of the first of them.
 
     Raises:
         InputError: the folder holds the result of something else, or a training run.
@@ -316,7 +329,10 @@ def _finished(job: _Job) -> Result | None:
     if not (job.folder / "result.json").exists():
         return None
     result = Result.read(job.folder)
-    if result.header.get("identity") != job.identity:
+    done = result.outcomes.attacks
+    first = {name: attack for name, attack in job.attacks.items() if name in done}
+    begun = list(done) == list(job.attacks)[: len(done)]
+    if not begun or result.header.get("identity") not in (job.identity, job.identity_of(first)):
         raise InputError(f"{job.folder} holds the result of other settings; choose another --out, or delete it.")
     return result
 
@@ -330,21 +346,8 @@ def _write(job: _Job, result: Result) -> None:
         job.fabric.barrier()
 
 
-def _snapshot(job: _Job, view: str, predicted: Tensor, finished: Tensor, total: int) -> Snapshot:
-    y, size = job.data.y[finished], len(job.data.classes)
-    right = predicted[finished] == y
-    return Snapshot(
-        view, len(finished), total, torch.bincount(y[right], minlength=size), torch.bincount(y, minlength=size)
-    )
-
-
-def _about(model: nn.Module, name: str | None) -> dict[str, Any]:
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    return {"name": name or type(model).__name__, "sha256": weights_sha256(model), "parameters": parameters}
-
-
-def _logit_scale(records: Records) -> dict[str, float]:
-    return {"median_top_two_gap": float(records.gap.median()), "median_std": float(records.std.median())}
+def _logit_scale(clean: Clean) -> dict[str, float]:
+    return {"median_top_two_gap": float(clean.gap.median()), "median_std": float(clean.std.median())}
 
 
 def _device(model: nn.Module) -> torch.device:

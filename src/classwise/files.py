@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import os
@@ -31,6 +32,8 @@ def write_bytes(path: Path, content: bytes) -> None:
             os.fsync(file.fileno())
         Path(partial).chmod(0o666 & ~_umask())
         Path(partial).replace(path)
+        for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):  # of a process that was killed
+            leftover.unlink(missing_ok=True)
     except BaseException as error:
         Path(partial).unlink(missing_ok=True)
         if isinstance(error, OSError):

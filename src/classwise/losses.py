@@ -33,6 +33,11 @@ def margin(logits: Tensor, y: Tensor) -> Tensor:
     return _wrong(logits, y).amax(1) - _true(logits, y)
 
 
+def difference(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
+    """Difference of the logits of two classes, z_t − z_y: (N, K), (N,), (N,) -> (N,)."""
+    return _true(logits, target) - _true(logits, y)
+
+
 @register("loss", "dlr", source="Croce & Hein 2020, eq. 6")
 def dlr(logits: Tensor, y: Tensor) -> Tensor:
     """Difference of logits ratio: (max_{j≠y} z_j − z_y) / (z_(1) − z_(3)), free of the logits' scale and shift.
@@ -50,11 +55,11 @@ def dlr_targeted(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
 
     Fewer than four classes: the difference z_t − z_y alone.
     """
-    difference = _true(logits, target) - _true(logits, y)
+    lead = difference(logits, y, target)
     if logits.shape[1] < 4:
-        return difference
+        return lead
     top = logits.topk(4, dim=1).values
-    return difference / (top[:, 0] - (top[:, 2] + top[:, 3]) / 2 + 1e-12)
+    return lead / (top[:, 0] - (top[:, 2] + top[:, 3]) / 2 + 1e-12)
 
 
 @register("loss", "soft_margin", source="our derivation, docs/temperature-pgd.md")

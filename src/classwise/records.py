@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import time
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,109 +19,209 @@ from classwise.files import write_bytes
 from classwise.metrics.outcomes import Outcomes
 
 _SAVE_EVERY = 10.0  # seconds; a crash loses at most this much work and one batch
+Arrays = dict[str, Tensor]
+
+
+@dataclass
+class Clean:
+    """The verdict on N clean images; every array starts at zero and a process fills its own images.
+
+    Attributes:
+        tried: which images are finished, (N,) int64.
+        prediction: predicted class, (N,).
+        margin: largest wrong logit minus true logit, (N,) float32.
+        gap: difference of the two largest logits, (N,) float32.
+        std: standard deviation of the logits over classes, (N,) float32.
+    """
+
+    tried: Tensor
+    prediction: Tensor
+    margin: Tensor
+    gap: Tensor
+    std: Tensor
+
+    @classmethod
+    def empty(cls, size: int) -> Clean:
+        """Return what is known of ``size`` images before the first pass."""
+        whole, real = torch.zeros(size, dtype=torch.int64), torch.zeros(size)
+        return cls(whole, whole.clone(), real, real.clone(), real.clone())
+
+
+@dataclass
+class Turn:
+    """One attack on some of N images; every array starts at zero and a process fills its own images.
+
+    Attributes:
+        tried: which images it has attacked, (N,) int64.
+        prediction: on the verified candidate, (N,).
+        margin: on that candidate, (N,) float32.
+        distance: of that candidate from the image, (N,) float32.
+        rejected: fooling candidates outside the threat set, which do not count, () int64.
+        seconds: time spent, () float64.
+    """
+
+    tried: Tensor
+    prediction: Tensor
+    margin: Tensor
+    distance: Tensor
+    rejected: Tensor
+    seconds: Tensor
+
+    @classmethod
+    def empty(cls, size: int) -> Turn:
+        """Return an attack on ``size`` images that has not begun."""
+        whole, real = torch.zeros(size, dtype=torch.int64), torch.zeros(size)
+        none = torch.zeros((), dtype=torch.int64)
+        return cls(whole, whole.clone(), real, real.clone(), none, torch.zeros((), dtype=torch.float64))
+
+    def added_up(self, total: Callable[[Tensor], Tensor]) -> Turn:
+        """Return the sum over processes."""
+        return Turn(**{name: total(value) for name, value in vars(self).items()})
 
 
 @dataclass
 class Records:
-    """The verdicts on N images under A attacks, filled batch by batch.
-
-    Every array starts at zero and each process fills its own images, so that the records of several processes are
-    merged by adding.
+    """Everything one process has found out.
 
     Attributes:
-        attacks: names, in order.
-        done: which images are finished, (N,) int64.
-        clean: predicted class on the clean image, (N,).
-        prediction: on the verified candidate, (A, N).
-        margin: on the clean image, then on each candidate, (A + 1, N) float32.
-        distance: of each candidate, (A, N) float32.
-        gap: difference of the two largest clean logits, (N,) float32.
-        std: standard deviation of the clean logits over classes, (N,) float32.
-        rejected: candidates outside the threat set, (A,).
-        seconds: time spent on each attack, (A,) float64.
+        clean: verdicts on the clean images.
+        turns: of each view and number, counted from 0; see :class:`Turn`.
+        path: file they are saved in; None for none.
+        identity: of the evaluation they belong to.
     """
 
-    attacks: tuple[str, ...]
-    done: Tensor
-    clean: Tensor
-    prediction: Tensor
-    margin: Tensor
-    distance: Tensor
-    gap: Tensor
-    std: Tensor
-    rejected: Tensor
-    seconds: Tensor
+    clean: Clean
+    turns: dict[tuple[str, int], Turn]
+    path: Path | None
+    identity: str
     _saved: float = field(default_factory=time.monotonic)
 
     @classmethod
-    def empty(cls, attacks: Sequence[str], size: int) -> Records:
-        """Return records of ``size`` images of which nothing is known."""
-        count, wide = len(attacks), torch.float32
-        return cls(
-            attacks=tuple(attacks),
-            done=torch.zeros(size, dtype=torch.int64),
-            clean=torch.zeros(size, dtype=torch.int64),
-            prediction=torch.zeros(count, size, dtype=torch.int64),
-            margin=torch.zeros(count + 1, size, dtype=wide),
-            distance=torch.zeros(count, size, dtype=wide),
-            gap=torch.zeros(size, dtype=wide),
-            std=torch.zeros(size, dtype=wide),
-            rejected=torch.zeros(count, dtype=torch.int64),
-            seconds=torch.zeros(count, dtype=torch.float64),
-        )
-
-    def arrays(self) -> dict[str, Tensor]:
-        """Return every array by name."""
-        return {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
-
-    def add_up(self, total: Callable[[Tensor], Tensor]) -> None:
-        """Replace every array by its sum over processes."""
-        for name, value in self.arrays().items():
-            setattr(self, name, total(value))
-
-    def outcomes(self, data: ImageSet) -> Outcomes:
-        """Return the finished records as outcomes."""
-        margins = {"clean": self.margin[0].numpy()}
-        return Outcomes(
-            classes=data.classes,
-            index=data.index.numpy(),
-            y=data.y.numpy(),
-            clean=self.clean.numpy(),
-            predictions={name: self.prediction[a].numpy() for a, name in enumerate(self.attacks)},
-            margins=margins | {name: self.margin[a + 1].numpy() for a, name in enumerate(self.attacks)},
-            distances={name: self.distance[a].numpy() for a, name in enumerate(self.attacks)},
-        )
-
-    def save_if_due(self, path: Path | None, identity: str) -> None:
-        """Save to ``path`` where the last save is old enough."""
-        if path is not None and time.monotonic() - self._saved > _SAVE_EVERY:
-            self.save(path, identity)
-
-    def save(self, path: Path, identity: str) -> None:
-        """Write the arrays and the identity of the evaluation they belong to, atomically."""
-        content = io.BytesIO()
-        np.savez(content, identity=np.array(identity), **{k: v.numpy() for k, v in self.arrays().items()})  # type: ignore[arg-type]
-        write_bytes(path, content.getvalue())
-        self._saved = time.monotonic()
-
-    def load(self, path: Path, identity: str) -> None:
-        """Go on from ``path`` if it exists.
+    def open(cls, size: int, path: Path | None, identity: str) -> Records:
+        """Go on from ``path`` if it exists, else begin with records of ``size`` images.
 
         Raises:
             InputError: the file belongs to another evaluation, or is damaged.
         """
-        if not path.exists():
+        records = cls(Clean.empty(size), {}, path, identity)
+        if path is not None and path.exists():
+            records._load(path)
+        return records
+
+    def turn(self, view: str, number: int) -> Turn:
+        """Return a turn as far as it has come."""
+        return self.turns.setdefault((view, number), Turn.empty(len(self.clean.tried)))
+
+    def add_up_clean(self, total: Callable[[Tensor], Tensor]) -> Clean:
+        """Return the clean verdicts of all processes."""
+        return Clean(**{name: total(value) for name, value in vars(self.clean).items()})
+
+    def save_if_due(self) -> None:
+        """Save where the last save is old enough."""
+        if time.monotonic() - self._saved > _SAVE_EVERY:
+            self.save()
+
+    def save(self) -> None:
+        """Write everything, atomically, with the identity of the evaluation."""
+        if self.path is None:
             return
+        arrays = {f"clean.{name}": value for name, value in vars(self.clean).items()}
+        for (view, number), turn in self.turns.items():
+            arrays |= {f"turn.{view}\t{number}\t{name}": value for name, value in vars(turn).items()}
+        content = io.BytesIO()
+        np.savez(content, identity=np.array(self.identity), **{k: v.numpy() for k, v in arrays.items()})
+        write_bytes(self.path, content.getvalue())
+        self._saved = time.monotonic()
+
+    def _load(self, path: Path) -> None:
         try:
             with np.load(path, allow_pickle=False) as stored:
                 owner = str(stored["identity"])
-                arrays = {name: torch.from_numpy(stored[name]) for name in self.arrays()}
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+                arrays = {name: torch.from_numpy(stored[name]) for name in stored.files if name != "identity"}
+            if owner == self.identity:
+                self.clean = Clean(**_part(arrays, "clean."))
+                keys = {name.removeprefix("turn.").rpartition("\t")[0] for name in arrays if name.startswith("turn.")}
+                self.turns = {_key(key): Turn(**_part(arrays, f"turn.{key}\t")) for key in sorted(keys)}
+        except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
             raise InputError(f"{path} is damaged; delete it to start this evaluation anew.") from error
-        if owner != identity:
+        if owner != self.identity:
             raise InputError(
                 f"{path.parent} holds an unfinished evaluation with other settings; "
                 "choose another --out, or delete the folder to start anew."
             )
-        for name, value in arrays.items():
-            setattr(self, name, value)
+
+
+@dataclass(frozen=True)
+class Row:
+    """The verdict of one view on all N images.
+
+    Attributes:
+        prediction: on the candidate that counts: the first that broke the image, else that of the largest margin.
+        margin: on that candidate.
+        distance: of that candidate.
+        stage: turn that broke the image, −1 where none did.
+        tried: whether any turn attacked the image; before, its margin is the clean one.
+    """
+
+    prediction: Tensor
+    margin: Tensor
+    distance: Tensor
+    stage: Tensor
+    tried: Tensor
+
+    @classmethod
+    def begin(cls, clean: Clean) -> Row:
+        """Return the verdict before the first attack."""
+        nobody = torch.zeros_like(clean.prediction, dtype=torch.bool)
+        none = torch.full_like(clean.prediction, -1)
+        return cls(clean.prediction, clean.margin, torch.zeros_like(clean.margin), none, nobody)
+
+    def after(self, turn: Turn, number: int, y: Tensor) -> Row:
+        """Return the verdict after one more turn.
+
+        Args:
+            turn: of all processes.
+            number: its number in the view.
+            y: true classes.
+        """
+        tried = (turn.tried == 1) & (self.prediction == y)
+        fooled = tried & (turn.prediction != y)
+        closer = fooled | (tried & (~self.tried | (turn.margin > self.margin)))
+        return Row(
+            torch.where(fooled, turn.prediction, self.prediction),
+            torch.where(closer, turn.margin, self.margin),
+            torch.where(closer, turn.distance, self.distance),
+            torch.where(fooled, number, self.stage),
+            self.tried | tried,
+        )
+
+
+def outcomes(data: ImageSet, clean: Clean, rows: Mapping[str, Row], stages: Mapping[str, Sequence[str]]) -> Outcomes:
+    """Return finished rows as outcomes.
+
+    Args:
+        data: the images.
+        clean: their clean verdicts.
+        rows: of each view, in order.
+        stages: names of the turns of the views that have several.
+    """
+    names = {view: np.array(["", *stages[view]]) for view in stages}
+    return Outcomes(
+        classes=data.classes,
+        index=data.index.numpy(),
+        y=data.y.numpy(),
+        clean=clean.prediction.numpy(),
+        predictions={view: row.prediction.numpy() for view, row in rows.items()},
+        margins={"clean": clean.margin.numpy()} | {view: row.margin.numpy() for view, row in rows.items()},
+        distances={view: row.distance.numpy() for view, row in rows.items()},
+        stages={view: names[view][rows[view].stage.numpy() + 1] for view in stages},
+    )
+
+
+def _part(arrays: Arrays, prefix: str) -> Arrays:
+    return {name.removeprefix(prefix): value for name, value in arrays.items() if name.startswith(prefix)}
+
+
+def _key(text: str) -> tuple[str, int]:
+    view, _, number = text.rpartition("\t")
+    return view, int(number)

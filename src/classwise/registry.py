@@ -17,12 +17,13 @@ from typing import Any, Literal, TypeVar, get_args
 
 from classwise.errors import InputError
 
-Kind = Literal["attack", "suite", "loss", "method", "model", "data", "recipe"]
+Kind = Literal["attack", "suite", "plan", "loss", "method", "model", "data", "recipe"]
 Built = TypeVar("Built", bound=Callable[..., Any])
 
 _HOMES: dict[Kind, str] = {
     "attack": "classwise.attacks",
     "suite": "classwise.attacks",
+    "plan": "classwise.attacks",
     "loss": "classwise.losses",
     "method": "classwise.methods",
     "model": "classwise.models",

@@ -19,7 +19,7 @@ from rich.text import Text
 if TYPE_CHECKING:
     from classwise import evaluation
     from classwise import train as training_loop
-    from classwise.attacks.base import Attack
+    from classwise.attacks.plan import Contender
     from classwise.data import ImageSet
     from classwise.metrics.result import Result
     from classwise.registry import Entry
@@ -54,7 +54,7 @@ def training(
 
 @contextmanager
 def evaluating(
-    images: ImageSet, attacks: Mapping[str, Attack], *, quiet: bool = False
+    images: ImageSet, attacks: Mapping[str, Contender], *, quiet: bool = False
 ) -> Iterator[Callable[[evaluation.Snapshot], None]]:
     """Show an evaluation while it goes on; yields what :func:`classwise.evaluate` calls after each attack."""
     threat = next(iter(attacks.values())).threat

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal, get_args
@@ -13,6 +14,7 @@ from classwise.errors import InputError
 from classwise.noise import Noise
 
 Norm = Literal["Linf", "L2", "L1"]
+Projection = Callable[[Tensor], Tensor]
 _ALIASES: dict[str, Norm] = {"inf": "Linf", "linf": "Linf", "2": "L2", "l2": "L2", "1": "L1", "l1": "L1"}
 
 
@@ -125,6 +127,16 @@ class ThreatModel:
             # roundings add up over the image instead of cancelling: round towards x.
             moved = torch.where((moved - x).abs() > delta.abs(), torch.nextafter(moved, x), moved)
         return moved.clamp_(0, 1)
+
+    def projection(self, x: Tensor) -> Projection:
+        """Return the projection onto the set around ``x`` (N, ...), prepared for many calls.
+
+        For Linf the set is a box, whose corners are computed once; for L2 and L1 it is :meth:`project`.
+        """
+        if self.norm != "Linf":
+            return lambda x_adv: self.project(x_adv, x)
+        low, high = (x - self.eps).clamp_(min=0), (x + self.eps).clamp_(max=1)
+        return lambda x_adv: torch.clamp(x_adv, low, high)
 
     def sample(self, x: Tensor, noise: Noise, eps: Tensor | None = None) -> Tensor:
         """Draw a point of each ball uniformly, then clip it to [0, 1].

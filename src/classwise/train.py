@@ -27,8 +27,9 @@ from classwise.attacks.pgd import PGD
 from classwise.data.augment import Augment, augmentation
 from classwise.data.images import Images
 from classwise.data.splits import stratified_split
+from classwise.engine import exact_float32, forward, total
 from classwise.errors import InputError
-from classwise.evaluation import environment, exact_float32, forward, total
+from classwise.evaluation import environment
 from classwise.losses import cross_entropy
 from classwise.methods.base import Epoch, Method, Pass, Step
 from classwise.metrics import summaries

@@ -18,14 +18,14 @@ SHAPE = (1, 3, 3)
 
 def test_standard_is_the_four_attacks_of_the_paper_at_their_budgets() -> None:
     attack = build("autoattack", THREAT)["autoattack"]
-    assert attack == Ensemble(
-        (
-            APGD(THREAT, steps=100, loss="cross_entropy"),
-            APGD(THREAT, steps=100, loss="dlr", targets=9),
-            FAB(THREAT, steps=100, targets=9),
-            Square(THREAT, queries=5000),
-        )
+    assert isinstance(attack, Ensemble)
+    assert attack.attacks == (
+        APGD(THREAT, steps=100, loss="cross_entropy"),
+        APGD(THREAT, steps=100, loss="dlr", targets=9),
+        FAB(THREAT, steps=100, targets=9),
+        Square(THREAT, queries=5000),
     )
+    assert attack.labels == ("apgd-ce(steps=100)", "apgd-t(steps=100)", "fab-t(steps=100)", "square(queries=5000)")
 
 
 def test_plus_restarts_its_untargeted_attacks_five_times() -> None:

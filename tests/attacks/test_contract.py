@@ -35,6 +35,7 @@ BRIEF = {
     "autoattack": "autoattack(steps=5, queries=10)",
     "autoattack-plus": "autoattack-plus(steps=3, queries=10)",
     "autoattack-rand": "autoattack-rand(steps=3, samples=2)",
+    "nearest-pgd": "nearest-pgd(start='uniform')",  # from the clean image the tiny model breaks before the first draw
     "fab": "fab(steps=5)",
     "fab-t": "fab-t(steps=5)",
     **{name: f"{name}(steps=10)" for name in ("apgd-ce", "apgd-dlr", "apgd-t", "apgd-margin")},

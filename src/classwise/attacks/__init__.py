@@ -10,7 +10,9 @@ from classwise.attacks.eot import EoT, Expectation, fooled_share
 from classwise.attacks.fab import FAB
 from classwise.attacks.fgsm import fgsm
 from classwise.attacks.momentum import MomentumPGD
+from classwise.attacks.nearest import NearestPGD
 from classwise.attacks.pgd import PGD
+from classwise.attacks.plan import Plan, Stage, contenders
 from classwise.attacks.square import Square
 from classwise.attacks.temperature import TemperaturePGD
 from classwise.attacks.transfer import Transfer, transfer
@@ -24,11 +26,15 @@ __all__ = [
     "EoT",
     "Expectation",
     "MomentumPGD",
+    "NearestPGD",
+    "Plan",
     "Square",
+    "Stage",
     "TemperaturePGD",
     "Transfer",
     "attacking",
     "build",
+    "contenders",
     "fgsm",
     "fooled_share",
     "predict",

@@ -56,4 +56,5 @@ def autoattack_rand(threat: ThreatModel, steps: int = 100, samples: int = 20) ->
 
 
 def _ensemble(version: str, threat: ThreatModel, steps: int, queries: int) -> Ensemble:
-    return Ensemble(tuple(build(list(members(version, steps, queries)), threat).values()))
+    built = build(list(members(version, steps, queries)), threat)
+    return Ensemble(tuple(built.values()), tuple(built))

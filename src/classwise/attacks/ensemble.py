@@ -24,15 +24,21 @@ class Ensemble:
 
     Attributes:
         attacks: in this order, all with one threat model.
+        labels: what each is called in results; its class and place if not given.
 
     Raises:
-        InputError: no attack, or different threat models.
+        InputError: no attack, different threat models, or another number of labels.
     """
 
     attacks: tuple[Attack, ...]
+    labels: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "attacks", tuple(self.attacks))
+        named = [f"{type(attack).__name__} {place}" for place, attack in enumerate(self.attacks, 1)]
+        object.__setattr__(self, "labels", tuple(self.labels or named))
+        if len(self.labels) != len(self.attacks):
+            raise InputError("An ensemble needs a label for each attack, or none at all.")
         if len({attack.threat for attack in self.attacks}) != 1:
             raise InputError("An ensemble needs at least one attack, and one threat model for all of them.")
 
@@ -64,4 +70,5 @@ class Ensemble:
 @register("attack", "ensemble", source="point-wise worst case, as AutoAttack (Croce & Hein 2020)")
 def ensemble(threat: ThreatModel, attacks: str = "pgd,margin-pgd") -> Ensemble:
     """Attacks named in one string, each on the survivors of the ones before."""
-    return Ensemble(tuple(build(attacks, threat).values()))
+    built = build(attacks, threat)
+    return Ensemble(tuple(built.values()), tuple(built))

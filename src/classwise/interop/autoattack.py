@@ -22,8 +22,8 @@ from classwise import files
 from classwise.attacks import build
 from classwise.attacks.autoattack import members
 from classwise.attacks.base import Attack, attacking, predict
+from classwise.engine import exact_float32, forward
 from classwise.errors import InputError
-from classwise.evaluation import exact_float32, forward
 from classwise.models.checkpoint import weights_sha256
 from classwise.noise import Noise
 from classwise.registry import unknown

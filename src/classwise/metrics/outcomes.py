@@ -6,7 +6,7 @@ import io
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -44,6 +44,7 @@ class Outcomes:
         margins: for "clean" and each attack, largest wrong logit minus true logit on that image, (N,) float32;
             views may be missing.
         distances: for each attack, the candidate's distance from the image, (N,) float32; attacks may be missing.
+        stages: for attacks of several stages, the name of the stage that broke each image, (N,) str; "" where none.
 
     Raises:
         InputError: arrays of different length, labels out of range, an attack with a reserved name, or a
@@ -65,9 +66,10 @@ class Outcomes:
     predictions: Mapping[str, Ints]
     margins: Mapping[str, NDArray[np.float32]]
     distances: Mapping[str, NDArray[np.float32]]
+    stages: Mapping[str, NDArray[np.str_]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        _check_names(self.classes, tuple(self.predictions), tuple(self.margins), tuple(self.distances))
+        _check_names(self.classes, tuple(self.predictions), tuple(self.margins), (*self.distances, *self.stages))
         size, top = len(np.atleast_1d(np.asarray(self.y))), len(self.classes)
         predictions = {
             name: _integers(f"predictions under {name!r}", values, size, INVALID, top)
@@ -81,6 +83,7 @@ class Outcomes:
             "predictions": predictions,
             "margins": _reals("margins", self.margins, size),
             "distances": _reals("distances", self.distances, size),
+            "stages": _words("stages", self.stages, size),
         }
         for name, value in fields.items():
             object.__setattr__(self, name, value)
@@ -192,6 +195,24 @@ class Outcomes:
             predictions=pick(self.predictions),
             margins=pick(self.margins),
             distances=pick(self.distances),
+            stages=pick(self.stages),
+        )
+
+    def extended(self, later: Outcomes) -> Outcomes:
+        """Add the attacks of ``later``, which were run on the same images.
+
+        Raises:
+            InputError: other images, classes or clean predictions, or an attack that is there already.
+        """
+        same = all(np.array_equal(getattr(self, name), getattr(later, name)) for name in ("index", "y", "clean"))
+        if not same or self.classes != later.classes or set(self.attacks) & set(later.attacks):
+            raise InputError("Attacks can be added to outcomes only if they were run on the same images and are new.")
+        return replace(
+            self,
+            predictions={**self.predictions, **later.predictions},
+            margins={**self.margins, **later.margins},
+            distances={**self.distances, **later.distances},
+            stages={**self.stages, **later.stages},
         )
 
     @staticmethod
@@ -224,13 +245,14 @@ class Outcomes:
             predictions=join("predictions"),
             margins=join("margins"),
             distances=join("distances"),
+            stages=join("stages"),
         )
 
     def save(self, path: Path | str) -> None:
         """Write an .npz archive atomically; it holds plain arrays and opens without pickle.
 
         Keys: classes, index, y, clean, broken_by, attacks (names, in order), prediction.<attack>,
-        margin.<attack>, margin.clean, distance.<attack>.
+        margin.<attack>, margin.clean, distance.<attack>, stage.<attack> where there are several.
 
         Raises:
             InputError: the file cannot be written.
@@ -279,10 +301,16 @@ class Outcomes:
             predictions={name: arrays[f"prediction.{name}"] for name in attacks},
             margins={name: arrays[f"margin.{name}"] for name in (CLEAN, *attacks) if f"margin.{name}" in arrays},
             distances={name: arrays[f"distance.{name}"] for name in attacks if f"distance.{name}" in arrays},
+            stages={name: arrays[f"stage.{name}"] for name in attacks if f"stage.{name}" in arrays},
         )
 
     def _groups(self) -> tuple[tuple[str, Mapping[str, NDArray[Any]]], ...]:
-        return ("prediction", self.predictions), ("margin", self.margins), ("distance", self.distances)
+        return (
+            ("prediction", self.predictions),
+            ("margin", self.margins),
+            ("distance", self.distances),
+            ("stage", self.stages),
+        )
 
     def _count(self, labels: Ints) -> Ints:
         return np.bincount(labels, minlength=self.num_classes).astype(np.int64)
@@ -335,6 +363,17 @@ def _reals(what: str, arrays: Mapping[str, ArrayLike], size: int) -> dict[str, N
     result = {}
     for name, values in arrays.items():
         copy = np.array(values, dtype=np.float32)
+        if copy.shape != (size,):
+            raise InputError(f"The {what} of {name!r} have shape {copy.shape}; give shape ({size},), one an image.")
+        copy.flags.writeable = False
+        result[name] = copy
+    return result
+
+
+def _words(what: str, arrays: Mapping[str, ArrayLike], size: int) -> dict[str, NDArray[np.str_]]:
+    result = {}
+    for name, values in arrays.items():
+        copy = np.array(values, dtype=np.str_)
         if copy.shape != (size,):
             raise InputError(f"The {what} of {name!r} have shape {copy.shape}; give shape ({size},), one an image.")
         copy.flags.writeable = False

@@ -1,0 +1,176 @@
+"""Plans: attacks one after another, each on the part of the survivors where it can change a verdict.
+
+A plan is run by :func:`classwise.evaluate` over a whole data set, not batch by batch like an attack: which survivors
+are closest to breaking shows only once all are known. It can be written in a TOML file::
+
+    full = "autoattack"                            # audits what the stages leave; leave it out for no audit
+
+    [[stage]]
+    attack = "nearest-pgd(steps=10, targets=3)"
+
+    [[stage]]
+    attack = "square(queries=500)"
+    closest = 0.2                                  # share of the survivors, by their margin
+
+    [[stage]]
+    attack = "square"
+    closest = 0.2
+    go_on = true                                   # with the next such share, until one of them breaks nothing
+    if_closer = true                               # only if the stage before came closer than those before it
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from classwise import registry
+from classwise.attacks.base import Attack, build
+from classwise.attacks.ensemble import Ensemble
+from classwise.errors import InputError
+from classwise.threat import ThreatModel
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One attack of a plan.
+
+    Attributes:
+        name: what it is called in results.
+        attack: what is run.
+        closest: share of the survivors that it is run on, those with the largest margin so far; above 0, at most 1.
+        go_on: while a share breaks something, attack the next share of the same size.
+        if_closer: only if the stage before broke an image, or had a larger margin on one than all before it.
+        path: stream of its random numbers; that of its place in the plan if empty.
+
+    Raises:
+        InputError: a share outside its range.
+    """
+
+    name: str
+    attack: Attack
+    closest: float = 1.0
+    go_on: bool = False
+    if_closer: bool = False
+    path: tuple[str | int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not 0 < self.closest <= 1:
+            raise InputError(f"The share closest = {self.closest} of {self.name} must be above 0 and at most 1.")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Stages, and the suite that audits them.
+
+    Attributes:
+        stages: in this order, each on survivors of those before.
+        full: attacks of the suite that the plan stands in for. A sample of the survivors meets it (the audit), and
+            all of them do where something speaks against the plan. Empty: neither.
+
+    Raises:
+        InputError: no stage, or different threat models.
+    """
+
+    stages: tuple[Stage, ...]
+    full: tuple[Stage, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "stages", tuple(self.stages))
+        object.__setattr__(self, "full", tuple(self.full))
+        if len({stage.attack.threat for stage in (*self.stages, *self.full)}) != 1 or not self.stages:
+            raise InputError("A plan needs at least one stage, and one threat model for all its attacks.")
+
+    @property
+    def threat(self) -> ThreatModel:
+        """The set of allowed images."""
+        return self.stages[0].attack.threat
+
+
+Contender = Attack | Plan
+"""What an evaluation can run."""
+
+
+def contenders(names: str | list[str], threat: ThreatModel) -> Mapping[str, Contender]:
+    """Build attacks, suites and plans by name: ``"fast,pgd(steps=100),mine.toml"`` -> each by its name, in order.
+
+    A suite stands for its attacks; a plan in a file is called after the file. The name, settings included, is the key
+    in every result.
+
+    Raises:
+        InputError: an unknown name, settings that an attack does not take, or none at all.
+    """
+    built: dict[str, Contender] = {}
+    for text in registry.split(names) if isinstance(names, str) else names:
+        if text.endswith(".toml"):
+            built[Path(text).stem] = read(Path(text), threat)
+        elif registry.parse(text)[0] in registry.names("plan"):
+            built[text] = registry.build("plan", text, threat)
+        else:
+            built.update(build([text], threat))
+    return built or build([], threat)
+
+
+def plan(stages: list[Mapping[str, Any]], threat: ThreatModel, full: str = "") -> Plan:
+    """Build a plan from the names of its attacks.
+
+    Args:
+        stages: each with ``attack`` and optionally ``closest`` and ``go_on``, as in a TOML file.
+        threat: what the attacks may do to an image.
+        full: attack whose members audit the plan; none if empty.
+
+    Raises:
+        InputError: unknown names or settings.
+    """
+    return Plan(tuple(_stage(settings, threat) for settings in stages), members_of(full, threat) if full else ())
+
+
+def read(path: Path, threat: ThreatModel) -> Plan:
+    """Read a plan from a TOML file.
+
+    Raises:
+        InputError: the file cannot be read, or says something that a plan does not.
+    """
+    try:
+        found = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"Cannot read the plan {path}: {error}.") from error
+    stages, full = found.pop("stage", None), found.pop("full", "")
+    if found or not isinstance(full, str) or not isinstance(stages, list) or not stages:
+        raise InputError(f"The plan {path} needs [[stage]] tables and may name one suite as full; nothing else.")
+    return plan(stages, threat, full)
+
+
+def members_of(text: str, threat: ThreatModel) -> tuple[Stage, ...]:
+    """Return the attacks that ``text`` names, those of an ensemble one by one."""
+    return tuple(stage for name, attack in build(text, threat).items() for stage in members(name, attack))
+
+
+def members(name: str, attack: Attack) -> tuple[Stage, ...]:
+    """Return an attack as stages on all survivors: those of an ensemble one by one, any other as one.
+
+    Their random numbers are those that the attack itself would draw.
+    """
+    if not isinstance(attack, Ensemble):
+        return (Stage(name, attack, path=(name,)),)
+    named = zip(attack.labels, attack.attacks, strict=True)
+    return tuple(Stage(label, member, path=(name, "member", place)) for place, (label, member) in enumerate(named))
+
+
+def _stage(settings: Mapping[str, Any], threat: ThreatModel) -> Stage:
+    given = dict(settings) if isinstance(settings, Mapping) else {}
+    text, closest = given.pop("attack", None), given.pop("closest", 1.0)
+    switches = {name: given.pop(name, False) for name in ("go_on", "if_closer")}
+    if not isinstance(text, str) or isinstance(closest, bool) or not isinstance(closest, int | float) or given:
+        raise InputError("A stage names its attack and may set closest to a number, go_on and if_closer; nothing else.")
+    for name, value in switches.items():
+        if not isinstance(value, bool):
+            raise InputError(f"{name} of the stage {text!r} is true or false, not {value!r}.")
+    built = build([text], threat)
+    if len(built) != 1:
+        raise InputError(f"A stage of a plan is one attack, and {text!r} stands for several; give each its stage.")
+    ((name, attack),) = built.items()
+    return Stage(name, attack, float(closest), **switches)

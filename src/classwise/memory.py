@@ -1,0 +1,51 @@
+"""How many images fit into memory at once."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+from torch import Tensor, nn
+
+_MOST = {"cpu": 250, "cuda": 4096}  # beyond this a larger batch is no faster
+_SHARE = 0.25  # of the free memory: what a backward pass and an attack hold beside the activations is an estimate
+_IMAGES = 16  # copies of an image that an attack keeps: iterates, gradients, bounds
+
+
+def batch_that_fits(model: nn.Module, x: Tensor, y: Tensor) -> int:
+    """Return a number of images whose attack fits into the free memory of the device they are on, at least 1.
+
+    Memory of the CPU must not run out, since the system would then end the process; the estimate is for it. On other
+    devices the engine halves the batch where the estimate was too high.
+
+    Args:
+        model: takes [0, 1], returns logits.
+        x: two images (2, C, H, W), the second of which tells what one more image costs.
+        y: their classes.
+    """
+    one = max(1, bytes_saved(model, x) - bytes_saved(model, x[:1])) + _IMAGES * x[0].numel() * x.element_size()
+    most = _MOST.get(x.device.type, _MOST["cpu"])
+    return max(1, min(most, int(_SHARE * free_memory(x.device) / (2 * one))))
+
+
+def bytes_saved(model: nn.Module, x: Tensor) -> int:
+    """Return the bytes that a forward pass of images (N, C, H, W) keeps for its gradient, weights included."""
+    kept: dict[int, int] = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        logits = model(x.detach().requires_grad_(True))
+    del logits  # so long it kept every storage alive, and no two had the same address
+    return sum(kept.values())
+
+
+def free_memory(device: torch.device) -> int:
+    """Return the bytes that are free on a device."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    pages = "SC_AVPHYS_PAGES" if "SC_AVPHYS_PAGES" in os.sysconf_names else "SC_PHYS_PAGES"
+    return os.sysconf(pages) * os.sysconf("SC_PAGE_SIZE")
