@@ -164,6 +164,8 @@ def test_neither_the_batch_size_nor_the_clock_nor_the_global_generator_changes_a
     data, attacks = image_set(model), build(SMALL + ",pgd(steps=3)", ThreatModel("Linf", 0.03))
     first, second = (evaluate(model, data, attacks, batch_size=size).outcomes for size in (3, 40))
     assert all(np.array_equal(first.predictions[name], second.predictions[name]) for name in attacks)
+    # Verdicts of easy images would agree by chance; how far each candidate got would not.
+    assert all(np.allclose(first.margins[name], second.margins[name], atol=1e-4) for name in attacks)
 
 
 def test_warnings_are_data_and_every_image_and_class_has_its_own_result(tmp_path: Path) -> None:
