@@ -384,6 +384,31 @@ def test_report_writes_one_page_and_figures_and_tables_on_request(run: Run, eval
         assert path in shown.out
 
 
+def test_report_writes_latex_and_an_entry_of_robustbench_on_request(run: Run, evaluated: Path, tmp_path: Path) -> None:
+    shown = run("report", evaluated, "--latex", "tables.tex", "--robustbench", "entry.json")
+    assert shown.status == 0
+    assert (tmp_path / "tables.tex").read_text().startswith("\\begin{table}")
+    entry = json.loads((tmp_path / "entry.json").read_text())
+    assert (entry["dataset"], entry["eps"], entry["unreliable"]) == ("digits", "0.15", True)
+    assert "autoattack_acc" not in entry
+    assert "tables.tex" in shown.out
+    assert "entry.json" in shown.out
+
+
+def test_report_reads_the_folder_once_whatever_it_writes(
+    run: Run, evaluated: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, folders = Result.read, []
+
+    def counted(folder: Path) -> Result:
+        folders.append(folder)
+        return read(folder)
+
+    monkeypatch.setattr(Result, "read", counted)
+    assert run("report", evaluated, "--markdown", "a.md", "--latex", "a.tex", "--robustbench", "a.json").status == 0
+    assert folders == [evaluated]
+
+
 def test_a_path_longer_than_the_terminal_is_not_broken(
     run: Run, evaluated: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

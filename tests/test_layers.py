@@ -45,7 +45,7 @@ MAY_IMPORT = {
     "interop": LAYER_4,
     "arguments": LAYER_1,
     "terminal": LAYER_4,
-    "cli": LAYER_4 | {"__init__", "arguments", "terminal"},
+    "cli": LAYER_4 | {"__init__", "arguments", "terminal", "interop"},
 }
 
 

@@ -170,25 +170,38 @@ def evaluate_model(
         terminal.evaluated(result, out)
 
 
-def make_report(folder: Path, figures: Path | None = None, markdown: Path | None = None) -> Path:
+def make_report(
+    folder: Path,
+    figures: Path | None = None,
+    markdown: Path | None = None,
+    latex: Path | None = None,
+    robustbench: Path | None = None,
+) -> Path:
     """Turn the folder of an evaluation into one self-contained report.html.
 
     Args:
         folder: what `classwise evaluate --out` wrote.
         figures: folder for the charts as PDF, PNG and SVG.
         markdown: file for the tables in Markdown.
+        latex: file for the tables in LaTeX (package booktabs).
+        robustbench: JSON file in the format of RobustBench's model_info, with the counts of each class.
     """
     from classwise import files, terminal
+    from classwise.interop import robustbench as leaderboard
     from classwise.metrics.result import Result
-    from classwise.report import markdown_tables, save_figures, write_page
+    from classwise.report import latex_tables, markdown_tables, save_figures, write_page
 
-    page = write_page(folder)
+    result = Result.read(folder)
+    page = write_page(folder, result=result)
     written = [page]
     if figures is not None:
-        written += save_figures(Result.read(folder), figures)
-    if markdown is not None:
-        files.write_text(markdown, markdown_tables(Result.read(folder)))
-        written.append(markdown)
+        written += save_figures(result, figures)
+    for path, tables in ((markdown, markdown_tables), (latex, latex_tables)):
+        if path is not None:
+            files.write_text(path, tables(result))
+            written.append(path)
+    if robustbench is not None:
+        written.append(leaderboard.write(result, robustbench))
     terminal.wrote(written)
     return page
 

@@ -156,3 +156,10 @@ def test_normalised_images_are_refused() -> None:
     model, x, y = problem()
     with pytest.raises(InputError, match=r"give pixels in \[0, 1\]"):
         AutoAttack(model, verbose=False).run_standard_evaluation(x * 4 - 2, y)
+
+
+def test_pixels_that_are_not_a_number_are_refused() -> None:
+    model, x, y = problem()
+    x[0, 0, 0, 0] = torch.nan
+    with pytest.raises(InputError, match=r"give pixels in \[0, 1\]"):
+        AutoAttack(model, verbose=False).run_standard_evaluation(x, y)

@@ -22,9 +22,11 @@ from classwise.metrics import (
     class_variance,
     delta,
     disparity_shift,
+    fairlearn_names,
     false_positive_rate,
     gap,
     gini,
+    literature_names,
     macro_average,
     nsd,
     ratio,
@@ -303,3 +305,35 @@ def test_the_table_is_unchanged_in_rates_when_images_are_duplicated(drawn: Outco
     twice = drawn.select(np.tile(np.arange(len(drawn)), 2))
     for name in ("by_class", "accuracy", "macro_average", "std", "cfps", "class_variance"):
         assert table(twice)[name] == table(drawn)[name]
+
+
+@QUICK
+@given(counts())
+def test_the_names_of_others_stand_for_our_summaries(drawn) -> None:
+    right, n = map(np.array, drawn)
+    accuracy = np.divide(right, n, out=np.full(len(n), math.nan), where=n > 0)
+    best = max((value for value in accuracy if not math.isnan(value)), default=math.nan)
+    ours = {
+        "overall": average(right, n),
+        "group_min": worst(accuracy),
+        "group_max": best,
+        "difference": gap(accuracy),
+        "ratio": ratio(accuracy),
+        "WCA": worst(accuracy),
+        "W10CR": worst_q(accuracy, 0.1),
+    }
+    found = literature_names(right, n)
+    assert found.pop("by_group") == [None if math.isnan(value) else value for value in accuracy]
+    assert found == {name: None if math.isnan(value) else value for name, value in ours.items()}
+
+
+def test_the_names_of_fairlearn_by_hand() -> None:
+    """Classes right in 8 of 10, 1 of 2 and 0 of 0: 9 of 12 overall, and the absent class is in no summary."""
+    assert fairlearn_names([8, 1, 0], [10, 2, 0]) == {
+        "overall": 0.75,
+        "by_group": [0.8, 0.5, None],
+        "group_min": 0.5,
+        "group_max": 0.8,
+        "difference": pytest.approx(0.3),
+        "ratio": 0.625,
+    }

@@ -2,13 +2,24 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from classwise.report.sheet import Cell, Column, Sheet, escape_markdown, to_csv, to_markdown, to_rich
+from classwise.report.sheet import (
+    Cell,
+    Column,
+    Sheet,
+    escape_latex,
+    escape_markdown,
+    to_csv,
+    to_latex,
+    to_markdown,
+    to_rich,
+)
 
 COLUMNS = (Column("name", ("name",), words=True), Column("interval", ("low", "high")))
 
@@ -66,3 +77,36 @@ def test_csv_reads_back_whatever_the_name(name: str) -> None:
 def test_csv_leaves_undefined_values_empty() -> None:
     table = Sheet("s", "", COLUMNS, ((Cell("cat", ("cat",)), Cell("–", (None, None))),))
     assert to_csv(table) == "name,low,high\ncat,,\n"
+
+
+def test_latex_has_a_caption_a_heading_an_alignment_and_a_line_a_row() -> None:
+    assert to_latex(sheet(), "PGD only").splitlines() == [
+        r"\begin{table}",
+        r"\caption{a caption. PGD only}",
+        r"\label{tab:s}",
+        r"\begin{tabular}{lr}",
+        r"\toprule",
+        r"name & interval \\",
+        r"\midrule",
+        r"cat & 10--20 \\",
+        r"\bottomrule",
+        r"\end{tabular}",
+        r"\end{table}",
+    ]
+
+
+@given(st.text(st.characters(exclude_categories=["Cc", "Cs", "Zl", "Zp"]), min_size=1))
+def test_no_name_adds_a_cell_a_command_or_a_comment_to_a_latex_table(name: str) -> None:
+    row = to_latex(sheet(name)).split("\n")[7].removesuffix(r" \\")
+    escaped = re.sub(r"\\[&%$#_{}]", "", row)
+    assert escaped.count("&") == 1
+    assert not set("%$#_~^<>|") & set(escaped)
+    assert set(re.findall(r"\\(\w*)", escaped)) <= {
+        "textbackslash", "textasciitilde", "textasciicircum", "textless", "textgreater", "textbar", "ldots",
+        "textperiodcentered",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["[2pt] cat", "*"])
+def test_a_name_is_not_read_as_an_option_of_the_end_of_the_row_before(name: str) -> None:
+    assert escape_latex(name)[0] == "{"

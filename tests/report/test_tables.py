@@ -12,6 +12,7 @@ from classwise.metrics.result import Result
 from classwise.report import (
     attack_table,
     class_table,
+    latex_tables,
     markdown_tables,
     rich_attack_table,
     rich_class_table,
@@ -229,3 +230,16 @@ def test_the_markdown_text_holds_no_markup_of_a_name(make: Callable[..., Result]
     text = markdown_tables(make(classes=["<script>x</script>", "*b*"], weak=0))
     assert "<script>" not in text
     assert "\\*b\\*" in text
+
+
+def test_each_latex_table_says_which_number_it_is(result: Result) -> None:
+    tables = latex_tables(result).split(r"\end{table}")[:-1]
+    assert len(tables) == 2
+    assert all("PGD only: point-wise worst case" in table for table in tables)
+
+
+def test_the_latex_class_table_has_a_row_a_class(result: Result) -> None:
+    classes = latex_tables(result).partition(r"\bottomrule")[0].partition(r"\midrule")[2].strip().splitlines()
+    assert len(classes) == 10
+    assert classes[0].startswith("cat & 100 & ")
+    assert {line.count(" & ") for line in classes} == {9}

@@ -30,6 +30,7 @@ from classwise.registry import unknown
 from classwise.threat import ThreatModel, parse_eps, parse_norm
 
 _KNOWN = ("apgd-ce", "apgd-dlr", "apgd-t", "fab", "fab-t", "square")
+_ROUNDING = 1e-6  # that resizing may leave a pixel outside [0, 1] by; it is clipped
 
 
 class AutoAttack:
@@ -94,7 +95,7 @@ class AutoAttack:
             x_adv (N, C, H, W) on the CPU, the image itself where nothing broke it; with labels if asked.
 
         Raises:
-            InputError: pixels outside [0, 1], labels that do not fit, or a state file of another run.
+            InputError: pixels that are not in [0, 1], labels that do not fit, or a state file of another run.
         """
         x, y = _checked(x_orig, y_orig)
         state = _State(x.clone(), torch.zeros(len(x), dtype=torch.bool), [])
@@ -231,9 +232,9 @@ def _checked(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     x, y = x.detach().cpu().float(), y.detach().cpu().long()
     if x.dim() != 4 or y.shape != x.shape[:1] or not len(x):
         raise InputError(f"Give images (N, C, H, W) with labels (N,), not {tuple(x.shape)} with {tuple(y.shape)}.")
-    if float(x.min()) < 0 or float(x.max()) > 1:
+    if not (float(x.min()) >= -_ROUNDING and float(x.max()) <= 1 + _ROUNDING):
         raise InputError(
             f"The images reach from {float(x.min()):.3g} to {float(x.max()):.3g}; give pixels in [0, 1], with "
             "normalisation inside the model."
         )
-    return x, y
+    return x.clamp(0, 1), y

@@ -270,6 +270,48 @@ def table(outcomes: Outcomes, view: str = WORST_CASE, confidence: float = 0.95) 
     }
 
 
+def fairlearn_names(correct: ArrayLike, n: ArrayLike) -> dict[str, Any]:
+    """Return the accuracies in the vocabulary of fairlearn's MetricFrame, classes being its groups; None for undefined.
+
+    Args:
+        correct: right images of each class, (C,).
+        n: images of each class, (C,).
+
+    Returns:
+        overall (`average`), by_group (C,), group_min (`worst`), group_max, difference (`gap`) and ratio (`ratio`),
+        the last two between groups.
+
+    Example:
+        >>> fairlearn_names([4, 2, 0], [4, 4, 0])["by_group"]
+        [1.0, 0.5, None]
+    """
+    accuracy = divide(correct, n)
+    numbers = {
+        "overall": average(correct, n),
+        "group_min": worst(accuracy),
+        "group_max": _summary(np.max, accuracy),
+        "difference": gap(accuracy),
+        "ratio": ratio(accuracy),
+    }
+    by_group = [_number(value) for value in accuracy]
+    return {**{name: _number(value) for name, value in numbers.items()}, "by_group": by_group}
+
+
+def literature_names(correct: ArrayLike, n: ArrayLike) -> dict[str, Any]:
+    """Return `fairlearn_names` and two of this field's: WCA (`worst`) and W10CR (`worst_q` at 10 %).
+
+    Args:
+        correct: right images of each class, (C,).
+        n: images of each class, (C,).
+    """
+    accuracy = divide(correct, n)
+    return {
+        **fairlearn_names(correct, n),
+        "WCA": _number(worst(accuracy)),
+        "W10CR": _number(worst_q(accuracy, 0.1)),
+    }
+
+
 def _worst_entry(classes: tuple[str, ...], accuracy: Floats, interval: Interval) -> dict[str, Any]:
     tied = worst_classes(accuracy)
     return {

@@ -1,4 +1,4 @@
-"""Reports: a result folder in; Markdown, figures for print and one self-contained HTML page out.
+"""Reports: a result folder in; Markdown, LaTeX, figures for print and one self-contained HTML page out.
 
 Reads results only. Neither torch nor a model is needed to look at numbers.
 """
@@ -8,6 +8,7 @@ from classwise.report.page import write_page
 from classwise.report.tables import (
     attack_table,
     class_table,
+    latex_tables,
     markdown_tables,
     rich_attack_table,
     rich_class_table,
@@ -20,6 +21,7 @@ __all__ = [
     "class_bars",
     "class_table",
     "flow_heatmap",
+    "latex_tables",
     "markdown_tables",
     "rich_attack_table",
     "rich_class_table",

@@ -23,19 +23,20 @@ from classwise.report.sheet import Sheet, to_csv
 _TEMPLATES = Path(__file__).parent / "templates"
 
 
-def write_page(directory: Path | str, path: Path | str | None = None) -> Path:
+def write_page(directory: Path | str, path: Path | str | None = None, *, result: Result | None = None) -> Path:
     """Write the report of a result folder and return its path.
 
     Args:
         directory: folder that holds result.json and outcomes.npz.
         path: file to write; ``report.html`` in the folder if None.
+        result: what the folder holds, where the caller has read it already.
 
     Raises:
         InputError: no readable result there, or the file cannot be written.
     """
     folder = Path(directory)
     target = Path(path) if path is not None else folder / "report.html"
-    write_text(target, page(Result.read(folder), folder))
+    write_text(target, page(Result.read(folder) if result is None else result, folder))
     return target
 
 

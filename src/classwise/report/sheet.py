@@ -1,4 +1,4 @@
-"""A table as values, and its four spellings: Markdown, the terminal, CSV, and the cells of the page."""
+"""A table as values, and its spellings: Markdown, LaTeX, the terminal, CSV, and the cells of the page."""
 
 from __future__ import annotations
 
@@ -15,6 +15,23 @@ from rich.table import Table
 from rich.text import Text
 
 Value = str | int | float | None
+
+# A bracket or an asterisk at the start of a row would be read as an option of the \\ that ends the row before.
+_LATEX = {
+    **{character: f"\\{character}" for character in "&%$#_{}"},
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    "[": "{[}",
+    "]": "{]}",
+    "*": "{*}",
+    "–": "--",
+    "·": r"\textperiodcentered{}",
+    "…": r"\ldots{}",
+}
 
 
 @dataclass(frozen=True)
@@ -75,6 +92,34 @@ def to_markdown(sheet: Sheet) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
+def to_latex(sheet: Sheet, remark: str = "") -> str:
+    """Return the sheet as a LaTeX table, for a document that loads the package booktabs.
+
+    ``remark`` goes on in the caption, where it stays with the numbers.
+    """
+    caption = f"{sheet.caption}. {remark}" if remark else f"{sheet.caption}."
+    lines = [
+        " & ".join(escape_latex(column.title) for column in sheet.columns),
+        *(" & ".join(escape_latex(cell.text) for cell in row) for row in sheet.rows),
+    ]
+    return "\n".join(
+        [
+            r"\begin{table}",
+            rf"\caption{{{escape_latex(caption)}}}",
+            rf"\label{{tab:{sheet.name}}}",
+            rf"\begin{{tabular}}{{{''.join('l' if column.words else 'r' for column in sheet.columns)}}}",
+            r"\toprule",
+            rf"{lines[0]} \\",
+            r"\midrule",
+            *(rf"{line} \\" for line in lines[1:]),
+            r"\bottomrule",
+            r"\end{tabular}",
+            r"\end{table}",
+            "",
+        ]
+    )
+
+
 def to_rich(sheet: Sheet, width: int = 80) -> Table:
     """Return the sheet as a table for a terminal ``width`` characters wide, which spare columns make room in.
 
@@ -111,6 +156,16 @@ def escape_markdown(text: str) -> str:
     literal = re.sub(r"([\\`*\[\]|~])", r"\\\1", html.escape(text, quote=False))
     # An underscore inside a word never starts emphasis, so names such as sports_car stay readable.
     return re.sub(r"(?<!\w)_|_(?!\w)", r"\\_", literal)
+
+
+def escape_latex(text: str) -> str:
+    r"""Make text literal in LaTeX.
+
+    Example:
+        >>> escape_latex("cat_1 & 50 %")
+        'cat\\_1 \\& 50 \\%'
+    """
+    return "".join(_LATEX.get(character, character) for character in text)
 
 
 def _fitting(sheet: Sheet, width: int) -> list[int]:

@@ -1,4 +1,4 @@
-"""The tables and sentences of a report: the same ones on the page, in Markdown and in the terminal."""
+"""The tables and sentences of a report: the same ones on the page, in Markdown, in LaTeX and in the terminal."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rich.table import Table
 from classwise.metrics.flow import asymmetry, group_accuracy, within_group_share
 from classwise.metrics.result import Result
 from classwise.report.contents import Contents, Floats, View, read
-from classwise.report.sheet import Cell, Column, Sheet, Value, escape_markdown, to_markdown, to_rich
+from classwise.report.sheet import Cell, Column, Sheet, Value, escape_markdown, to_latex, to_markdown, to_rich
 
 ABSENT = "–"
 """Printed where a number is undefined, such as the accuracy of a class without images."""
@@ -34,6 +34,13 @@ def markdown_tables(result: Result) -> str:
     lines = [f"- {escape_markdown(line)}\n" for line in (*verdict_lines(contents), number_label(contents))]
     sheets = [class_sheet(contents), attack_sheet(contents)]
     return "".join(lines) + "".join(f"\n{sheet.caption}:\n\n{to_markdown(sheet)}" for sheet in sheets)
+
+
+def latex_tables(result: Result) -> str:
+    """Return both tables in LaTeX (package booktabs); each caption says which robust accuracy it is."""
+    contents = read(result)
+    label = number_label(contents)
+    return "\n".join(to_latex(sheet, label) for sheet in (class_sheet(contents), attack_sheet(contents)))
 
 
 def rich_class_table(result: Result, width: int = 80) -> Table:
