@@ -110,7 +110,7 @@ def evaluate(
         "command": command,
         "seconds": time.perf_counter() - start,
         "environment": environment(),
-        "flags": [flag.record() for flag in seen],
+        "flags": [flag.record() for flag in flags.distinct(seen)],
         "logits": _logit_scale(records),
         "groups": {group: list(members) for group, members in data.groups.items()},
         "attacks": {
