@@ -302,6 +302,20 @@ def test_a_model_that_wants_other_pixels_is_flagged_with_what_it_wants() -> None
     assert flags["near_chance"]["value"] == pytest.approx(1 / 3)
 
 
+def test_a_gradient_that_is_zero_on_wrong_images_only_is_not_masked() -> None:
+    data = images()
+    x, y = everything(data)
+    x[y == 0] = 0.5
+
+    class Cut(Plain):
+        def forward(self, x: Tensor) -> Tensor:
+            flat = (x == 0.5).flatten(1).all(1)[:, None]
+            return torch.where(flat, torch.tensor([0.0, 1.0, 0.0]), super().forward(x))
+
+    with attacking(model := Cut()):
+        assert list(look(model, x, y, data.classes)) == []
+
+
 def test_a_model_that_refuses_other_pixels_is_not_asked_again() -> None:
     assert "input_range" not in seen(Strict())
 
@@ -374,6 +388,12 @@ def test_a_gain_is_asked_of_pure_searches_of_this_model_only(other: Attack) -> N
     views = {"pgd": PGD(THREAT), "other": other}
     found = after(outcomes([0] * 9, 2, [0] * 9, pgd=[0] * 9, other=[1] * 9), views, [0, 0])
     assert "black_box_gain" not in {flag.flag for flag in found}
+
+
+def test_an_attack_with_both_kinds_of_members_hides_no_gain() -> None:
+    views = {"pgd": PGD(THREAT), "mixed": Ensemble((PGD(THREAT), SEARCH)), "search": SEARCH}
+    found = after(outcomes([0] * 9, 2, [0] * 9, pgd=[0] * 9, mixed=[1] * 9, search=[1] * 9), views, [0, 0, 0])
+    assert [(flag.flag, flag.attack) for flag in found] == [("black_box_gain", "search")]
 
 
 def test_members_are_found_at_every_depth_with_a_readable_label() -> None:

@@ -66,6 +66,18 @@ class Saturated(Brightness):
         return 1e5 * super().forward(x)
 
 
+class Blinking(Brightness):
+    """Hides its gradient in the first ``dark`` passes."""
+
+    def __init__(self, dark: int) -> None:
+        super().__init__()
+        self.dark, self.passes = dark, 0
+
+    def rise(self, x: Tensor) -> Tensor:
+        self.passes += 1
+        return super().rise(x if self.passes > self.dark else x.detach())
+
+
 class Half(nn.Module):
     """Predicts the class that the first pixel's last bits do not tell: ``weak`` for dark images, else plain."""
 
@@ -108,6 +120,11 @@ def test_gradients_that_are_zero_on_the_way_are_seen(model: nn.Module) -> None:
     y = model(x).nan_to_num().argmax(1)
     found = probed(model, x, y)["zero_gradient"]
     assert (found.value, found.classes) == (1, ("a",))
+
+
+@pytest.mark.parametrize(("dark", "expected"), [(9, set()), (10, {"zero_gradient"})])
+def test_a_gradient_is_masked_if_it_is_zero_at_half_of_the_steps(dark: int, expected: set[str]) -> None:
+    assert probed(Blinking(dark), *grey()).keys() & {"zero_gradient"} == expected
 
 
 def test_a_loss_that_needs_more_steps_is_seen() -> None:
@@ -191,10 +208,21 @@ def test_a_climb_takes_every_step_with_images_that_are_broken_too() -> None:
         ([*range(16), 15, 15, 16.5, 15, 15], False),
         ([*range(16), 15, 15, 17, 15, 15], True),
         ([5.0] + [0.0] * 19 + [1.0], False),
+        ([12.0] + [0.0] * 14 + [15.0] * 5 + [15.5], True),
         ([*range(20), float("nan")], False),
         ([float("-inf")] * 21, False),
     ],
-    ids=["flat", "steady", "oscillating", "a tenth at most", "more than a tenth", "never up", "nan", "infinite"],
+    ids=[
+        "flat",
+        "steady",
+        "oscillating",
+        "a tenth at most",
+        "more than a tenth",
+        "never up",
+        "counted from the start",
+        "nan",
+        "infinite",
+    ],
 )
 def test_rising_is_more_than_a_tenth_of_the_rise_in_the_last_quarter(values: list[float], expected: bool) -> None:
     assert still_rising(torch.tensor(values, dtype=torch.float64)[:, None]).tolist() == [expected]
@@ -202,7 +230,7 @@ def test_rising_is_more_than_a_tenth_of_the_rise_in_the_last_quarter(values: lis
 
 def test_the_border_counts_free_pixels_with_a_gradient_only() -> None:
     x = torch.tensor([[0.5, 0.5, 0.02, 0.98, 0.5]])
-    x_adv = torch.tensor([[0.55, 0.5, 0.0, 1.0, 0.5]])
+    x_adv = torch.tensor([[0.55, 0.5, 0.07, 0.93, 0.55]])
     felt = torch.tensor([[True, True, True, True, False]])
     assert on_border(x_adv, x, THREAT, felt).tolist() == [0.5]
 

@@ -77,7 +77,7 @@ def probe(
     first, second = (climb(model, x, y, threat, noise.fold("restart", restart)) for restart in range(2))
     y = y.cpu()
     yield from masked(first.blind >= 0.5, y, classes, "the images probed, at half of the steps or more")
-    yield from _loss_rising(still_rising(first.heights) & ~first.fooled, ~first.fooled, y, classes)
+    yield from _loss_rising(still_rising(first.heights), ~first.fooled, y, classes)
     yield from _off_border(first.border, y, classes)
     yield from _probe_breaks(first.fooled | second.fooled, y, classes)
     yield from _restart_gain(second.fooled & ~first.fooled, y, classes)
@@ -99,11 +99,11 @@ def climb(model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, noise: No
                 break
             gradient = input_gradient(cross_entropy(logits, y), point)
             felt |= gradient != 0
-            blind += (gradient == 0).flatten(1).all(1) / _STEPS
+            blind += (gradient == 0).flatten(1).all(1)
             x_adv = point.detach()
             x_adv = threat.project(x_adv + _STEP * threat.eps * threat.ascend(gradient, x_adv), x)
     border = on_border(x_adv.detach(), x, threat, felt)
-    return Climb(torch.stack(heights).cpu(), blind.cpu(), border.cpu(), fooled.cpu())
+    return Climb(torch.stack(heights).cpu(), (blind / _STEPS).cpu(), border.cpu(), fooled.cpu())
 
 
 def still_rising(heights: Tensor) -> Tensor:
@@ -124,7 +124,7 @@ def still_rising(heights: Tensor) -> Tensor:
     """
     late = len(heights) - (len(heights) - 1) // 4
     before, last = heights[:late].amax(0), heights[late:].amax(0)
-    return last - before > _STILL_RISING * (torch.maximum(before, last) - heights[0]).clamp_min(0)
+    return last - before > _STILL_RISING * (last - heights[0])
 
 
 def on_border(x_adv: Tensor, x: Tensor, threat: ThreatModel, felt: Tensor) -> Tensor:
