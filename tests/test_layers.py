@@ -18,7 +18,7 @@ GROUND = {"errors", "files", "registry"}
 LAYER_0 = GROUND | {"threat", "losses", "noise", "recipes", "metrics", "data", "models"}
 LAYER_1 = LAYER_0 | {"attacks"}
 LAYER_2 = LAYER_1 | {"methods"}
-LAYER_3 = LAYER_2 | {"memory", "records", "engine", "ladder", "flags", "evaluation", "report"}
+LAYER_3 = LAYER_2 | {"memory", "records", "engine", "ladder", "flags", "probe", "evaluation", "report"}
 LAYER_4 = LAYER_3 | {"train"}
 MAY_IMPORT = {
     "__init__": LAYER_4,
@@ -36,10 +36,11 @@ MAY_IMPORT = {
     "methods": {"registry", "losses", "noise", "attacks", "metrics"},
     "records": {"errors", "files", "data", "metrics"},
     "flags": {"errors", "losses", "attacks", "metrics"},
+    "probe": {"losses", "noise", "threat", "attacks", "flags"},
     "memory": set(),
     "engine": LAYER_1 | {"records"},
     "ladder": {"noise", "attacks", "metrics", "engine"},
-    "evaluation": LAYER_2 | {"__init__", "memory", "records", "engine", "ladder", "flags"},
+    "evaluation": LAYER_2 | {"__init__", "memory", "records", "engine", "ladder", "flags", "probe"},
     "report": {"errors", "files", "metrics"},
     "train": LAYER_2 | {"__init__", "engine", "evaluation"},
     "interop": LAYER_4,

@@ -187,15 +187,20 @@ class Field:
         engine: what runs the attacks.
         view: its name.
         row: verdicts so far, of all processes.
-        names: of the turns so far.
+        stages: attack of each turn so far.
         turns: what each of them did, of all processes.
     """
 
     engine: Engine
     view: str
     row: Row
-    names: list[str] = field(default_factory=list)
+    stages: list[Stage] = field(default_factory=list)
     turns: list[Turn] = field(default_factory=list)
+
+    @property
+    def names(self) -> list[str]:
+        """What each turn is called."""
+        return [stage.name for stage in self.stages]
 
     @property
     def y(self) -> Tensor:
@@ -229,7 +234,7 @@ class Field:
         broken = which & (turn.prediction != self.y)
         gain = Gain(int(broken.sum()), int((which & self.row.tried & (turn.margin > self.row.margin)).sum()))
         self.row = self.row.after(turn, number, self.y)
-        self.names.append(stage.name)
+        self.stages.append(stage)
         self.turns.append(turn)
         return gain
 

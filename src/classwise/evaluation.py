@@ -22,6 +22,7 @@ import classwise
 from classwise import flags, ladder, records
 from classwise.attacks.base import attacking
 from classwise.attacks.plan import Contender, Plan, members
+from classwise.attacks.square import Square
 from classwise.data.images import ImageSet
 from classwise.engine import Engine, Field, Snapshot, channels_last, exact_float32
 from classwise.errors import InputError
@@ -31,6 +32,7 @@ from classwise.metrics.result import Result
 from classwise.models.checkpoint import weights_sha256
 from classwise.models.fixed_shape import FixedShape
 from classwise.noise import Noise
+from classwise.probe import probe
 from classwise.records import Clean, Records, Row, Turn
 
 __all__ = ["AUDIT", "Snapshot", "evaluate"]
@@ -226,32 +228,58 @@ def _run(job: _Job, engine: Engine, seen: list[flags.Flag], earlier: Result | No
     known = () if earlier is None else earlier.outcomes.attacks
     fields, headers = dict[str, Field](), dict[str, Any]()
     for name, contender in job.attacks.items():
-        if name in known:
-            continue
-        field = Field(engine, name, _first_row(clean, earlier))
-        plan = contender if isinstance(contender, Plan) else Plan(members(name, contender))
-        ending = ladder.run(
-            plan,
-            field,
-            name,
-            suspicions=lambda survivors: [flag.flag for flag in seen if flag.flag in _SERIOUS],
-            points=job.settings.audit,
-            noise=Noise(job.settings.seed, job.data.index).fold(name),
-            num_classes=len(job.data.classes),
-        )
-        fields[name], headers[name] = field, _view_header(contender, field, ending, known)
+        if name not in known:
+            field = fields[name] = Field(engine, name, _first_row(clean, earlier))
+            headers[name] = _view_header(contender, field, _attack(job, field, contender, seen), known)
+            seen += _black_box(field, job.data.classes)
     stages = {name: field.names for name, field in fields.items() if "stages" in headers[name]}
     outcomes = records.outcomes(job.data, clean, {name: field.row for name, field in fields.items()}, stages)
     rejected = {name: sum(int(turn.rejected) for turn in field.turns) for name, field in fields.items()}
     if earlier is not None:
         outcomes = earlier.outcomes.extended(outcomes)
         headers = {**earlier.header["attacks"], **headers}
+    if not any(isinstance(attack, Plan) and attack.full for attack in job.attacks.values()):
+        seen += _probe(job, engine, torch.from_numpy(outcomes.correct()))  # else the plan had to know before
     plain = {name: attack for name, attack in job.attacks.items() if not isinstance(attack, Plan)}
     seen += flags.after(outcomes, plain, [rejected.get(name, 0) for name in plain])
     return _Found(clean, outcomes, headers, seen)
 
 
-_SERIOUS = ("zero_gradient", "non_deterministic")
+def _attack(job: _Job, field: Field, contender: Contender, seen: list[flags.Flag]) -> ladder.Ending:
+    """Run a plan, or an attack as the plan that it is, and take note of the flags that come up."""
+
+    def suspicions(survivors: Tensor) -> list[str]:
+        seen.extend(_probe(job, field.engine, survivors))
+        return [f"the flag {flag.flag}" for flag in flags.distinct(seen) if flag.flag in flags.SERIOUS]
+
+    return ladder.run(
+        contender if isinstance(contender, Plan) else Plan(members(field.view, contender)),
+        field,
+        field.view,
+        suspicions=suspicions,
+        points=job.settings.audit,
+        noise=Noise(job.settings.seed, job.data.index).fold(field.view),
+        num_classes=len(job.data.classes),
+    )
+
+
+def _probe(job: _Job, engine: Engine, survivors: Tensor) -> list[flags.Flag]:
+    """Climb once more with a few survivors, evenly spread, and say what looks odd; the same in every process."""
+    which = survivors.nonzero().squeeze(1)
+    which = which[torch.linspace(0, len(which) - 1, min(_LOOK, len(which))).long()]
+    x, y = job.data.fetch(which).to(engine.device), job.data.y[which].to(engine.device)
+    noise = Noise(job.settings.seed, job.data.index[which].to(engine.device)).fold("probe")
+    threat = next(iter(job.attacks.values())).threat
+    return list(probe(engine.model, x, y, threat, noise, job.data.classes)) if len(which) else []
+
+
+def _black_box(field: Field, classes: tuple[str, ...]) -> Iterator[flags.Flag]:
+    """Ask of a view of several stages whether random search found what gradients had missed."""
+    square = torch.tensor([isinstance(stage.attack, Square) for stage in field.stages] + [False])
+    if square.any() and not square[:-1].all():
+        by_square, broken = square[field.row.stage], field.row.stage >= 0
+        by_gradient, by_search = (broken & ~by_square).numpy(), (broken & by_square).numpy()
+        yield from flags.black_box_gain(by_gradient, by_search, field.y.numpy(), classes)
 
 
 def _first_row(clean: Clean, earlier: Result | None) -> Row:
@@ -270,7 +298,7 @@ def _header(job: _Job, found: _Found) -> dict[str, Any]:
         "fixed_shape": job.settings.fixed_shape,
         "device": str(job.settings.device),
         "environment": environment(),
-        "flags": [flag.record() for flag in found.flags],
+        "flags": [flag.record() for flag in flags.distinct(found.flags)],
         "logits": _logit_scale(found.clean),
         "groups": {group: list(members) for group, members in job.data.groups.items()},
         "attacks": found.headers,

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -104,7 +104,7 @@ def run(
         reasons = [*reasons, f"the last stage still broke {last.broken} images where {left} survive"]
     if reasons:
         for member in plan.full:
-            images.attack(member, member.path, images.survivors)
+            _spend(images, "full", member, images.survivors)
         return Ending(tuple(reasons))
     return Ending((), audit(plan.full, images, points, noise, num_classes) if points else None)
 
@@ -153,7 +153,7 @@ def audit(full: tuple[Stage, ...], images: Images, points: float, noise: Noise, 
         strata = _by_class(images.y[population], num_classes)
         wanted = sample_size(strata, allowed, error)
         sample = _draw(population, images.y, wanted, noise.fold("audit", len(rounds)))
-        broke = [images.attack(member, member.path, sample & ~met[k]).broken for k, member in enumerate(full)]
+        broke = [_spend(images, "audit", member, sample & ~met[k]).broken for k, member in enumerate(full)]
         met |= sample
         lost = _by_class(images.y[before & ~images.survivors], num_classes)
         by_member = {member.name: count for member, count in zip(full, broke, strict=True) if count}
@@ -168,8 +168,13 @@ def audit(full: tuple[Stage, ...], images: Images, points: float, noise: Noise, 
                 "at_most_by_class": _each(strata, wanted, error),
             }
         for k in np.flatnonzero(broke).tolist():
-            images.attack(full[k], full[k].path, images.survivors & ~met[k])
+            _spend(images, "full", full[k], images.survivors & ~met[k])
             met[k] = True
+
+
+def _spend(images: Images, purpose: str, member: Stage, which: Tensor) -> Gain:
+    """Attack with a member of the full suite, which draws what it would draw in the suite itself."""
+    return images.attack(replace(member, name=f"{purpose}: {member.name}"), member.path, which)
 
 
 def _each(strata: Ints, wanted: Ints, error: float) -> list[int]:

@@ -78,12 +78,15 @@ def trained(log: Sequence[Mapping[str, Any]], out: Path) -> None:
 
 def evaluated(result: Result, out: Path | None) -> None:
     """Print the tables and the verdict of an evaluation."""
-    from classwise.report import rich_attack_table, rich_class_table, verdict, which_number
+    from classwise.report import rich_attack_table, rich_class_table, rich_stage_table, verdict, which_number
 
     console = Console()
     console.print()
     console.print(rich_class_table(result, console.width))
     console.print(rich_attack_table(result, console.width))
+    stages = rich_stage_table(result, console.width)
+    if stages is not None:
+        console.print(stages)
     for line in verdict(result):
         console.print(Text(line, style="bold"), soft_wrap=True)
     console.print(Text(which_number(result)), soft_wrap=True)

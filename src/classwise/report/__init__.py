@@ -12,6 +12,7 @@ from classwise.report.tables import (
     markdown_tables,
     rich_attack_table,
     rich_class_table,
+    rich_stage_table,
     verdict,
     which_number,
 )
@@ -25,6 +26,7 @@ __all__ = [
     "markdown_tables",
     "rich_attack_table",
     "rich_class_table",
+    "rich_stage_table",
     "save_figures",
     "verdict",
     "which_number",

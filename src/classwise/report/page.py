@@ -19,6 +19,7 @@ from classwise.report import charts, tables
 from classwise.report.contents import Contents, plain, read
 from classwise.report.palette import DARK, LIGHT
 from classwise.report.sheet import Sheet, to_csv
+from classwise.report.stages import stage_sheet
 
 _TEMPLATES = Path(__file__).parent / "templates"
 
@@ -83,6 +84,7 @@ def _sheets(contents: Contents) -> dict[str, Any]:
     sheets = {
         "class_sheet": tables.class_sheet(contents),
         "attack_sheet": tables.attack_sheet(contents),
+        "stage_sheet": stage_sheet(contents),
         "spread_sheet": tables.spread_sheet(contents),
         "pair_sheet": tables.pair_sheet(contents),
         "flow_sheet": tables.flow_sheet(contents, charts.flow_classes(contents)),

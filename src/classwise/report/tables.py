@@ -11,6 +11,7 @@ from classwise.metrics.flow import asymmetry, group_accuracy, within_group_share
 from classwise.metrics.result import Result
 from classwise.report.contents import Contents, Floats, View, read
 from classwise.report.sheet import Cell, Column, Sheet, Value, escape_markdown, to_latex, to_markdown, to_rich
+from classwise.report.stages import misses, plan_label, stage_sheet
 
 ABSENT = "–"
 """Printed where a number is undefined, such as the accuracy of a class without images."""
@@ -32,8 +33,8 @@ def markdown_tables(result: Result) -> str:
     """Return verdict, label and both tables as one Markdown text, to be pasted into an issue or a draft."""
     contents = read(result)
     lines = [f"- {escape_markdown(line)}\n" for line in (*verdict_lines(contents), number_label(contents))]
-    sheets = [class_sheet(contents), attack_sheet(contents)]
-    return "".join(lines) + "".join(f"\n{sheet.caption}:\n\n{to_markdown(sheet)}" for sheet in sheets)
+    sheets = [class_sheet(contents), attack_sheet(contents), stage_sheet(contents)]
+    return "".join(lines) + "".join(f"\n{sheet.caption}:\n\n{to_markdown(sheet)}" for sheet in sheets if sheet)
 
 
 def latex_tables(result: Result) -> str:
@@ -51,6 +52,12 @@ def rich_class_table(result: Result, width: int = 80) -> Table:
 def rich_attack_table(result: Result, width: int = 80) -> Table:
     """Return the table of attacks for a terminal ``width`` characters wide."""
     return to_rich(attack_sheet(read(result)), width)
+
+
+def rich_stage_table(result: Result, width: int = 80) -> Table | None:
+    """Return the table of stages for a terminal; None where no attack has several."""
+    sheet = stage_sheet(read(result))
+    return None if sheet is None else to_rich(sheet, width)
 
 
 def verdict(result: Result) -> tuple[str, str, str]:
@@ -83,6 +90,9 @@ def number_label(contents: Contents) -> str:
     count = len(contents.attacks)
     kinds = dict.fromkeys(view.name.partition("(")[0] for view in contents.attacks)
     names = ", ".join(view.name for view in contents.attacks) if count < 7 else f"{count} attacks ({', '.join(kinds)})"
+    planned = plan_label(contents)
+    if planned is not None:
+        return planned
     if not kinds:
         return "Clean only: no attack was run, so this says nothing about robustness."
     worst = f"point-wise worst case of {names}" if count > 1 else f"{names} alone"
@@ -103,6 +113,15 @@ def class_sheet(contents: Contents) -> Sheet:
             f"{contents.confidence} % interval",
             ("interval_low", "interval_high"),
             note="simultaneous interval of the worst case: all classes hold at once",
+        ),
+        *(
+            [
+                Column(
+                    "AutoAttack may break", ("at_most",), note="at most so many more, by the audit; all classes at once"
+                )
+            ]
+            if misses(contents) is not None
+            else []
         ),
         Column(
             "mostly sent to",
@@ -302,13 +321,14 @@ def _value(number: float | None) -> Value:
 
 
 def _class_row(contents: Contents, c: int) -> tuple[Cell, ...]:
-    decimals = contents.decimals
+    decimals, bounds = contents.decimals, misses(contents)
     low, high = contents.worst_case.intervals[c]
     return (
         Cell(contents.classes[c], (contents.classes[c],)),
         Cell(f"{contents.n[c]:,}", (int(contents.n[c]),)),
         *(_share(view.by_class[c], decimals) for view in contents.views),
         Cell(span(low, high, decimals), (_value(low), _value(high))),
+        *([] if bounds is None else [Cell(f"≤ {bounds[c]:,}", (bounds[c],))]),
         _confusion(contents, c),
         _share(contents.worst_case.cfps[c], decimals),
     )
@@ -333,7 +353,7 @@ def _attack_row(contents: Contents, view: View) -> tuple[Cell, ...]:
     broken = contents.broken_by
     first = sum(broken.values()) if view is contents.worst_case else broken[view.name]
     return (
-        Cell(view.name, (view.name,)),
+        Cell(f"{view.name} (on survivors)" if view.about.get("after") else view.name, (view.name,)),
         _share(view.average, 2),
         _share(worst, decimals),
         Cell(name, (name,)),

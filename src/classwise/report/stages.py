@@ -1,0 +1,85 @@
+"""What a report says of attacks in several stages: what each stage did, and what the audit of a plan is worth."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from classwise.report.contents import Contents, View, plain
+from classwise.report.sheet import Cell, Column, Sheet
+
+
+def stage_sheet(contents: Contents) -> Sheet | None:
+    """Table of stages: images attacked and broken, and time; None where no attack has several."""
+    columns = (
+        Column("attack", ("attack",), words=True),
+        Column("stage", ("stage",), words=True),
+        Column("attacked", ("attacked",), note="images that the stage was spent on"),
+        Column("broke", ("broken",), note="of these"),
+        Column("seconds", ("seconds",)),
+    )
+    rows = [_stage_row(view, stage) for view in contents.attacks for stage in view.about.get("stages", ())]
+    caption = "The attacks that have several stages, in the order run"
+    return Sheet("stages", caption, columns, tuple(rows)) if rows else None
+
+
+def plan_label(contents: Contents) -> str | None:
+    """Say what the number of a plan is worth; None where no plan was run."""
+    plans = [view for view in contents.attacks if "full" in view.about]
+    if not plans:
+        return None
+    if len(contents.attacks) > 1:
+        lead = f"Point-wise worst case of {', '.join(view.name for view in contents.attacks)}. "
+        return lead + " ".join(_worth(contents, view) for view in plans)
+    return _worth(contents, plans[0])
+
+
+def misses(contents: Contents) -> list[int] | None:
+    """Return how many more images of each class the full suite may break, (C,); None without an audit."""
+    audits = [view.about["audit"] for view in contents.attacks if view.about.get("audit")]
+    return [int(count) for count in audits[0]["at_most_by_class"]] if len(audits) == 1 else None
+
+
+def _worth(contents: Contents, view: View) -> str:
+    about = view.about
+    if not about["full"]:
+        return f"Upper bound only: {view.name} is quick and overstates robustness; never a headline."
+    if about["reasons"]:
+        why = "; ".join(plain(reason) for reason in about["reasons"])
+        return (
+            f"At least as strong as AutoAttack standard as implemented here: {view.name} went on by itself, and every "
+            f"survivor met all of its members, because of {why}."
+        )
+    if not about["audit"]:
+        return f"Not AutoAttack: {view.name}, not audited."
+    return f"Not AutoAttack's number: {view.name}, {_audited(contents, about['audit'])}"
+
+
+def _audited(contents: Contents, audit: dict[str, Any]) -> str:
+    sampled = sum(sum(turn["sampled"]) for turn in audit["rounds"])
+    broken = sum(sum(turn["broken"]) for turn in audit["rounds"])
+    survivors, size = sum(audit["rounds"][0]["survivors"]), int(contents.n.sum())
+    robust, bound = int(contents.worst_case.correct.sum()), audit["at_most"]
+    said = f"audited on {sampled:,} of {survivors:,} survivors, of which AutoAttack standard broke {broken or 'none'}"
+    if not bound:
+        return f"{said}; every survivor has met what could break it, so none is left to find."
+    low, high = (f"{100 * max(0, count) / size:.2f}" for count in (robust - bound, robust))
+    return (
+        f"{said}; with {100 * audit['confidence']:g} % confidence it would break at most {bound:,} more, so that the "
+        f"audited robust accuracy lies in {low}–{high} %."
+    )
+
+
+def _stage_row(view: View, stage: dict[str, Any]) -> tuple[Cell, ...]:
+    attacked, broken = int(np.sum(stage["attacked"])), int(np.sum(stage["broken"]))
+    seconds = stage["seconds"]
+    shown = "–" if seconds is None or math.isnan(seconds) else f"{seconds:,.1f}"
+    return (
+        Cell(view.name, (view.name,)),
+        Cell(plain(stage["name"]), (plain(stage["name"]),)),
+        Cell(f"{attacked:,}", (attacked,)),
+        Cell(f"{broken:,}", (broken,)),
+        Cell(shown, (seconds,)),
+    )
