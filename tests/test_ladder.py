@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import given
-from hypothesis import strategies as st
 from tests.strategies import SEEDS, examples
 from torch import Tensor, nn
 
@@ -22,13 +21,14 @@ from classwise.noise import Noise
 from classwise.threat import ThreatModel
 
 Path = tuple[str | int, ...]
+THREAT = ThreatModel("Linf", 0.1)
 
 
 @dataclass(frozen=True)
 class Idle:
     """An attack that is never called; what it breaks is planted in the images."""
 
-    threat: ThreatModel = ThreatModel("Linf", 0.1)
+    threat: ThreatModel = THREAT
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, *, noise: Noise) -> Tensor:
         raise AssertionError
@@ -67,10 +67,11 @@ class Planted:
             return Gain(0, 0)
         self.seen.append((stage.name, sorted(self.index[which].tolist())))
         self.paths.append(path)
-        doomed = self.breaks.get(stage.name, set())
+        name = stage.name.removeprefix("audit: ").removeprefix("full: ")
+        doomed = self.breaks.get(name, set())
         broken = which & torch.tensor([position in doomed for position in self.index.tolist()])
         self.survivors = self.survivors & ~broken
-        return Gain(int(broken.sum()), self.closer.get(stage.name, 0))
+        return Gain(int(broken.sum()), self.closer.get(name, 0))
 
     def breakable(self, *names: str) -> Tensor:
         """Tell which survivors some of these stages would break, (N,) bool."""
@@ -196,7 +197,7 @@ def test_a_plan_that_still_breaks_at_its_end_meets_the_whole_suite(broken: int, 
     # 0.5 % of the 398 or 399 that survive are 1.99.
     images = row(400, breaks={"b": set(range(broken))})
     ending = climb(images, stage("a"), stage("b"), full=FULL)
-    assert [name for name, _ in images.seen[2:]] == (["m", "n"] if escalates else [])
+    assert [name for name, _ in images.seen[2:]] == (["full: m", "full: n"] if escalates else [])
     assert ending.reasons == ((f"the last stage still broke {broken} images where {400 - broken} survive",) * escalates)
 
 
@@ -213,7 +214,7 @@ def test_what_an_earlier_stage_broke_is_no_reason() -> None:
 def test_a_suspicion_lets_every_survivor_meet_every_member() -> None:
     images = row(10, breaks={"a": {0}, "m": {1, 2}})
     ending = climb(images, stage("a"), stage("b"), full=FULL, suspicions=lambda survivors: ["masked"], points=1.0)
-    assert images.seen[2:] == [("m", list(range(1, 10))), ("n", list(range(3, 10)))]
+    assert images.seen[2:] == [("full: m", list(range(1, 10))), ("full: n", list(range(3, 10)))]
     assert images.paths[2:] == [("full", "member", "m"), ("full", "member", "n")]
     assert ending == ladder.Ending(("masked",), None)
 
@@ -261,7 +262,7 @@ def test_an_audit_that_finds_nothing_ends_after_one_round() -> None:
     assert audit is not None
     assert set(audit) == {"points", "confidence", "rounds", "at_most", "at_most_by_class"}
     (only,) = audit["rounds"]
-    assert [name for name, _ in images.seen[1:]] == ["m", "n"]
+    assert [name for name, _ in images.seen[1:]] == ["audit: m", "audit: n"]
     assert len(images.seen[1][1]) == sum(only["sampled"])
     assert only == {"survivors": [200, 200], "sampled": only["sampled"], "broken": [0, 0], "broken_by": {}}
     assert audit["at_most"] == at_most(np.array([200, 200]), np.array(only["sampled"]), 0.04) <= 20
@@ -278,7 +279,7 @@ def test_a_member_that_breaks_an_image_of_the_sample_meets_every_survivor() -> N
     assert first["broken"][1] == 0
     assert second["survivors"][0] == 0, "everybody of class 0 broke"
     # The second round spends its sample on the member that has not met everybody.
-    assert [name for name, _ in images.seen[1:]] == ["m", "n", "n", "m"]
+    assert [name for name, _ in images.seen[1:]] == ["audit: m", "audit: n", "full: n", "audit: m"]
     assert set(images.seen[1][1]).isdisjoint(images.seen[4][1])
 
 
@@ -286,7 +287,7 @@ def test_no_member_meets_an_image_twice() -> None:
     images = row(300, breaks={"m": set(range(0, 300, 3)), "n": set(range(0, 300, 4))})
     climb(images, stage("a"), full=(*FULL, member("o")), points=1.0)
     for name in "mno":
-        met = [position for turn, positions in images.seen if turn == name for position in positions]
+        met = [position for turn, positions in images.seen if turn.endswith(f": {name}") for position in positions]
         assert len(met) == len(set(met)), name
 
 
@@ -378,22 +379,22 @@ def test_another_seed_draws_another_sample() -> None:
 
 # Coverage of all rounds together, by simulation.
 
-_AUDITS = 500
-_TOO_OFTEN = ladder.ERROR + 3 * math.sqrt(ladder.ERROR * (1 - ladder.ERROR) / _AUDITS)  # 0.05 and 3 × 0.0097
+_AUDITS = 800
+_TOO_OFTEN = ladder.ERROR + 3 * math.sqrt(ladder.ERROR * (1 - ladder.ERROR) / _AUDITS)  # 0.05 and 3 × 0.0077
 
 # How many images of each class each member breaks, of 40 a class.
 _SHAPES: dict[str, dict[str, list[int]]] = {
-    "one member, all in one class": {"m": [6, 0, 0], "n": [0, 0, 0]},
-    "one member, spread": {"m": [2, 2, 2], "n": [0, 0, 0]},
+    "one member, all in one class": {"m": [5, 0, 0], "n": [0, 0, 0]},
+    "one member, spread": {"m": [2, 2, 1], "n": [0, 0, 0]},
     "a common and a rare one": {"m": [15, 15, 15], "n": [0, 5, 0]},
     "two of equal strength": {"m": [4, 0, 3], "n": [0, 4, 3]},
-    "a common one and one to the bound": {"m": [0, 0, 25], "n": [2, 3, 0]},
+    "hardly more than allowed, of two": {"m": [0, 0, 3], "n": [2, 0, 0]},
 }
 
 
 @pytest.mark.parametrize("shape", _SHAPES)
 def test_the_bounds_of_an_audit_of_several_rounds_are_too_low_in_five_of_a_hundred_at_most(shape: str) -> None:
-    """Both the bound of all classes and, at once, those of each; the Monte-Carlo standard error is 0.97 points."""
+    """Both the bound of all classes and, at once, those of each; the Monte-Carlo standard error is 0.77 points."""
     y = torch.arange(3).repeat_interleave(40)
     of_class = [(y == c).nonzero().squeeze(1).numpy() for c in range(3)]
     random, wrong, wrong_by_class, several = np.random.default_rng(0), 0, 0, 0

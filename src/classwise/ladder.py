@@ -9,6 +9,7 @@ Else a random sample of them does, which bounds what the full suite would still 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -114,7 +115,7 @@ def _stage(images: Images, stage: Stage, path: tuple[str | int, ...]) -> Gain:
     gain = Gain(0, 0)
     for share in _shares(images, stage.closest):
         turn = images.attack(stage, path, share)
-        gain = Gain(turn.broken, gain.closer + turn.closer)
+        gain = Gain(turn.broken, gain.closer + max(turn.closer, turn.broken))  # what broke came closer, of course
         if not (stage.go_on and turn.broken):
             break
     return gain
@@ -156,9 +157,11 @@ def audit(full: tuple[Stage, ...], images: Images, points: float, noise: Noise, 
         broke = [_spend(images, "audit", member, sample & ~met[k]).broken for k, member in enumerate(full)]
         met |= sample
         lost = _by_class(images.y[before & ~images.survivors], num_classes)
-        by_member = {member.name: count for member, count in zip(full, broke, strict=True) if count}
+        by_member = Counter[str]()
+        for member, count in zip(full, broke, strict=True):
+            by_member[member.name] += count
         counts = {"survivors": strata.tolist(), "sampled": wanted.tolist(), "broken": lost.tolist()}
-        rounds.append({**counts, "broken_by": by_member})
+        rounds.append({**counts, "broken_by": dict(+by_member)})
         if not any(broke):
             return {
                 "points": points,
