@@ -38,7 +38,7 @@ def bytes_saved(model: nn.Module, x: Tensor) -> int:
         return tensor
 
     with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        logits = model(x.detach().requires_grad_(True))
+        logits = model(x.detach().clone().requires_grad_(True))  # a slice would count the storage of the whole
     del logits  # so long it kept every storage alive, and no two had the same address
     return sum(kept.values())
 
