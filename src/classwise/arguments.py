@@ -16,7 +16,7 @@ from torch import nn
 
 from classwise import registry
 from classwise.attacks import Transfer, contenders, transfer
-from classwise.attacks.plan import Contender
+from classwise.attacks.plan import Contender, joined
 from classwise.data import Images, ImageSet, default_threat, load, stratified_sample
 from classwise.errors import InputError
 from classwise.models import load_model
@@ -104,12 +104,12 @@ def model(text: str, data: ImageSet, seed: int) -> nn.Module:
 
 def attacks(text: str, threat: ThreatModel, data: ImageSet, seed: int) -> Mapping[str, Contender]:
     """Build attacks, suites and plans by name, and ``transfer(source='MODEL', attack='NAME')``, which takes a model."""
-    found: dict[str, Contender] = {}
-    for name in registry.split(text):
-        if registry.parse(name)[0] == "transfer":
-            found[name] = _transfer(name, threat, data, seed)
-        else:
-            found.update(contenders([name], threat))
+    found = joined(
+        {name: _transfer(name, threat, data, seed)}
+        if name.partition("(")[0].strip() == "transfer"
+        else contenders([name], threat)
+        for name in registry.split(text)
+    )
     return found or contenders(text, threat)  # which says what is wrong where nothing was named
 
 
