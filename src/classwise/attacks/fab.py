@@ -250,10 +250,11 @@ def _fill_level(room: Tensor, weight: Tensor, share: Tensor, need: Tensor) -> Te
     concave function, so rooms only ever become full, and it ends at the exact level once no further room does.
     """
     supply, price = weight * room, weight * share
-    full, before = room <= 0, None
+    full, level = room <= 0, torch.zeros_like(need)[:, None]
+    before = torch.full_like(need, -1)
     while True:
         slope = price.masked_fill(full, 0).sum(1)
-        if before is not None and torch.equal(slope, before):  # a room that became full would have taken its price away
+        if torch.equal(slope, before):  # a room that became full would have taken its price away
             return torch.where(full, room, level * share)
         level = torch.where(slope > 0, (need - torch.where(full, supply, 0).sum(1)) / slope, 0).clamp_min(0)[:, None]
         full, before = full | ((level * share >= room) & (share > 0)), slope
