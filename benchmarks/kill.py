@@ -72,7 +72,7 @@ attack = "nearest-pgd(steps=3, targets=2)"
 [[stage]]
 attack = "nearest-pgd(steps=4, targets=3, start='uniform')"
 closest = 0.4
-go_on = true
+go_on = 0.4
 
 [[stage]]
 attack = "square(queries=20)"

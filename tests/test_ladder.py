@@ -134,19 +134,31 @@ def test_without_go_on_there_is_one_share() -> None:
 
 def test_a_stage_goes_on_until_a_share_breaks_nothing() -> None:
     images = row(10, breaks={"a": {0, 3, 9}})
-    climb(images, stage("a", closest=0.2, go_on=True))
+    climb(images, stage("a", closest=0.2, go_on=0.2))
     assert images.seen == [("a", [0, 1]), ("a", [2, 3]), ("a", [4, 5])]
 
 
 def test_a_stage_that_always_breaks_something_goes_on_to_the_end() -> None:
     images = row(10, breaks={"a": {0, 4, 8}})
-    climb(images, stage("a", closest=0.4, go_on=True))
+    climb(images, stage("a", closest=0.4, go_on=0.4))
     assert images.seen == [("a", [0, 1, 2, 3]), ("a", [4, 5, 6, 7]), ("a", [8, 9])]
+
+
+def test_a_stage_may_go_on_in_smaller_shares_than_it_begins_with() -> None:
+    images = row(10, breaks={"a": {3, 5}})
+    climb(images, stage("a", closest=0.4, go_on=0.2))
+    assert images.seen == [("a", [0, 1]), ("a", [2, 3]), ("a", [4, 5]), ("a", [6, 7])]
+
+
+def test_the_first_share_is_attacked_to_its_end_whatever_breaks() -> None:
+    images = row(10)
+    climb(images, stage("a", closest=0.5, go_on=0.2))
+    assert images.seen == [("a", [0, 1]), ("a", [2, 3]), ("a", [4, 5])]
 
 
 def test_a_later_share_has_the_stream_of_the_first() -> None:
     images = row(10, breaks={"a": {0}})
-    climb(images, stage("b"), stage("a", closest=0.4, go_on=True), full=(member("m"),), points=100.0)
+    climb(images, stage("b"), stage("a", closest=0.4, go_on=0.4), full=(member("m"),), points=100.0)
     assert images.paths == [("mine", "stage", 0), ("mine", "stage", 1), ("mine", "stage", 1)]
 
 
@@ -174,7 +186,7 @@ def test_a_stage_is_run_where_the_one_before_broke_something_or_came_closer(plan
 
 def test_a_stage_is_run_where_the_one_before_broke_something_in_its_first_share_alone() -> None:
     images = row(10, breaks={"a": {0}})
-    climb(images, stage("a", closest=0.2, go_on=True), stage("b", if_closer=True))
+    climb(images, stage("a", closest=0.2, go_on=0.2), stage("b", if_closer=True))
     assert [name for name, _ in images.seen] == ["a", "a", "b"]
 
 
@@ -203,7 +215,7 @@ def test_a_plan_that_still_breaks_at_its_end_meets_the_whole_suite(broken: int, 
 
 def test_only_the_last_share_of_the_last_stage_tells_whether_it_came_to_an_end() -> None:
     images = row(10, breaks={"a": set(range(3))})
-    assert climb(images, stage("a", closest=0.5, go_on=True), full=FULL).reasons == ()
+    assert climb(images, stage("a", closest=0.5, go_on=0.5), full=FULL).reasons == ()
 
 
 def test_what_an_earlier_stage_broke_is_no_reason() -> None:
@@ -321,7 +333,7 @@ def test_the_sample_is_shared_out_among_the_classes() -> None:
     audit = climb(images, stage("a"), full=FULL, points=5.0, num_classes=5).audit
     assert audit is not None
     sampled = audit["rounds"][0]["sampled"]
-    assert sampled[0] == pytest.approx(3 * sampled[1], abs=3)
+    assert 3 * (sampled[1] - 1) <= sampled[0] <= 3 * sampled[1]
     assert [sampled[2], sampled[4], audit["at_most_by_class"][2], audit["at_most_by_class"][4]] == [0, 0, 0, 0]
     assert torch.bincount(y[images.seen[1][1]], minlength=5).tolist() == sampled
 
@@ -360,7 +372,7 @@ def test_the_order_of_the_images_does_not_matter_even_where_margins_tie(seed: in
     y, margin = torch.from_numpy(random.integers(0, 3, size)), torch.from_numpy(random.integers(-3, 0, size)).float()
     index = torch.from_numpy(random.permutation(1000)[:size])
     breaks = {name: set(index[torch.from_numpy(random.random(size) < 0.1)].tolist()) for name in "abmn"}
-    stages = stage("a", closest=0.3, go_on=True), stage("b", closest=0.1, if_closer=True)
+    stages = stage("a", closest=0.3, go_on=0.3), stage("b", closest=0.1, if_closer=True)
     straight, shuffled = [], []
     for order, told in ((torch.arange(size), straight), (torch.from_numpy(random.permutation(size)), shuffled)):
         images = Planted(y[order], margin[order], breaks=breaks, index=index[order])

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -111,23 +111,23 @@ def run(
 
 
 def _stage(images: Images, stage: Stage, path: tuple[str | int, ...]) -> Gain:
-    """Attack the closest survivors, share by share while that is asked for; returns what the last share gave."""
-    gain = Gain(0, 0)
-    for share in _shares(images, stage.closest):
+    """Attack the closest survivors, share by share where that is asked for; returns what the last share broke."""
+    ranked = _closest_first(images)
+    wanted = math.ceil(stage.closest * len(ranked))
+    size, done, gain = max(1, math.ceil((stage.go_on or stage.closest) * len(ranked))), 0, Gain(0, 0)
+    while done < len(ranked) and (done < wanted or (stage.go_on and gain.broken)):
+        share = torch.zeros_like(images.survivors).index_fill_(0, ranked[done : done + size], True)
         turn = images.attack(stage, path, share)
-        gain = Gain(turn.broken, gain.closer + max(turn.closer, turn.broken))  # what broke came closer, of course
-        if not (stage.go_on and turn.broken):
-            break
+        closer = gain.closer + max(turn.closer, turn.broken)  # what broke came closer, of course
+        gain, done = Gain(turn.broken, closer), done + size
     return gain
 
 
-def _shares(images: Images, closest: float) -> Iterator[Tensor]:
-    """Yield masks (N,) of equal shares of the survivors, those with the largest margin first."""
+def _closest_first(images: Images) -> Tensor:
+    """Return the positions of the survivors, those with the largest margin first."""
     which = images.survivors.nonzero().squeeze(1)
     which = which[images.index[which].argsort()]  # so that ties do not depend on the order of the images
-    which = which[images.margin[which].argsort(descending=True, stable=True)]
-    for part in torch.split(which, max(1, math.ceil(closest * len(which)))):
-        yield torch.zeros_like(images.survivors).index_fill_(0, part, True)
+    return which[images.margin[which].argsort(descending=True, stable=True)]
 
 
 def audit(full: tuple[Stage, ...], images: Images, points: float, noise: Noise, num_classes: int) -> dict[str, Any]:

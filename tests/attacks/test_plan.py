@@ -29,7 +29,7 @@ attack = "nearest-pgd(steps=20, targets=5)"
 [[stage]]
 attack = "square(queries=30)"
 closest = 0.2
-go_on = true
+go_on = 0.1
 if_closer = true
 """
 
@@ -56,7 +56,7 @@ def one(text: str) -> Any:
 
 def test_a_file_says_what_the_plan_is(folder: Path) -> None:
     nearest, square = "nearest-pgd(steps=20, targets=5)", "square(queries=30)"
-    stages = Stage(nearest, one(nearest)), Stage(square, one(square), 0.2, go_on=True, if_closer=True)
+    stages = Stage(nearest, one(nearest)), Stage(square, one(square), 0.2, go_on=0.1, if_closer=True)
     assert read(written(folder, FILE), LINF) == Plan(stages, members_of("autoattack(steps=5, queries=20)", LINF))
 
 
@@ -70,7 +70,7 @@ def test_a_built_in_plan_written_down_is_the_same_plan(folder: Path) -> None:
     lines = ['full = "autoattack"']
     for stage in registry.build("plan", "fast", LINF).stages:
         lines += ["[[stage]]", f'attack = "{stage.name}"', f"closest = {stage.closest}"]
-        lines += [f"{name} = {str(getattr(stage, name)).lower()}" for name in ("go_on", "if_closer")]
+        lines += [f"go_on = {stage.go_on}", f"if_closer = {str(stage.if_closer).lower()}"]
     assert read(written(folder, "\n".join(lines)), LINF) == registry.build("plan", "fast", LINF)
 
 
@@ -79,7 +79,7 @@ def test_the_file_in_the_docs_is_a_plan(folder: Path) -> None:
     example = docs.read_text(encoding="utf-8").partition("```toml\n")[2].partition("```")[0]
     found = read(written(folder, example), LINF)
     assert [stage.name for stage in found.stages] == ["nearest-pgd(steps=20, targets=5)", "square"]
-    assert (found.stages[1].closest, found.stages[1].go_on, found.stages[1].if_closer) == (0.2, True, False)
+    assert (found.stages[1].closest, found.stages[1].go_on, found.stages[1].if_closer) == (0.2, 0.1, False)
     assert len(found.full) == 4
 
 
@@ -101,10 +101,10 @@ STAGE = '[[stage]]\nattack = "pgd"\n'
         (f"audit = 1\n{STAGE}", r"nothing else"),
         (f'full = "autoatack"\n{STAGE}', r"did you mean 'autoattack'\?"),
         (f'full = "fast"\n{STAGE}', r"Unknown attack 'fast'"),
-        ("stage = [1]", r"A stage names its attack"),
-        ("[[stage]]\nclosest = 0.5", r"A stage names its attack"),
-        ("[[stage]]\nattack = 3", r"A stage names its attack"),
-        ('[[stage]]\nattack = ["pgd"]', r"A stage names its attack"),
+        ("stage = [1]", r"A stage of a plan names its attack"),
+        ("[[stage]]\nclosest = 0.5", r"A stage of a plan names its attack"),
+        ("[[stage]]\nattack = 3", r"A stage of a plan names its attack"),
+        ('[[stage]]\nattack = ["pgd"]', r"A stage of a plan names its attack"),
         ('[[stage]]\nattack = ""', r"is not a name"),
         ('[[stage]]\nattack = "pdg"', r"did you mean 'pgd'\?"),
         ('[[stage]]\nattack = "pgd(steps=0)"', r"steps and restarts of at least 1"),
@@ -117,9 +117,12 @@ STAGE = '[[stage]]\nattack = "pgd"\n'
         (f"{STAGE}closest = nan", r"must be above 0 and at most 1"),
         (f"{STAGE}closest = inf", r"must be above 0 and at most 1"),
         (f"{STAGE}closest = 1{'0' * 400}", r"must be above 0 and at most 1"),
-        (f"{STAGE}closest = true", r"may set closest to a number"),
-        (f'{STAGE}closest = "0.2"', r"may set closest to a number"),
-        (f"{STAGE}go_on = 1", r"^go_on of the stage 'pgd' is true or false, not 1\.$"),
+        (f"{STAGE}closest = true", r"^closest of the stage 'pgd' is a share between 0 and 1, not True\.$"),
+        (f'{STAGE}closest = "0.2"', r"^closest of the stage 'pgd' is a share between 0 and 1, not '0.2'\.$"),
+        (f"{STAGE}go_on = true", r"^go_on of the stage 'pgd' is a share between 0 and 1, not True\.$"),
+        (f"{STAGE}go_on = -0.1", r"The share go_on = -0.1 of pgd must be between 0 and 1\.$"),
+        (f"{STAGE}go_on = nan", r"must be between 0 and 1"),
+        (f"{STAGE}go_on = 1{'0' * 400}", r"must be between 0 and 1"),
         (f'{STAGE}if_closer = "yes"', r"^if_closer of the stage 'pgd' is true or false, not 'yes'\.$"),
         (f"{STAGE}closet = 0.2", r"nothing else"),
     ],
@@ -270,5 +273,5 @@ def test_the_upper_bound_is_the_first_stage_of_fast_without_an_audit() -> None:
 
 
 def test_a_plan_from_python_reads_like_one_from_a_file() -> None:
-    made = plan([{"attack": "pgd"}, {"attack": "square", "closest": 1, "go_on": True}], LINF, full="autoattack")
-    assert made.stages == (Stage("pgd", one("pgd")), Stage("square", one("square"), 1.0, go_on=True))
+    made = plan([{"attack": "pgd"}, {"attack": "square", "closest": 1, "go_on": 1}], LINF, full="autoattack")
+    assert made.stages == (Stage("pgd", one("pgd")), Stage("square", one("square"), 1.0, go_on=1.0))

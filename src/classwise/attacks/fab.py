@@ -202,13 +202,15 @@ class _Nearest:
         Returns:
             Which iterates are misclassified (n,).
         """
-        x, y = self.x[where], self.y[where]
+        y = self.y[where]
         fooled = predict(logits, y) != y
-        distance = self.threat.distance(x_adv, x)
-        nearer = fooled & (distance < self.distance[where])
-        self.x_adv[where[nearer]] = x_adv[nearer]
-        self.distance[where[nearer]] = distance[nearer]
-        self.inside[where[nearer]] = self.threat.contains(x_adv[nearer], x[nearer])
+        if fooled.any():
+            where, x_adv = where[fooled], x_adv[fooled]
+            distance = self.threat.distance(x_adv, self.x[where])
+            nearer = distance < self.distance[where]
+            where, x_adv = where[nearer], x_adv[nearer]
+            self.x_adv[where], self.distance[where] = x_adv, distance[nearer]
+            self.inside[where] = self.threat.contains(x_adv, self.x[where])
         return fooled
 
 
@@ -247,16 +249,15 @@ def _fill_level(room: Tensor, weight: Tensor, share: Tensor, need: Tensor) -> Te
     <weight, u> is concave and piecewise linear in the level. Newton's method from level 0 never overshoots a
     concave function, so rooms only ever become full, and it ends at the exact level once no further room does.
     """
-    full = room <= 0
     supply, price = weight * room, weight * share
+    full, level = room <= 0, torch.zeros_like(need)[:, None]
+    before = torch.full_like(need, -1)
     while True:
         slope = price.masked_fill(full, 0).sum(1)
-        left = need - supply.masked_fill(~full, 0).sum(1)
-        level = torch.where(slope > 0, left / slope, 0)[:, None]
-        now = full | ((level * share >= room) & (share > 0))
-        if torch.equal(now, full):
-            return torch.where(full, room, (level * share).clamp_min(0))
-        full = now
+        if torch.equal(slope, before):  # a room that became full would have taken its price away
+            return torch.where(full, room, level * share)
+        level = torch.where(slope > 0, (need - torch.where(full, supply, 0).sum(1)) / slope, 0).clamp_min(0)[:, None]
+        full, before = full | ((level * share >= room) & (share > 0)), slope
 
 
 def _fill_dearest(room: Tensor, weight: Tensor, need: Tensor) -> Tensor:

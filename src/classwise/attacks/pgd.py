@@ -230,29 +230,40 @@ def preset(
 
 @register("attack", "pgd", source="Madry et al. 2018")
 def pgd(threat: ThreatModel, **settings: Any) -> PGD:
-    """PGD-20 on the cross-entropy from a uniform start."""
-    return preset(threat, loss="cross_entropy", **settings)
+    """PGD-20 on the cross-entropy, or another loss, from a uniform start."""
+    return preset(threat, **{"loss": "cross_entropy", **settings})
+
+
+def _only(loss: str, settings: dict[str, Any]) -> str:
+    """Return the loss that a preset is named after.
+
+    Raises:
+        InputError: the settings ask for another.
+    """
+    if settings.get("loss", loss) != loss:
+        raise InputError(f"This attack is named after its loss, {loss}; write pgd(loss={settings['loss']!r}) instead.")
+    return loss
 
 
 @register("attack", "margin-pgd", source="Carlini & Wagner 2017; Madry et al. 2018")
 def margin_pgd(threat: ThreatModel, **settings: Any) -> PGD:
     """PGD-20 on the margin of the strongest wrong class, the field's CW attack under a norm bound."""
-    return preset(threat, loss="margin", **settings)
+    return preset(threat, **{**settings, "loss": _only("margin", settings)})
 
 
 @register("attack", "dlr-pgd", source="Croce & Hein 2020")
 def dlr_pgd(threat: ThreatModel, **settings: Any) -> PGD:
     """PGD-20 on the difference of logits ratio, which the scale of the logits does not matter to."""
-    return preset(threat, loss="dlr", **settings)
+    return preset(threat, **{**settings, "loss": _only("dlr", settings)})
 
 
 @register("attack", "kl-pgd", source="Zhang et al. 2019 (TRADES)")
 def kl_pgd(threat: ThreatModel, **settings: Any) -> PGD:
     """PGD-20 on the divergence from the clean prediction, from x + 0.001·N(0, 1)."""
-    return preset(threat, loss="kl", start="jitter", **settings)
+    return preset(threat, **{"start": "jitter", **settings, "loss": _only("kl", settings)})
 
 
 @register("attack", "targeted-pgd", source="Kurakin et al. 2017; Croce & Hein 2020 for the targets")
 def targeted_pgd(threat: ThreatModel, **settings: Any) -> PGD:
     """PGD-20 on the cross-entropy towards each of the nine most likely wrong classes in turn."""
-    return preset(threat, loss="cross_entropy", **{"targets": 9, **settings})
+    return preset(threat, **{"loss": "cross_entropy", "targets": 9, **settings})

@@ -15,7 +15,7 @@ are closest to breaking shows only once all are known. It can be written in a TO
     [[stage]]
     attack = "square"
     closest = 0.2
-    go_on = true                                   # with the next such share, until one of them breaks nothing
+    go_on = 0.1                                    # with the next such share, until one of them breaks nothing
     if_closer = true                               # only if the stage before came closer than those before it
 """
 
@@ -42,7 +42,8 @@ class Stage:
         name: what it is called in results.
         attack: what is run.
         closest: share of the survivors that it is run on, those with the largest margin so far; above 0, at most 1.
-        go_on: while a share breaks something, attack the next share of the same size.
+        go_on: above 0, the survivors are attacked in shares of this size, at least until ``closest`` of them have
+            been, and as long as the last share broke something.
         if_closer: only if the stage before broke an image, or had a larger margin on one than all before it.
         path: stream of its random numbers; that of its place in the plan if empty.
 
@@ -53,13 +54,15 @@ class Stage:
     name: str
     attack: Attack
     closest: float = 1.0
-    go_on: bool = False
+    go_on: float = 0.0
     if_closer: bool = False
     path: tuple[str | int, ...] = ()
 
     def __post_init__(self) -> None:
         if not 0 < self.closest <= 1:
             raise InputError(f"The share closest = {self.closest} of {self.name} must be above 0 and at most 1.")
+        if not 0 <= self.go_on <= 1:
+            raise InputError(f"The share go_on = {self.go_on} of {self.name} must be between 0 and 1.")
 
 
 @dataclass(frozen=True)
@@ -180,15 +183,18 @@ def members(name: str, attack: Attack) -> tuple[Stage, ...]:
 
 def _stage(settings: Mapping[str, Any], threat: ThreatModel) -> Stage:
     given = dict(settings) if isinstance(settings, Mapping) else {}
-    text, closest = given.pop("attack", None), given.pop("closest", 1.0)
-    switches = {name: given.pop(name, False) for name in ("go_on", "if_closer")}
-    if not isinstance(text, str) or isinstance(closest, bool) or not isinstance(closest, int | float) or given:
-        raise InputError("A stage names its attack and may set closest to a number, go_on and if_closer; nothing else.")
-    for name, value in switches.items():
-        if not isinstance(value, bool):
-            raise InputError(f"{name} of the stage {text!r} is true or false, not {value!r}.")
+    text, if_closer = given.pop("attack", None), given.pop("if_closer", False)
+    shares = {"closest": given.pop("closest", 1.0), "go_on": given.pop("go_on", 0.0)}
+    if not isinstance(text, str) or given:
+        raise InputError("A stage of a plan names its attack and may set closest, go_on and if_closer; nothing else.")
+    for name, value in shares.items():
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise InputError(f"{name} of the stage {text!r} is a share between 0 and 1, not {value!r}.")
+    if not isinstance(if_closer, bool):
+        raise InputError(f"if_closer of the stage {text!r} is true or false, not {if_closer!r}.")
     built = build([text], threat)
     if len(built) != 1:
         raise InputError(f"A stage of a plan is one attack, and {text!r} stands for several; give each its stage.")
     ((name, attack),) = built.items()
-    return Stage(name, attack, float(min(closest, 2)), **switches)  # a larger integer may be too large for a float
+    closest, go_on = (float(min(share, 2)) for share in shares.values())  # an integer may be too large for a float
+    return Stage(name, attack, closest, go_on, if_closer)
