@@ -80,7 +80,6 @@ closest = 0.2
 """
 FIRST = "pgd(steps=3)"
 FAULTS = ("different_outcomes", "files_left_over", "older_results_lost")
-MOST = 15  # kills of one run; then it may end
 
 
 @dataclass(frozen=True)
@@ -172,16 +171,16 @@ def state(folder: Path) -> str:
 
 
 def run(
-    case: Case, folder: Path, reference: dict[str, Any], seconds: float, dice: random.Random
+    case: Case, folder: Path, reference: dict[str, Any], seconds: float, dice: random.Random, most: int
 ) -> tuple[Counter[str], Counter[str]]:
-    """Kill one evaluation again and again until it ends; returns what the kills left behind, and what was wrong."""
+    """Kill one evaluation until it ends, ``most`` times at most; returns what the kills left behind, and what was wrong."""
     left, wrong = Counter[str](), Counter[str](dict.fromkeys(FAULTS, 0))
     older = None
     if case.first:
         attempt(words(case.first, folder), None)
         older = Result.read(folder).document
     command = words(case.attacks, folder)
-    while not attempt(command, dice.uniform(0, seconds) if left.total() < MOST else None, dice.choice([None, folder])):
+    while not attempt(command, dice.uniform(0, seconds) if left.total() < most else None, dice.choice([None, folder])):
         left[state(folder)] += 1
         if older is not None:
             found = Result.read(folder)
@@ -191,13 +190,13 @@ def run(
     return left, wrong
 
 
-def campaign(kills: int, seed: int) -> dict[str, Any]:
+def campaign(kills: int, seed: int, cases: list[Case], most: int) -> dict[str, Any]:
     """Run cases by turns until there were so many kills."""
     Path("network.py").write_text(NETWORK)
     Path("plan.toml").write_text(PLAN)
     dice, start = random.Random(seed), time.monotonic()
     references, seconds = dict[str, dict[str, Any]](), dict[str, float]()
-    for case in CASES:
+    for case in cases:
         folder = Path(f"whole-{case.name}")
         if case.first:
             attempt(words(case.first, folder), None)
@@ -207,19 +206,21 @@ def campaign(kills: int, seed: int) -> dict[str, Any]:
         references[case.name] = outcome(folder)
     killed, runs, left, wrong = Counter[str](), Counter[str](), Counter[str](), Counter[str]()
     while killed.total() < kills:
-        case = CASES[runs.total() % len(CASES)]
-        found, faults = run(case, Path(f"run-{runs.total()}"), references[case.name], seconds[case.name], dice)
+        case = cases[runs.total() % len(cases)]
+        name, folder = case.name, Path(f"run-{runs.total()}")
+        found, faults = run(case, folder, references[name], seconds[name], dice, most)
         wrong.update(faults)
         killed[case.name] += found.total()
         runs[case.name] += 1
         left += found
+        print(f"{killed.total()} kills in {runs.total()} runs", file=sys.stderr)
     return {
         "kills": killed.total(),
         "kills_by_case": dict(killed),
         "runs_by_case": dict(runs),
         "left_behind": dict(sorted(left.items())),
         **{name: wrong[name] for name in FAULTS},
-        "attacks_by_case": {case.name: case.attacks for case in CASES},
+        "attacks_by_case": {case.name: case.attacks for case in cases},
         "seconds_of_an_unbroken_run": {name: round(value, 2) for name, value in seconds.items()},
         "seconds": round(time.monotonic() - start, 1),
     }
@@ -230,18 +231,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--kills", type=int, default=120, help="end after the run that reaches this number")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument("--most", type=int, default=15, help="kills of one run, which may then end")
+    parser.add_argument("--cases", nargs="+", choices=[case.name for case in CASES], help="all if not given")
     parser.add_argument("--out", type=Path, help="JSON file for the counts")
     settings = parser.parse_args()
     out = None if settings.out is None else settings.out.resolve()
-    home = Path.cwd()
+    home, chosen = Path.cwd(), [case for case in CASES if case.name in (settings.cases or case.name)]
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
         try:
-            found = campaign(settings.kills, settings.seed)
+            found = campaign(settings.kills, settings.seed, chosen, settings.most)
         finally:
             os.chdir(home)
     record = {
-        "command": f"python benchmarks/kill.py --kills {settings.kills} --seed {settings.seed} --out {settings.out}",
+        "command": f"python benchmarks/kill.py {shlex.join(sys.argv[1:])}",
         "seed": settings.seed,
         **found,
         "versions": {

@@ -16,7 +16,18 @@ def test_evaluations_killed_at_random_moments_end_like_unbroken_ones(tmp_path: P
 
     It runs apart from this process, whose threads a fork could not take along.
     """
-    command = [sys.executable, str(ROOT / "benchmarks/kill.py"), "--kills", "3", "--seed", "5"]
+    command = [
+        sys.executable,
+        str(ROOT / "benchmarks/kill.py"),
+        "--kills",
+        "3",
+        "--most",
+        "3",
+        "--seed",
+        "5",
+        "--cases",
+        "added",
+    ]
     done = subprocess.run(
         [*command, "--out", str(tmp_path / "kills.json")],
         capture_output=True,
