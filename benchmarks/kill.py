@@ -173,7 +173,7 @@ def state(folder: Path) -> str:
 def run(
     case: Case, folder: Path, reference: dict[str, Any], seconds: float, dice: random.Random, most: int
 ) -> tuple[Counter[str], Counter[str]]:
-    """Kill one evaluation until it ends, ``most`` times at most; returns what the kills left behind, and what was wrong."""
+    """Kill one evaluation, at most so often, until it ends; returns what the kills left, and what was wrong."""
     left, wrong = Counter[str](), Counter[str](dict.fromkeys(FAULTS, 0))
     older = None
     if case.first:
