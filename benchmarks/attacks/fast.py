@@ -117,7 +117,9 @@ def notes(content: dict[str, Any]) -> str:
         if found.get("reasons"):
             lines.append(f"  every survivor met AutoAttack, because: {'; '.join(found['reasons'])}")
         if found.get("audit"):
-            lines.append(f"  audit: at most {found['audit']['at_most']} images missed; rounds {found['audit']['rounds']}")
+            lines.append(
+                f"  audit: at most {found['audit']['at_most']} images missed; rounds {found['audit']['rounds']}"
+            )
         lines += [f"  missed: {image}" for image in found["robust_but_broken_by_autoattack"]]
     if content["projection"]:
         seen = content["projection"]

@@ -29,7 +29,10 @@ def main() -> None:
     case = open_case(args)
     attack = f"autoattack(steps={args.steps}, queries={args.queries})"
     found = interleaved(
-        {"classwise": partial(by_classwise, case, attack), "torchattacks": partial(by_torchattacks, case, args.steps, args.queries)},
+        {
+            "classwise": partial(by_classwise, case, attack),
+            "torchattacks": partial(by_torchattacks, case, args.steps, args.queries),
+        },
         args.repeat,
     )
     ours, theirs = found["classwise"], found["torchattacks"]
@@ -50,7 +53,10 @@ def main() -> None:
     print("\nPart by part (seconds: wall time here, CPU time there):\n")
     pairs = zip(ours.value.parts, theirs.value.parts, strict=False)
     keys = ("attacked", "broken", "seconds")
-    parts = [(there["name"], *(f"{round(part[key], 2):,}" for part in (here, there) for key in keys)) for here, there in pairs]
+    parts = [
+        (there["name"], *(f"{round(part[key], 2):,}" for part in (here, there) for key in keys))
+        for here, there in pairs
+    ]
     print(table(("part", *(f"{key} {who}" for who in ("here", "there") for key in keys)), parts))
 
 
