@@ -72,11 +72,14 @@ def main() -> None:
     args = parser.parse_args()
     case = open_case(args)
     ways = [Bare(*way) for way in itertools.product(SIZES, (True, False), (True, False))]
-    one, both = (min(ways, key=lambda way: way.seconds(case, passing)) for passing in (forwards, back))
+    bare = [{way: 1e6 * way.seconds(case, passing) for way in ways} for passing in (forwards, back)]
+    one, both = (min(seconds, key=seconds.__getitem__) for seconds in bare)
     found: dict[str, dict[str, Any]] = {attack: {} for attack in args.attack or ATTACKS}
     for _, (attack, record) in itertools.product(range(args.repeat), found.items()):
         measure(case, attack, one, both, record)
+    every = [{str(way): round(value, 2) for way, value in seconds.items()} for seconds in bare]
     content = {"forward_pass": str(one), "both_passes": str(both), "attacks": found}
+    content |= {"microseconds_an_image": dict(zip(("forward", "both"), every, strict=True))}
     path = save(args, case, "engine", content)
     print(title(case, path))
     print(f"Best bare passes: forwards {one}; with gradient {both}.\n")

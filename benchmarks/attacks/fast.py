@@ -125,8 +125,8 @@ def notes(content: dict[str, Any]) -> str:
         seen = content["projection"]
         seconds = {name: round(value) for name, value in seen["cpu_seconds"].items()}
         lines.append(
-            f"- projected from {seen['from_n']:,} to {seen['images']:,} images with an audit of {seen['points']} points "
-            f"({seen['audited_images']} images): {seconds} CPU s, faster by {seen['faster_by']:.1f}"
+            f"- projected from {seen['from_n']:,} to {seen['images']:,} images with an audit of "
+            f"{seen['points']} points ({seen['audited_images']} images): {seconds} CPU s, faster by {seen['faster_by']:.1f}"
         )
     return "\n".join(lines)
 

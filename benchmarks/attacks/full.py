@@ -1,4 +1,4 @@
-"""``autoattack`` of classwise, which makes every pass that AutoAttack makes, against torchattacks: ratio and verdicts."""
+"""``autoattack`` of classwise, which makes every pass of AutoAttack, against torchattacks: ratio and verdicts."""
 
 from __future__ import annotations
 

@@ -19,7 +19,6 @@ from side_by_side import (
     Case,
     Found,
     Passes,
-    Timed,
     by_classwise,
     counted,
     interleaved,

@@ -162,7 +162,7 @@ def counted(model: nn.Module) -> Iterator[Passes]:
     def forwards(module: nn.Module, inputs: tuple[Tensor, ...], logits: Tensor) -> None:
         passes.forward += len(logits)
         if logits.requires_grad:
-            logits.register_hook(backward)
+            logits.register_hook(backward)  # type: ignore[no-untyped-call]
 
     handle = model.register_forward_hook(forwards)
     try:
@@ -245,9 +245,9 @@ class Found:
     def record(self, case: Case) -> dict[str, Any]:
         """Return it for a JSON file."""
         by_class = torch.bincount(case.y[self.robust], minlength=len(case.data.classes)).tolist()
-        counts = {"robust": int(self.robust.sum()), "robust_by_class": by_class}
-        passes = {"forward_images": self.passes.forward, "backward_images": self.passes.backward}
-        notes = {key: self.header[key] for key in ("reasons", "audit") if key in self.header}
+        counts: dict[str, Any] = {"robust": int(self.robust.sum()), "robust_by_class": by_class}
+        passes: dict[str, Any] = {"forward_images": self.passes.forward, "backward_images": self.passes.backward}
+        notes: dict[str, Any] = {key: self.header[key] for key in ("reasons", "audit") if key in self.header}
         return {**counts, **passes, "parts": self.parts, **notes}
 
 
