@@ -126,7 +126,8 @@ def notes(content: dict[str, Any]) -> str:
         seconds = {name: round(value) for name, value in seen["cpu_seconds"].items()}
         lines.append(
             f"- projected from {seen['from_n']:,} to {seen['images']:,} images with an audit of "
-            f"{seen['points']} points ({seen['audited_images']} images): {seconds} CPU s, faster by {seen['faster_by']:.1f}"
+            f"{seen['points']} points ({seen['audited_images']} images): {seconds} CPU s, "
+            f"faster by {seen['faster_by']:.1f}"
         )
     return "\n".join(lines)
 
