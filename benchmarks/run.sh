@@ -20,6 +20,6 @@ bench fast --eps 2/255
 bench fast --model mnist_smallcnn_trades
 bench fast --model digits_cnn --n 360
 bench fast --model mnist_rounded --n 200
-bench fast --model preact_resnet18 --n 16
+bench fast --model preact_resnet18 --n 4 --audit 0
 bench full
 bench full --model mnist_smallcnn_trades --n 200

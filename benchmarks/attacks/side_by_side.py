@@ -48,7 +48,7 @@ NETWORKS = {
     "mnist_smallcnn_trades": ("mnist", "0.3"),  # by others: TRADES
     "digits_cnn": ("digits", "0.1"),  # trained here, as `classwise demo` does
     "mnist_rounded": ("mnist", "0.3"),  # masked on purpose: black and white only, its gradient is zero
-    "preact_resnet18": ("cifar10", "8/255"),  # random weights, and the classes that it predicts: for its size alone
+    "preact_resnet18": ("cifar10", "0.01"),  # random weights, and the classes that it predicts: for its size alone
 }
 """Network -> data set and radius (Linf) that it is attacked with unless told otherwise."""
 
