@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes every file in benchmarks/attacks/results. Takes hours; run it on a quiet machine, from the root of the repository:
+# Makes every file in benchmarks/attacks/results. Takes about an hour on one core; run it on a quiet machine, from the root of the repository:
 #     bash benchmarks/run.sh SHARED DATA
 # SHARED holds models/*/load.py (small robust networks that others trained), DATA the data sets in official formats.
 set -euo pipefail
@@ -16,10 +16,10 @@ for network in cifar_resnet2b_adv mnist_smallcnn_trades; do
     bench memory --model $network
 done
 bench fast
-bench fast --eps 2/255
-bench fast --model mnist_smallcnn_trades
 bench fast --model digits_cnn --n 360
-bench fast --model mnist_rounded --n 200
+bench fast --model mnist_smallcnn_trades --n 200
+bench fast --eps 2/255 --n 500
+bench fast --model mnist_rounded --n 40 --audit 0
 bench fast --model preact_resnet18 --n 4 --audit 0
-bench full
-bench full --model mnist_smallcnn_trades --n 200
+bench full --n 300
+bench full --model mnist_smallcnn_trades --n 60

@@ -90,7 +90,7 @@ def projection(case: Case, found: dict[str, Timed[Found]], audited: str) -> dict
         return None
     plain, with_audit = found["fast"], found[audited]
     members = with_audit.value.header["full"]
-    attacked = sum(part["attacked"] for part in with_audit.value.parts if part["name"] == members[0])
+    attacked = sum(part["attacked"] for part in with_audit.value.parts if part["name"] == f"audit: {members[0]}")
     if with_audit.value.header["audit"] is None or not attacked:
         return None
     scale = IMAGES / len(case.data)
