@@ -7,7 +7,7 @@ import os
 import torch
 from torch import Tensor, nn
 
-_MOST = {"cpu": 250, "cuda": 4096}  # beyond this a larger batch is no faster
+_MOST = {"cpu": 500, "cuda": 4096}  # beyond this a larger batch is no faster
 _SHARE = 0.25  # of the free memory: what a backward pass and an attack hold beside the activations is an estimate
 _IMAGES = 16  # copies of an image that an attack keeps: iterates, gradients, bounds
 

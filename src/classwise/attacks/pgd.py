@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from classwise import losses
-from classwise.attacks.base import attacking, input_gradient, predict
+from classwise.attacks.base import attacking, input_gradient, predict, worth_dropping
 from classwise.errors import InputError
 from classwise.losses import Loss
 from classwise.noise import Noise
@@ -137,21 +137,25 @@ class PGD:
         self, model: nn.Module, x: Tensor, y: Tensor, objective: _Objective, x_adv: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Climb until each image fools the model; return that iterate, else the last one, and which fooled."""
-        result = x_adv.clone()
+        result, project = x_adv.clone(), self.threat.projection(x)
         fooled = torch.zeros(len(x), dtype=torch.bool, device=x.device)
         active = torch.arange(len(x), device=x.device)
         for step in range(self.steps + 1):
-            last = step == self.steps
-            x_adv = x_adv.requires_grad_(not last)
+            x_adv = x_adv.detach().requires_grad_(step < self.steps)
             logits = model(x_adv)
-            right = predict(logits.detach(), y[active]) == y[active]
-            result[active] = x_adv.detach()
-            fooled[active] = ~right
-            if last or not right.any():
+            new = (predict(logits.detach(), y[active]) != y[active]) & ~fooled[active]
+            if new.any():
+                result[active[new]], fooled[active[new]] = x_adv.detach()[new], True
+            right = ~fooled[active]
+            if step == self.steps or not right.any():
                 break
-            gradient = input_gradient(objective(logits, y[active])[right], x_adv)[right]
-            active, objective, x_adv = active[right], objective.select(right), x_adv.detach()[right]
-            x_adv = self.threat.project(x_adv + self.length * self.threat.ascend(gradient, x_adv), x[active])
+            gradient, x_adv = input_gradient(objective(logits, y[active]), x_adv), x_adv.detach()
+            if worth_dropping(right):
+                active, objective = active[right], objective.select(right)
+                x_adv, gradient, project = x_adv[right], gradient[right], self.threat.projection(x[active])
+            x_adv = project(torch.add(x_adv, self.threat.ascend(gradient, x_adv), alpha=self.length))
+        right = ~fooled[active]
+        result[active[right]] = x_adv.detach()[right]
         return result, fooled
 
     def _starts(self, x: Tensor, noise: Noise, eps: Tensor | None = None) -> Tensor:
