@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -14,7 +17,7 @@ def wide(channels: int) -> nn.Module:
     return nn.Sequential(nn.Conv2d(1, channels, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(64 * channels, 2))
 
 
-X, Y = torch.rand(2, 1, 8, 8), torch.tensor([0, 1])
+X = torch.rand(2, 1, 8, 8)
 
 
 @pytest.fixture
@@ -25,7 +28,7 @@ def free(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
 
 def fitting(patch: pytest.MonkeyPatch, bytes_free: float, model: nn.Module, x: Tensor = X) -> int:
     patch.setattr(memory, "free_memory", lambda device: int(bytes_free))
-    return batch_that_fits(model, x, Y)
+    return batch_that_fits(model, x)
 
 
 def test_what_a_pass_keeps_for_its_gradient_is_counted() -> None:
@@ -77,7 +80,7 @@ def test_a_set_of_one_image_is_no_trouble(free: pytest.MonkeyPatch) -> None:
 def test_the_model_and_the_images_are_left_as_they_were() -> None:
     model, x = wide(4), X.clone()
     with torch.no_grad():
-        batch_that_fits(model, x, Y)
+        batch_that_fits(model, x)
     assert x.grad is None
     assert not x.requires_grad
     assert all(parameter.grad is None for parameter in model.parameters())
@@ -85,3 +88,16 @@ def test_the_model_and_the_images_are_left_as_they_were() -> None:
 
 def test_this_machine_has_some_memory_left() -> None:
     assert 2**20 < free_memory(torch.device("cpu")) < 2**50
+
+
+def test_without_the_file_of_linux_half_of_the_memory_is_taken_for_free(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(memory, "_MEMINFO", tmp_path / "missing")
+    assert free_memory(torch.device("cpu")) == os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+
+
+def test_caches_that_the_system_would_give_away_count_as_free(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "meminfo").write_text("MemTotal: 100 kB\nMemFree: 10 kB\nMemAvailable:   70 kB\n")
+    monkeypatch.setattr(memory, "_MEMINFO", tmp_path / "meminfo")
+    assert free_memory(torch.device("cpu")) == 70 * 1024

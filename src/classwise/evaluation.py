@@ -208,7 +208,7 @@ def _ready(job: _Job) -> Iterator[tuple[Engine, list[flags.Flag]]]:
             seen += flags.look(model, x, y, job.data.classes)
             known = Records.open(len(job.data), job.partial, job.identity)
             known.save()  # a folder that cannot be written is noticed now, not hours later
-            size = job.settings.batch_size or batch_that_fits(model, x[:2], y[:2])
+            size = job.settings.batch_size or batch_that_fits(model, x[:2])
             device = job.settings.device
             yield Engine(model, job.data, known, job.settings.seed, size, device, job.fabric, job.watch), seen
 

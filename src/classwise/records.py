@@ -148,7 +148,7 @@ class Records:
         if owner != self.identity:
             raise InputError(
                 f"{path.parent} holds an unfinished evaluation with other settings; "
-                "choose another --out, or delete the folder to start anew."
+                f"choose another --out, or delete {path.name} in it to give that one up."
             )
 
 
