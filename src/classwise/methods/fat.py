@@ -81,7 +81,7 @@ def friendly(
 
     Before each step an image is looked at. Where it is misclassified, it uses up one of its ``tau`` steps, and where
     none is left it stops there, so that what stops is always misclassified. An image that returns across the boundary
-    moves on without using any. Stopped images cost no further pass.
+    moves on without using any. In eval mode a stopped image costs no further pass.
 
     Args:
         attack: start, steps, step size, threat and mode; its loss is the cross-entropy.
@@ -97,24 +97,34 @@ def friendly(
     """
     x = x.detach()
     with attacking(model, attack.mode):
-        x_adv = attack.starts(x, noise)
-        left, active = torch.full_like(y, tau), torch.arange(len(x), device=x.device)
-        for number_of_step in range(attack.steps):
-            moving = x_adv[active].requires_grad_(True)
-            logits = model(moving)
-            wrong = predict(logits.detach(), y[active]) != y[active]
-            goes_on = ~wrong | (left[active] > 0)
-            left[active] -= wrong.to(left.dtype)
-            gradient = input_gradient(cross_entropy(logits, y[active]), moving)[goes_on]
-            active, moving = active[goes_on], moving.detach()[goes_on]
-            if not len(active):
+        x_adv, left = attack.starts(x, noise), torch.full_like(y, tau)
+        everyone = going = torch.ones_like(y, dtype=torch.bool)
+        for taken in range(attack.steps):
+            # In train mode, what BatchNorm makes of an image depends on the others, so all are shown in every pass.
+            wrong, gradient = _look(model, x_adv, y, going if attack.mode == "eval" else everyone)
+            going, left = going & (~wrong | (left > 0)), left - (wrong & going).to(left.dtype)
+            if not going.any():
                 break
-            step = attack.length * attack.threat.ascend(gradient, moving)
-            if jitter:
-                draw = noise.select(active).fold("jitter", number_of_step)
-                step = step + jitter * draw.normal(x.shape[1:], x.device)
-            x_adv[active] = attack.threat.project(moving + step, x[active])
+            draw = noise.select(going).fold("jitter", taken)
+            x_adv[going] = _moved(attack, x_adv[going], x[going], gradient[going], draw, jitter)
     return x_adv
+
+
+def _look(model: nn.Module, x_adv: Tensor, y: Tensor, shown: Tensor) -> tuple[Tensor, Tensor]:
+    """Return which of the images shown (N,) are misclassified (N,), and their gradients; False and 0 for the others."""
+    wrong, gradient = torch.zeros_like(shown), torch.zeros_like(x_adv)
+    images = x_adv[shown].requires_grad_(True)
+    logits = model(images)
+    wrong[shown] = predict(logits.detach(), y[shown]) != y[shown]
+    gradient[shown] = input_gradient(cross_entropy(logits, y[shown]), images)
+    return wrong, gradient
+
+
+def _moved(attack: PGD, x_adv: Tensor, x: Tensor, gradient: Tensor, noise: Noise, jitter: float) -> Tensor:
+    step = attack.length * attack.threat.ascend(gradient, x_adv)
+    if jitter:
+        step = step + jitter * noise.normal(x.shape[1:], x.device)
+    return attack.threat.project(x_adv + step, x)
 
 
 def _listed(name: str, value: int | Sequence[int]) -> Sequence[int]:

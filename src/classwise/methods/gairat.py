@@ -78,7 +78,8 @@ def geometry_weight(right: Tensor, steps: int, shift: Tensor | float) -> Tensor:
 def normalised(weight: Tensor) -> Tensor:
     """Scale weights (N,) to mean 1 over the batch of all processes, in float32."""
     count, sum_of_weights = over_processes(torch.stack([torch.ones_like(weight).sum(), weight.sum()]))
-    return (weight * count / sum_of_weights).float()
+    scaled: Tensor = weight * count / sum_of_weights
+    return scaled.float()
 
 
 class _Trace:
