@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from typing import Any
 
 import pytest
@@ -99,7 +100,7 @@ def test_an_image_does_not_move_after_its_stop() -> None:
     ends = [friendly(slow(steps), model, x, Y, noise, tau=0, jitter=0.01) for steps in range(1, 16)]
     stopped = torch.zeros(len(Y), dtype=torch.bool)
     share = []
-    for before, after in zip(ends, ends[1:], strict=False):
+    for before, after in itertools.pairwise(ends):
         still = (before == after).flatten(1).all(1)
         assert still[stopped].all()
         stopped |= still

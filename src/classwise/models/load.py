@@ -98,7 +98,7 @@ def _architecture(text: str, data: _Data, state: State | None) -> nn.Module:
         model = registry.build("model", name, data.num_classes, data.shape, **{**statistics, **settings})
         assert isinstance(model, nn.Module)
         if head is not None:
-            put_head(model, head, _stored_scale(weights))
+            put_head(model, str(head), _stored_scale(weights))
     if fetched is not None:
         fill(model, fetched, file)
     return model
