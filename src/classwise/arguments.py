@@ -107,7 +107,8 @@ def headed(model: str, head: str | None) -> str:
     if head is None or ":" in arch:  # where a network comes from elsewhere, the method looks for its head itself
         return model
     name, settings = registry.parse(arch)
-    if settings.setdefault("head", head) not in (head, registry.parse(head)[0]):
+    wanted, given = registry.parse(head), registry.parse(str(settings.get("head", head)))
+    if given not in (wanted, (wanted[0], {})):
         raise InputError(f"The training method needs the head {head!r}, and {model!r} names another; leave it out.")
     return _written(name, {**settings, "head": head}) + at + file
 

@@ -113,7 +113,7 @@ def test_the_attack_is_in_eval_mode_and_sees_the_scaled_logits(base: str) -> Non
 )
 def test_the_defaults_are_those_of_the_released_commands(base: Any, scale: int, margin: float, beta: float) -> None:
     method = HE(3, attack(), base)
-    assert (method.head, method.margin, method.beta) == (f"cosine(scale={scale})", margin, beta)
+    assert (method.head, method.margin, method.beta) == (f"cosine(scale={scale}.0)", margin, beta)
 
 
 def test_the_head_asked_for_has_the_scale_of_the_settings() -> None:
@@ -151,23 +151,23 @@ def test_a_setting_outside_its_range_is_refused(settings: dict[str, Any], said: 
 @pytest.mark.parametrize(
     ("model", "wanted"),
     [
-        ("digits_cnn", "digits_cnn(head='cosine(scale=10)')"),
-        ("small_cnn(dropout=0.2)", "small_cnn(dropout=0.2, head='cosine(scale=10)')"),
-        ("small_cnn(head='cosine')", "small_cnn(head='cosine(scale=10)')"),
-        ("small_cnn(head='cosine(scale=10)')", "small_cnn(head='cosine(scale=10)')"),
-        ("resnet18@a/b.pt", "resnet18(head='cosine(scale=10)')@a/b.pt"),
+        ("digits_cnn", "digits_cnn(head='cosine(scale=10.0)')"),
+        ("small_cnn(dropout=0.2)", "small_cnn(dropout=0.2, head='cosine(scale=10.0)')"),
+        ("small_cnn(head='cosine')", "small_cnn(head='cosine(scale=10.0)')"),
+        ("small_cnn(head='cosine(scale=10)')", "small_cnn(head='cosine(scale=10.0)')"),
+        ("resnet18@a/b.pt", "resnet18(head='cosine(scale=10.0)')@a/b.pt"),
         ("timm:resnet18", "timm:resnet18"),
         ("net.py:make", "net.py:make"),
     ],
 )
 def test_an_architecture_gets_the_head_of_the_method(model: str, wanted: str) -> None:
-    assert arguments.headed(model, "cosine(scale=10)") == wanted
+    assert arguments.headed(model, "cosine(scale=10.0)") == wanted
     assert arguments.headed(model, None) == model
 
 
 def test_another_head_than_that_of_the_method_is_refused() -> None:
-    with pytest.raises(InputError, match=r"needs the head 'cosine\(scale=10\)'"):
-        arguments.headed("small_cnn(head='cosine(scale=3)')", "cosine(scale=10)")
+    with pytest.raises(InputError, match=r"needs the head 'cosine\(scale=10\.0\)'"):
+        arguments.headed("small_cnn(head='cosine(scale=3)')", "cosine(scale=10.0)")
 
 
 def test_a_run_of_the_command_line_has_its_head_inside_and_keeps_it(tmp_path: Path) -> None:
@@ -182,7 +182,7 @@ def test_a_run_of_the_command_line_has_its_head_inside_and_keeps_it(tmp_path: Pa
         "digits(epochs=1, steps=2)",
     ]
     assert cli.main([*words, "--out", str(tmp_path)]) == 0
-    assert "head='cosine(scale=12)'" in json.loads((tmp_path / "run.json").read_text())["model"]
+    assert "head='cosine(scale=12.0)'" in json.loads((tmp_path / "run.json").read_text())["model"]
     model = load_model(f"run:{tmp_path}")
     head = cosine_head(model)
     assert head is not None

@@ -67,7 +67,7 @@ class HE(Method):
         self.base, self.margin, self.beta = base, settings["margin"], settings["beta"]
         if settings["scale"] == 0:
             raise InputError("The scale of the cosine head must be above 0.")
-        self.head = f"cosine(scale={settings['scale']:g})"
+        self.head = f"cosine(scale={settings['scale']!r})"
 
     def forward(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Step:
         """Attack the batch, and return the loss of the base with margin; the logits handed out have none."""
