@@ -102,7 +102,7 @@ def friendly(
         for taken in range(attack.steps):
             # In train mode, what BatchNorm makes of an image depends on the others, so all are shown in every pass.
             wrong, gradient = _look(model, x_adv, y, going if attack.mode == "eval" else everyone)
-            going, left = going & (~wrong | (left > 0)), left - (wrong & going).to(left.dtype)
+            going, left = going & (~wrong | (left > 0)), left - wrong.to(left.dtype)
             if not going.any():
                 break
             draw = noise.select(going).fold("jitter", taken)
