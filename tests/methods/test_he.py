@@ -118,6 +118,7 @@ def test_the_defaults_are_those_of_the_released_commands(base: Any, scale: int, 
 
 def test_the_head_asked_for_has_the_scale_of_the_settings() -> None:
     assert HE(3, attack(), scale=12.5).head == "cosine(scale=12.5)"
+    assert HE(3, attack(), scale=1.23456789).head == "cosine(scale=1.23456789)"
 
 
 @pytest.mark.parametrize(

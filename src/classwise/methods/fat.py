@@ -1,10 +1,11 @@
-"""Friendly adversarial training: Zhang et al., "Attacks Which Do Not Kill Training Make Adversarial Learning Stronger",
-ICML 2020.
+"""Friendly adversarial training, early-stopped PGD: Zhang et al., ICML 2020 (arXiv 2002.11242).
+
+"Attacks Which Do Not Kill Training Make Adversarial Learning Stronger".
 
 Departures from the released code (zjfheart/Friendly-Adversarial-Training): images keep their order in the batch, where
 the release groups them by the step they stopped at; radius and step are those of the run (released 0.031 and 0.007);
 the schedule of τ is a setting, where the release's flag for a fixed τ cannot be switched on.
-"""  # noqa: D205
+"""
 
 from __future__ import annotations
 
