@@ -33,7 +33,7 @@ MAY_IMPORT = {
     "data": GROUND | {"noise", "threat"},
     "models": GROUND,
     "attacks": {"errors", "registry", "threat", "losses", "noise"},
-    "methods": {"registry", "losses", "noise", "attacks", "metrics"},
+    "methods": {"errors", "registry", "losses", "noise", "attacks", "metrics", "models"},
     "records": {"errors", "files", "data", "metrics"},
     "flags": {"errors", "losses", "attacks", "metrics"},
     "probe": {"losses", "noise", "threat", "attacks", "flags"},

@@ -94,6 +94,26 @@ def normalised(model: str, train: Images, plan: Recipe) -> str:
     pixels = train.x.transpose(0, 1).flatten(1).double() / 255
     settings["mean"] = [round(value, 4) for value in pixels.mean(1).tolist()]
     settings["std"] = [round(value, 4) for value in pixels.std(1).tolist()]
+    return _written(name, settings)
+
+
+def headed(model: str, head: str | None) -> str:
+    """Add the last layer that a training method needs to an architecture that names none.
+
+    Raises:
+        InputError: the architecture names another.
+    """
+    arch, at, file = model.partition("@")
+    if head is None or ":" in arch:  # where a network comes from elsewhere, the method looks for its head itself
+        return model
+    name, settings = registry.parse(arch)
+    wanted, given = registry.parse(head), registry.parse(str(settings.get("head", head)))
+    if given not in (wanted, (wanted[0], {})):
+        raise InputError(f"The training method needs the head {head!r}, and {model!r} names another; leave it out.")
+    return _written(name, {**settings, "head": head}) + at + file
+
+
+def _written(name: str, settings: Mapping[str, Any]) -> str:
     return f"{name}({', '.join(f'{key}={value!r}' for key, value in settings.items())})"
 
 

@@ -13,6 +13,7 @@ import re
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
@@ -95,8 +96,9 @@ def train_model(
     images = arguments.training_images(data, data_dir, limit, seed, download)
     plan = arguments.recipe(recipe, data)
     run = Run(arguments.normalised(model, images, plan), method, plan, arguments.threat(data, eps, norm), seed)
-    network = arguments.model(run.model, images, seed)
     defence = registry.build("method", method, len(images.classes), run.attack)
+    run = replace(run, model=arguments.headed(run.model, defence.head))
+    network = arguments.model(run.model, images, seed)
     fabric = arguments.fabric(accelerator, devices, num_nodes, precision, out if tensorboard else None)
     with terminal.training(run, images, out, quiet=not fabric.is_global_zero) as watch:
         log = fit(fabric, network, defence, images, run, out, watch)

@@ -74,7 +74,7 @@ class Run:
 
     @property
     def attack(self) -> PGD:
-        """The attack that the method trains against."""
+        """The attack that the method is built with; a method may change its loss and its start."""
         recipe, step_size = self.recipe, self.recipe.step_size
         length = self.threat.eps / 4 if step_size is None else step_size
         return PGD(self.threat, steps=recipe.steps, step_size=length, mode=recipe.attack_mode)
@@ -145,7 +145,7 @@ def fit(
     """
     folder = Path(directory)
     positions, held_out = _split(train, run)
-    record = _describe(run, train, held_out, fabric)
+    record = _describe(run, method.attack, train, held_out, fabric)
     _refuse_other_uses(folder, record)
     step = TrainStep(model, method, run.seed)
     state = _State(step, _optimizer(step, run.recipe))
@@ -401,7 +401,7 @@ def _split(train: Images, run: Run) -> tuple[Tensor, Tensor]:
     return stratified_split(train.y, share=run.recipe.holdout, seed=run.seed)
 
 
-def _describe(run: Run, train: Images, held_out: Tensor, fabric: Fabric) -> dict[str, Any]:
+def _describe(run: Run, attack: PGD, train: Images, held_out: Tensor, fabric: Fabric) -> dict[str, Any]:
     """Return what run.json holds; everything but the environment must agree for a run to be resumed."""
     size = min(run.recipe.batch_size, len(train) - len(held_out))
     if size % fabric.world_size:
@@ -422,7 +422,7 @@ def _describe(run: Run, train: Images, held_out: Tensor, fabric: Fabric) -> dict
         "shape": list(train.shape),
         "recipe": asdict(run.recipe),
         "threat": asdict(run.threat),
-        "attack": repr(run.attack),
+        "attack": repr(attack),
         "method": run.method,
         "model": run.model,
         "held_out": train.index[held_out].tolist(),

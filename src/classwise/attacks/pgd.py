@@ -91,7 +91,7 @@ class PGD:
             return self.search(model, x, y, noise)[0]
         x = x.detach()
         with attacking(model, self.mode):
-            start = self._starts(x, noise, eps)
+            start = self.starts(x, noise, eps)
             return self._climb(model, x, y, loss or self._objective(model, x), start, eps, step_size)
 
     def search(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
@@ -108,7 +108,7 @@ class PGD:
                 if not len(active):
                     break
                 target = ranks[active, attempt[1]] if self.targets else None
-                start = self._starts(x[active], noise.select(active).fold("attempt", *attempt))
+                start = self.starts(x[active], noise.select(active).fold("attempt", *attempt))
                 objective = self._objective(model, x[active], target)
                 x_adv[active], fooled = self._until_fooled(model, x[active], y[active], objective, start)
                 active = active[~fooled]
@@ -158,7 +158,8 @@ class PGD:
         result[active[right]] = x_adv.detach()[right]
         return result, fooled
 
-    def _starts(self, x: Tensor, noise: Noise, eps: Tensor | None = None) -> Tensor:
+    def starts(self, x: Tensor, noise: Noise, eps: Tensor | None = None) -> Tensor:
+        """Return where each image starts (N, C, H, W): clean images, their noise, their radii (N,) or None."""
         if self.start == "clean":
             return x.clone()
         if self.start == "uniform":
