@@ -56,7 +56,7 @@ class Bare:
         """Return the CPU seconds that one image takes in a pass."""
         x = case.x.repeat(-(-self.size // len(case.x)), 1, 1, 1)[: self.size]
         x = x.contiguous(memory_format=torch.channels_last if self.images_last else torch.contiguous_format)
-        with channels_last(case.model) if self.weights_last else nullcontext():
+        with channels_last(case.model, case.x[:2]) if self.weights_last else nullcontext():
             passing(case, x)  # warms up
             times, start = 0, time.process_time()
             while (spent := time.process_time() - start) < LEAST:

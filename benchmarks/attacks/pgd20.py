@@ -111,7 +111,7 @@ def run(case: Case, attack: Batchwise) -> Candidates:
 
 def ours(case: Case, attack: PGD, x: Tensor, y: Tensor, which: Tensor) -> Tensor:
     """Attack a batch with classwise, its weights laid out as the engine does."""
-    with channels_last(case.model):
+    with channels_last(case.model, case.x[:2]):
         return attack(case.model, x, y, noise=Noise(case.seed, case.data.index[which]))
 
 
