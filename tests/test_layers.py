@@ -19,7 +19,7 @@ LAYER_0 = GROUND | {"threat", "losses", "noise", "recipes", "metrics", "data", "
 LAYER_1 = LAYER_0 | {"attacks"}
 LAYER_2 = LAYER_1 | {"methods", "wrappers", "selection"}
 LAYER_3 = LAYER_2 | {"memory", "records", "engine", "ladder", "flags", "probe", "evaluation", "report"}
-LAYER_4 = LAYER_3 | {"train"}
+LAYER_4 = LAYER_3 | {"divergence", "train"}
 MAY_IMPORT = {
     "__init__": LAYER_4,
     "errors": set(),
@@ -44,7 +44,8 @@ MAY_IMPORT = {
     "ladder": {"noise", "attacks", "metrics", "engine"},
     "evaluation": LAYER_2 | {"__init__", "memory", "records", "engine", "ladder", "flags", "probe"},
     "report": {"errors", "files", "metrics"},
-    "train": LAYER_2 | {"__init__", "engine", "evaluation"},
+    "divergence": {"errors", "losses"},
+    "train": LAYER_2 | {"__init__", "divergence", "engine", "evaluation", "memory"},
     "interop": LAYER_4,
     "arguments": LAYER_1,
     "terminal": LAYER_4,

@@ -80,7 +80,7 @@ class AWP:
         if not gradients:
             return {}
         flat = mean(torch.cat([gradient.flatten() for gradient in gradients]))
-        parts = flat.split([gradient.numel() for gradient in gradients])
+        parts = torch.split(flat, [gradient.numel() for gradient in gradients])
         named = zip(weights.items(), parts, strict=True)
         return {name: scaled(weight.detach(), part.view(weight.shape), self.gamma) for (name, weight), part in named}
 
@@ -97,12 +97,14 @@ def scaled(weight: Tensor, gradient: Tensor, gamma: float) -> Tensor:
         >>> scaled(torch.tensor([3.0, 4.0]), torch.tensor([0.0, 7.0]), gamma=0.1)
         tensor([0.0000, 0.5000])
     """
-    return gamma * weight.norm() * gradient / (gradient.norm() + 1e-20)
+    direction: Tensor = gradient / (gradient.norm() + 1e-20)
+    return gamma * weight.norm() * direction
 
 
 class Shifted(nn.Module):
-    """A model whose training passes use w + v, and whose attacks, which come in eval mode or ask for a gradient in
-    the images, use w.
+    """A model whose training passes use w + v.
+
+    Attacks, which come in eval mode or ask for a gradient in the images, see w.
     """
 
     def __init__(self, model: nn.Module, shift: dict[str, Tensor]) -> None:
@@ -115,7 +117,8 @@ class Shifted(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return logits (N, K) on images (N, C, H, W)."""
         attacked = x.requires_grad or not self.model.training
-        logits: Tensor = self.model(x) if attacked else functional_call(self.model, self._moved, (x,))
+        moved: dict[str, Tensor] = {} if attacked else self._moved
+        logits: Tensor = functional_call(self.model, moved, (x,))
         return logits
 
     def __getattr__(self, name: str) -> Any:

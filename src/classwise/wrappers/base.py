@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 Statistics = Literal["averaged", "copied", "estimated"]
 """Where an averaged model has its buffers, BatchNorm's statistics above all, from: averaged like the weights; copied
@@ -119,8 +119,11 @@ def mix(average: nn.Module, model: nn.Module, share: float, *, parameters: bool 
         parameters: whether parameters are moved.
         buffers: whether buffers are.
     """
-    pairs = list(zip(average.parameters(), model.parameters(), strict=True)) if parameters else []
-    pairs += zip(average.buffers(), model.buffers(), strict=True) if buffers else []
+    pairs: list[tuple[Tensor, Tensor]] = []
+    if parameters:
+        pairs += zip(average.parameters(), model.parameters(), strict=True)
+    if buffers:
+        pairs += zip(average.buffers(), model.buffers(), strict=True)
     moved = [(old, new) for old, new in pairs if old.is_floating_point()]
     if moved:
         mine, theirs = ([pair[side] for pair in moved] for side in (0, 1))
