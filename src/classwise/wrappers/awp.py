@@ -97,8 +97,9 @@ def scaled(weight: Tensor, gradient: Tensor, gamma: float) -> Tensor:
         >>> scaled(torch.tensor([3.0, 4.0]), torch.tensor([0.0, 7.0]), gamma=0.1)
         tensor([0.0000, 0.5000])
     """
-    direction: Tensor = gradient / (gradient.norm() + 1e-20)
-    return gamma * weight.norm() * direction
+    direction = gradient / (torch.linalg.vector_norm(gradient) + 1e-20)
+    moved: Tensor = gamma * torch.linalg.vector_norm(weight) * direction
+    return moved
 
 
 class Shifted(nn.Module):
