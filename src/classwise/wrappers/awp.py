@@ -113,8 +113,8 @@ class Shifted(nn.Module):
         self.model = model
         self.training = model.training
         weights = dict(model.named_parameters())
-        # Of the strides of w, which the gradient then has too; DDP warns of any other.
-        self._moved = {name: weights[name] + torch.empty_like(weights[name]).copy_(v) for name, v in shift.items()}
+        # Not w + v, whose strides may differ from those of w, and with them the gradient's, of which DDP would warn.
+        self._moved = {name: weights[name].clone().add_(value) for name, value in shift.items()}
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits (N, K) on images (N, C, H, W)."""
