@@ -86,7 +86,7 @@ def summary(log: Sequence[Mapping[str, Any]], epochs: int) -> dict[str, Any]:
         For "plain" and each averaged model: the figures of the epoch selected, of the last, and their mean over
         the last five; no figures where nothing was held out.
     """
-    names = {"plain": None, **{name: None for line in log for name in line["averages"]}}
+    names = {"plain": None, **{name: None for line in log for name in line.get("averages", {})}}
     return {name: _summary([_entry(line, name) for line in log], epochs) for name in names}
 
 
