@@ -334,9 +334,9 @@ def test_an_interrupted_download_is_said_and_the_same_command_fetches_the_file_a
         r"svhn was not fetched whole into .*: test_32x32.mat .*\(ConnectionResetError: .* peer\); run the same command"
     )
     with pytest.raises(InputError, match=says):
-        load("svhn", tmp_path, download=True)
+        load("svhn", tmp_path / "new", download=True)
     monkeypatch.setattr(utils, "_urlretrieve", lambda url, filename: Path(filename).write_bytes(whole))
-    assert len(load("svhn", tmp_path, download=True)) == len(load("svhn", svhn[0]))
+    assert len(load("svhn", tmp_path / "new", download=True)) == len(load("svhn", svhn[0]))
 
 
 def test_a_failed_download_says_why(tmp_path, monkeypatch):
