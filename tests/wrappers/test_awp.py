@@ -154,6 +154,29 @@ def test_an_attack_of_the_methods_own_still_sees_the_weights_themselves() -> Non
         torch.testing.assert_close(found[name], value)
 
 
+class Tracing(Method):
+    """Weighs images by how often its attack saw them right, as GAIRAT does, and moves what came out in place."""
+
+    def forward(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Step:
+        right = torch.zeros(len(y))
+
+        def counting(logits: Tensor, y: Tensor) -> Tensor:
+            right.add_((logits.argmax(1) == y).float())
+            return cross_entropy(logits, y)
+
+        traced = self.attack(model, x, y, noise=noise, loss=counting)
+        x_adv = self.attack(model, x, y, noise=noise.fold("again"))
+        x_adv += 0.5 * (traced - x_adv)
+        logits = model(x_adv)
+        return Step(((1 + right) * cross_entropy(logits, y)).mean(), logits)
+
+
+def test_a_method_that_watches_its_attack_sees_the_same_in_both_passes() -> None:
+    plain = gradients(None, Tracing(3, ATTACK), network())
+    for name, value in gradients(AWP(gamma=0), Tracing(3, ATTACK), network()).items():
+        torch.testing.assert_close(value, plain[name], rtol=1e-5, atol=1e-7)
+
+
 class Counting(AT):
     """Counts the batches it has seen."""
 

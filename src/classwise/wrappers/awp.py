@@ -134,18 +134,19 @@ class Tape:
     """What attacks returned in the first pass, to be returned again in the second, in order."""
 
     def __init__(self) -> None:
-        self._made: list[Any] = []
+        self._made: list[Tensor] = []
         self._next: int | None = None
 
     def rewind(self) -> None:
         """Return from now on what was made before."""
         self._next = 0
 
-    def once(self, craft: Callable[..., Any], *args: Any, **settings: Any) -> Any:
-        """Call an attack, or return what the same call made in the first pass."""
+    def once(self, craft: Callable[[], Tensor]) -> Tensor:
+        """Craft images, or return what the same call made in the first pass."""
         if self._next is None:
-            self._made.append(craft(*args, **settings))
-            return self._made[-1]
+            x_adv = craft()
+            self._made.append(x_adv.clone())  # the method may go on with it in place
+            return x_adv
         self._next += 1
         return self._made[self._next - 1]
 
@@ -156,13 +157,15 @@ class _Taped:
     def __init__(self, attack: Any, tape: Tape) -> None:
         self._attack, self._tape = attack, tape
 
-    def __call__(self, *args: Any, **settings: Any) -> Any:
-        return self._tape.once(self._attack, *args, **settings)
+    def __call__(self, *args: Any, **settings: Any) -> Tensor:
+        craft = partial(self._attack, *args, **settings)
+        # A loss of the method's own may keep count of what it sees, which the second pass needs as well.
+        counted = settings.get("loss") is not None
+        x_adv: Tensor = craft() if counted else self._tape.once(craft)
+        return x_adv
 
     def __getattr__(self, name: str) -> Any:
-        found = getattr(self._attack, name)
-        public = callable(found) and not name.startswith("_") and name != "threat"
-        return partial(self._tape.once, found) if public else found
+        return getattr(self._attack, name)
 
 
 @contextmanager
