@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from classwise import registry
+from classwise import models, registry
 from classwise.attacks.pgd import PGD
 from classwise.errors import InputError
 from classwise.losses import cross_entropy
@@ -24,10 +24,15 @@ METHODS = registry.names("method")
 N = 12
 
 
-def network() -> nn.Module:
+def network(method: Method | None = None) -> nn.Module:
+    """Return a network with BatchNorm, which ends in the head that a method asks for, if it asks for one."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(16, 3)).train()
+        model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(16, 3)).train()
+        head = getattr(method, "head", None)
+        if head is not None:
+            models.put_head(model, head)
+    return model
 
 
 def batch() -> tuple[Tensor, Tensor, Noise]:
@@ -75,8 +80,8 @@ def test_a_frozen_weight_is_not_moved() -> None:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_without_gamma_it_is_the_method_itself(method: str) -> None:
-    one, other = network(), network()
     built = [registry.build("method", method, 3, ATTACK) for _ in range(2)]
+    one, other = network(built[0]), network(built[1])
     plain, wrapped = gradients(None, built[0], one), gradients(AWP(gamma=0), built[1], other)
     for name, value in plain.items():
         torch.testing.assert_close(wrapped[name], value, rtol=1e-5, atol=1e-7)
@@ -107,10 +112,11 @@ def test_the_gradient_is_that_of_the_loss_at_w_plus_v_on_images_crafted_at_w() -
 
 @pytest.mark.parametrize("method", METHODS)
 def test_the_weights_stay_where_they_are_and_batchnorm_counts_one_pass(method: str) -> None:
-    model, plain = network(), network()
+    built = [registry.build("method", method, 3, ATTACK) for _ in range(2)]
+    model, plain = network(built[0]), network(built[1])
     before = copy.deepcopy(dict(model.named_parameters()))
-    gradients(AWP(gamma=0.1), registry.build("method", method, 3, ATTACK), model)
-    gradients(None, registry.build("method", method, 3, ATTACK), plain)
+    gradients(AWP(gamma=0.1), built[0], model)
+    gradients(None, built[1], plain)
     assert all(torch.equal(weight, before[name]) for name, weight in model.named_parameters())
     assert model[1].num_batches_tracked == plain[1].num_batches_tracked
 
