@@ -21,3 +21,7 @@ evaluate mnist-smallcnn-trades-0.3-equal-steps mnist_smallcnn_trades mnist --eps
 evaluate cifar10-resnet2b-adv-8-equal-steps cifar_resnet2b_adv cifar10 --eps 8/255 --limit 1000 --attacks "$equal"
 # AutoAttack standard beside them: the PGD family is an upper bound of it.
 evaluate cifar10-resnet2b-adv-8-autoattack cifar_resnet2b_adv cifar10 --eps 8/255 --limit 1000 --attacks autoattack
+# The default plan, audited.
+evaluate cifar10-resnet2b-adv-8-fast cifar_resnet2b_adv cifar10 --eps 8/255 --limit 1000
+evaluate cifar10-resnet2b-adv-2-fast cifar_resnet2b_adv cifar10 --eps 2/255 --limit 1000
+evaluate mnist-smallcnn-trades-0.3-fast mnist_smallcnn_trades mnist --eps 0.3 --limit 1000

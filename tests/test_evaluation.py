@@ -6,15 +6,20 @@ import itertools
 import multiprocessing
 import os
 import socket
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from tests.models_for_tests import MASKS, Smooth, labelled
 from torch import Tensor, nn
 
-from classwise.attacks import PGD, build
+from classwise import records, registry
+from classwise.attacks import PGD, Ensemble, Plan, build
+from classwise.attacks.plan import members_of
 from classwise.data import Images
 from classwise.errors import InputError
 from classwise.evaluation import Snapshot, evaluate
@@ -387,6 +392,327 @@ def test_an_empty_set_is_refused() -> None:
         evaluate(Bands(), data.subset(torch.arange(0)), build("pgd", THREAT))
 
 
+# Plans.
+
+BRIEF = "autoattack(steps=4, queries=15)"
+SMALL = ThreatModel("Linf", 0.05)
+
+
+def firm(n: int = 60, factor: float = 4.0) -> tuple[nn.Module, Images]:
+    """Return a small network whose bits do not depend on the batch, and images of which it gets nine in ten right."""
+    model = Smooth(4, 9, factor=factor)
+    x = (labelled(model, n, (1, 3, 3))[0] * 255).to(torch.uint8)
+    with torch.no_grad():
+        y = model(x.float() / 255).argmax(1)
+    y[::10] = (y[::10] + 1) % 4
+    return model, Images(x, y, tuple("abcd"), torch.arange(n))
+
+
+def brief(threat: ThreatModel = SMALL) -> Plan:
+    """Return the plan fast with its shares and switches, but short of steps and queries."""
+    fast: Plan = registry.build("plan", "fast", threat)
+    less = {"steps": 3, "queries": 15}
+    stages = []
+    for stage in fast.stages:
+        short = {name: value for name, value in less.items() if hasattr(stage.attack, name)}
+        stages.append(replace(stage, attack=replace(stage.attack, **short)))  # type: ignore[type-var]
+    return Plan(tuple(stages), members_of(BRIEF, threat))
+
+
+def assert_same(one: Any, other: Any, order: Any = slice(None)) -> None:
+    """Compare outcomes image by image, those of the first in another order where one is given."""
+    assert list(one.predictions) == list(other.predictions)
+    for table in ("predictions", "margins", "distances", "stages"):
+        assert list(getattr(one, table)) == list(getattr(other, table))
+        for name, values in getattr(one, table).items():
+            assert (values[order] == getattr(other, table)[name]).all(), (table, name)
+
+
+def test_the_plan_fast_ends_with_the_verdicts_of_autoattack_on_a_tiny_model() -> None:
+    model, data = firm(40, factor=20.0)
+    found = evaluate(model, data, {"fast": registry.build("plan", "fast", SMALL)}, audit=100.0)
+    # Whatever attacks AutoAttack makes, what it breaks at a tenth of its budget must not survive.
+    reference = evaluate(model, data, build("autoattack(steps=10, queries=50)", SMALL)).outcomes
+    assert 0 < found.outcomes.correct().sum() < found.outcomes.correct("clean").sum()
+    assert (found.outcomes.correct() <= reference.correct()).all()
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 250])
+def test_outcomes_of_a_plan_do_not_depend_on_the_batch_size(batch_size: int) -> None:
+    model, data = firm()
+    whole = evaluate(model, data, {"brief": brief()}, batch_size=64)
+    other = evaluate(model, data, {"brief": brief()}, batch_size=batch_size)
+    assert 0 < whole.outcomes.correct().sum() < whole.outcomes.correct("clean").sum()
+    assert len(set(whole.outcomes.stages["brief"])) > 1
+    assert_same(whole.outcomes, other.outcomes)
+    assert whole.header["attacks"]["brief"]["audit"] == other.header["attacks"]["brief"]["audit"]
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("mask", [None, *MASKS[:1]])
+def test_outcomes_of_a_plan_follow_the_image_when_the_order_changes(seed: int, mask: Any) -> None:
+    model, data = firm(100)
+    model = model if mask is None else mask(model)
+    order = torch.randperm(100, generator=torch.Generator().manual_seed(seed))
+    straight = evaluate(model, data, {"brief": brief()}, audit=5.0)
+    mixed = evaluate(model, data.subset(order), {"brief": brief()}, audit=5.0)
+    assert_same(straight.outcomes, mixed.outcomes, order.numpy())
+    flags = [{entry["flag"] for entry in result.header["flags"]} for result in (straight, mixed)]
+    assert flags[0] == flags[1]
+
+
+def crashing(after: int) -> Any:
+    """Return a watcher that stands for a power cut after so many batches."""
+    calls = itertools.count(1)
+
+    def watch(seen: Snapshot) -> None:
+        if next(calls) == after:
+            raise Crash
+
+    return watch
+
+
+def test_a_plan_goes_on_after_a_crash_at_any_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("classwise.records._SAVE_EVERY", 0.0)
+    model, data = firm(40)
+    moments = list[Snapshot]()
+    whole = evaluate(model, data, {"brief": brief()}, batch_size=20, watch=moments.append).outcomes
+    assert len(moments) > 8
+    for moment in range(1, len(moments) + 1):
+        folder = tmp_path / str(moment)
+        with pytest.raises(Crash):
+            evaluate(model, data, {"brief": brief()}, batch_size=20, directory=folder, watch=crashing(moment))
+        again = list[Snapshot]()
+        resumed = evaluate(model, data, {"brief": brief()}, batch_size=20, directory=folder, watch=again.append)
+        assert len(again) == len(moments) - moment, "finished batches were attacked again"
+        assert_same(whole, resumed.outcomes)
+        assert_same(whole, Result.read(folder).outcomes)
+        assert sorted(path.name for path in folder.iterdir()) == ["outcomes.npz", "result.json"]
+
+
+def test_a_crash_may_follow_a_crash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("classwise.records._SAVE_EVERY", 0.0)
+    model, data = firm(40)
+    whole, crashes = evaluate(model, data, {"brief": brief()}, batch_size=20).outcomes, 0
+    while True:
+        try:
+            result = evaluate(
+                model, data, {"brief": brief()}, batch_size=7 + crashes, directory=tmp_path, watch=crashing(2)
+            )
+            break
+        except Crash:
+            crashes += 1
+    assert crashes > 5
+    assert_same(whole, result.outcomes)
+
+
+@pytest.mark.parametrize("mask", MASKS, ids=lambda mask: mask.__name__)
+def test_on_a_masked_model_every_survivor_of_a_plan_meets_the_full_suite(mask: type[nn.Module]) -> None:
+    model, data = firm()
+    masked = mask(model).eval()
+    found = evaluate(masked, data, {"brief": brief()})
+    full = evaluate(masked, data, build(BRIEF, SMALL)).outcomes
+    view = found.header["attacks"]["brief"]
+    assert (found.outcomes.correct() <= full.correct()).all(), "the plan missed what its suite breaks"
+    if mask.__name__ in ("Rounded", "Cut", "Frozen"):
+        assert any("zero_gradient" in reason for reason in view["reasons"])
+        assert view["audit"] is None
+        assert [stage["name"] for stage in view["stages"]][-4:] == [f"full: {member}" for member in view["full"]]
+
+
+@pytest.mark.parametrize("audit", [0.0, 5.0])
+@pytest.mark.parametrize("mask", [None, *MASKS[:1]])
+def test_the_counts_of_the_stages_add_up(audit: float, mask: Any) -> None:
+    model, data = firm()
+    model = model if mask is None else mask(model)
+    contenders = {"brief": brief(), BRIEF: build(BRIEF, SMALL)[BRIEF], "pgd": build("pgd", SMALL)["pgd"]}
+    assert isinstance(contenders[BRIEF], Ensemble)
+    result = evaluate(model, data, contenders, audit=audit)
+    outcomes, clean = result.outcomes, result.outcomes.counts("clean")
+    assert set(outcomes.stages) == {"brief", BRIEF}
+    for view in outcomes.stages:
+        stages = result.document["attacks"][view]["stages"]
+        lost = np.zeros(4, dtype=int)
+        for stage in stages:
+            assert (np.array(stage["attacked"]) <= clean - lost).all(), "only survivors are attacked"
+            assert (np.array(stage["broken"]) <= stage["attacked"]).all()
+            lost += stage["broken"]
+        assert lost.tolist() == (clean - outcomes.counts(view)).tolist()
+        broken = outcomes.correct("clean") & ~outcomes.correct(view)
+        assert ((outcomes.stages[view] != "") == broken).all()
+        by_name = Counter[str]()
+        for stage in stages:
+            by_name[stage["name"]] += sum(stage["broken"])
+        assert Counter(outcomes.stages[view][broken].tolist()) == +by_name
+        assert stages[0]["attacked"] == clean.tolist()
+
+
+def test_without_an_audit_the_result_says_so() -> None:
+    model, data = firm()
+    view = evaluate(model, data, {"brief": brief()}, audit=0.0).header["attacks"]["brief"]
+    assert view["audit"] is None
+    assert view["reasons"] == ()
+    assert not any(stage["name"].startswith(("audit", "full")) for stage in view["stages"])
+
+
+@pytest.mark.parametrize("audit", [-0.1, 100.5, float("nan")])
+def test_an_audit_that_cannot_be_is_refused(audit: float) -> None:
+    with pytest.raises(InputError, match=r"must be between 0 and 100 per cent of the images\.$"):
+        evaluate(*firm(4), {"brief": brief()}, audit=audit)
+
+
+@pytest.mark.parametrize("rows", [0, -3])
+def test_a_fixed_shape_of_no_image_is_refused(rows: int) -> None:
+    with pytest.raises(InputError, match="at least 1"):
+        evaluate(*firm(4), {"brief": brief()}, fixed_shape=rows)
+
+
+@pytest.mark.parametrize("n", [1, 2, 5])
+def test_a_handful_of_images_is_enough_for_a_plan(n: int) -> None:
+    model, data = firm()
+    result = evaluate(model, data.subset(torch.arange(1, n + 1)), {"brief": brief(ThreatModel("Linf", 0.001))})
+    assert result.outcomes.correct().all()
+    assert result.header["attacks"]["brief"]["audit"]["at_most"] == 0
+
+
+def test_a_plan_on_images_that_are_all_wrong_has_nothing_to_do() -> None:
+    model, data = firm()
+    view = evaluate(model, data.subset(torch.arange(0, 60, 10)), {"brief": brief()}).header["attacks"]["brief"]
+    assert "stages" not in view
+    assert (view["reasons"], view["audit"]) == ((), None)
+
+
+# Attacks added later.
+
+
+class Remembering:
+    """An attack that remembers which images it was given."""
+
+    def __init__(self, attack: PGD) -> None:
+        self.attack, self.threat, self.given = attack, attack.threat, list[int]()
+
+    def __repr__(self) -> str:
+        return f"Remembering({self.attack!r})"
+
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, *, noise: Noise) -> Tensor:
+        self.given += noise.index.tolist()
+        return self.attack(model, x, y, noise=noise)
+
+
+FIRST = build("pgd(steps=1)", SMALL)
+
+
+def added() -> dict[str, Any]:
+    return {**FIRST, "later": Remembering(PGD(SMALL, keep="success")), "brief": brief()}
+
+
+def test_an_attack_added_later_is_run_on_the_survivors_alone(tmp_path: Path) -> None:
+    model, data = firm()
+    first = evaluate(model, data, FIRST, directory=tmp_path)
+    attacks = added()
+    both = evaluate(model, data, attacks, directory=tmp_path)
+    assert sorted(attacks["later"].given) == np.flatnonzero(first.outcomes.correct()).tolist()
+    entries = both.document["attacks"]
+    assert entries["later"]["after"] == entries["brief"]["after"] == ["pgd(steps=1)"]
+    assert "after" not in entries["pgd(steps=1)"]
+    assert_same(Result.read(tmp_path).outcomes, both.outcomes)
+
+
+def test_an_attack_added_later_leaves_the_older_views_as_they_were(tmp_path: Path) -> None:
+    model, data = firm()
+    first = evaluate(model, data, FIRST, directory=tmp_path)
+    both = evaluate(model, data, added(), directory=tmp_path)
+    assert both.document["attacks"]["pgd(steps=1)"] == first.document["attacks"]["pgd(steps=1)"]
+    assert_same(both.outcomes.first(1), first.outcomes)
+
+
+def test_after_an_attack_was_added_the_worst_case_is_that_of_all(tmp_path: Path) -> None:
+    model, data = firm()
+    evaluate(model, data, FIRST, directory=tmp_path)
+    later = evaluate(model, data, added(), directory=tmp_path).outcomes
+    together = evaluate(model, data, {**FIRST, "later": PGD(SMALL, keep="success")}).outcomes
+    assert later.correct().sum() < later.correct("pgd(steps=1)").sum()
+    assert (later.correct("later") == together.correct()).all()
+    assert (later.correct() == (later.correct("later") & later.correct("brief"))).all()
+
+
+def test_a_crash_while_an_attack_is_added_leaves_the_older_result_and_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("classwise.records._SAVE_EVERY", 0.0)
+    model, data = firm()
+    first = evaluate(model, data, FIRST, directory=tmp_path / "whole")
+    moments = list[Snapshot]()
+    whole = evaluate(model, data, added(), batch_size=20, directory=tmp_path / "whole", watch=moments.append)
+    for moment in range(1, len(moments) + 1, 3):
+        folder = tmp_path / str(moment)
+        evaluate(model, data, FIRST, directory=folder)
+        before = {path.name: path.read_bytes() for path in folder.iterdir()}
+        with pytest.raises(Crash):
+            evaluate(model, data, added(), batch_size=20, directory=folder, watch=crashing(moment))
+        assert {name: (folder / name).read_bytes() for name in before} == before
+        kept = evaluate(model, data, FIRST, directory=folder, watch=lambda seen: pytest.fail("attacked again"))
+        assert_same(kept.outcomes, first.outcomes)
+        again = list[Snapshot]()
+        resumed = evaluate(model, data, added(), batch_size=20, directory=folder, watch=again.append)
+        assert len(again) == len(moments) - moment, "finished batches were attacked again"
+        assert_same(whole.outcomes, resumed.outcomes)
+        assert sorted(path.name for path in folder.iterdir()) == ["outcomes.npz", "result.json"]
+
+
+def test_a_crash_while_the_longer_result_is_written_loses_neither(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, data = firm()
+    first = evaluate(model, data, FIRST, directory=tmp_path)
+
+    def power_cut(*_: Any) -> None:
+        raise Crash
+
+    with monkeypatch.context() as patch:
+        patch.setattr("classwise.metrics.result.write_json", power_cut)
+        with pytest.raises(Crash):
+            evaluate(model, data, added(), directory=tmp_path)
+    assert_same(Result.read(tmp_path).outcomes, first.outcomes)
+    assert Result.read(tmp_path).document == first.document
+    resumed = evaluate(model, data, added(), directory=tmp_path)
+    assert list(resumed.outcomes.attacks) == ["pgd(steps=1)", "later", "brief"]
+    assert resumed.document["attacks"]["later"]["after"] == ["pgd(steps=1)"]
+
+
+def test_records_that_a_crash_left_beside_a_finished_result_are_in_nobody_s_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, data = firm()
+    with monkeypatch.context() as patch:
+        patch.setattr(records, "clear", lambda *_: None)
+        evaluate(model, data, FIRST, directory=tmp_path)
+    (tmp_path / ".result.json.abc.partial").write_text("half")
+    assert (tmp_path / "partial-0-of-1.npz").exists()
+    evaluate(model, data, FIRST, directory=tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["outcomes.npz", "result.json"]
+    with monkeypatch.context() as patch:
+        patch.setattr(records, "clear", lambda *_: None)
+        evaluate(model, data, FIRST, directory=tmp_path / "other")
+    evaluate(model, data, added(), directory=tmp_path / "other")
+    assert sorted(path.name for path in (tmp_path / "other").iterdir()) == ["outcomes.npz", "result.json"]
+
+
+def test_the_older_result_may_be_asked_for_while_a_longer_one_is_unfinished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("classwise.records._SAVE_EVERY", 0.0)
+    model, data = firm()
+    evaluate(model, data, FIRST, directory=tmp_path)
+    with pytest.raises(Crash):
+        evaluate(model, data, added(), batch_size=20, directory=tmp_path, watch=crashing(6))
+    evaluate(model, data, FIRST, directory=tmp_path)
+    assert (tmp_path / "partial-0-of-1.npz").exists(), "the longer one's records were thrown away"
+
+
+# Several processes.
+
+
 def _rank(rank: int, ranks: int, port: int, folder: str) -> None:
     os.environ.update(
         MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(ranks)
@@ -399,6 +725,9 @@ def _rank(rank: int, ranks: int, port: int, folder: str) -> None:
     fabric.launch()
     model, data = blurry()
     evaluate(model, data, build("pgd", ThreatModel("Linf", 0.02)), batch_size=16, fabric=fabric, directory=folder)
+    plan, firm_model, firm_data = Path(folder) / "plan", *firm()
+    for attacks in (FIRST, added()):
+        evaluate(firm_model, firm_data, attacks, batch_size=16, fabric=fabric, directory=plan)
     fabric.barrier()
     torch.distributed.destroy_process_group()
 
@@ -424,3 +753,9 @@ def test_two_processes_give_the_verdicts_of_one(tmp_path: Path) -> None:
     assert (one.predictions["pgd"] == two.predictions["pgd"]).all()
     assert (one.clean == two.clean).all()
     assert np.allclose(one.margins["pgd"], two.margins["pgd"], atol=1e-5)
+    for attacks in (FIRST, added()):
+        one = evaluate(*firm(), attacks, directory=tmp_path / "alone")
+    two = Result.read(tmp_path / "plan")
+    assert_same(one.outcomes, two.outcomes)
+    assert one.document["attacks"]["brief"]["audit"] == two.document["attacks"]["brief"]["audit"]
+    assert sorted(path.name for path in (tmp_path / "plan").iterdir()) == ["outcomes.npz", "result.json"]

@@ -314,7 +314,7 @@ def test_ten_steps_of_the_default_size_cross_the_ball() -> None:
         assert not right(Tallest(), attack(Tallest(), x, y, noise=noise(x)), y).any()
     short = {"short": PGD(threat, steps=10, step_size=threat.eps / 30)}
     flags = evaluate(Tallest().eval(), Images.from_arrays(x, y), short).header["flags"]
-    assert [flag["flag"] for flag in flags] == ["short_steps"]
+    assert "short_steps" in [flag["flag"] for flag in flags]
 
 
 # 12 and 13: what the user hands over.

@@ -33,7 +33,7 @@ MAY_IMPORT = {
     "data": GROUND | {"noise", "threat"},
     "models": GROUND,
     "attacks": {"errors", "registry", "threat", "losses", "noise"},
-    "methods": {"registry", "losses", "noise", "attacks", "metrics"},
+    "methods": {"errors", "registry", "losses", "noise", "attacks", "metrics", "models"},
     "wrappers": GROUND | {"noise", "attacks", "methods"},
     "selection": set(),
     "records": {"errors", "files", "data", "metrics"},

@@ -50,6 +50,9 @@ PUBLISHED: dict[str, dict[str, Any]] = {
     "pang2021": {"epochs": 110, "milestones": (100, 105), "lr": 0.1, "weight_decay": 5e-4, "attack_mode": "eval"},
     "rice2020": {"epochs": 200, "milestones": (100, 150), "lr": 0.1, "weight_decay": 5e-4, "attack_mode": "train"},
     "mnist": {"epochs": 100, "milestones": (55, 75, 90), "lr": 0.01, "weight_decay": 0, "steps": 40, "step_size": 0.01},
+    # Counted from 0 here and from 1 there: the 75th epoch comes after 74.
+    "trades": {"epochs": 76, "milestones": (74,), "lr": 0.1, "weight_decay": 2e-4, "steps": 10, "normalize": False},
+    "mart": {"epochs": 120, "milestones": (74, 89, 99), "lr": 0.01, "weight_decay": 3.5e-3, "steps": 10},
     "svhn": {"epochs": 200, "milestones": (100, 150), "lr": 0.01, "augment": "none", "step_size": 1 / 255},
 }
 
@@ -60,6 +63,13 @@ def test_a_published_recipe_has_the_published_settings(name: str) -> None:
     common = {"batch_size": 128, "momentum": 0.9}
     wanted = common | PUBLISHED[name]
     assert {key: getattr(recipe, key) for key in wanted} == wanted
+
+
+@pytest.mark.parametrize(("name", "steps"), [("fast", 7), ("cpu-small", 10)])
+def test_our_short_recipes_are_cyclic_and_step_by_a_quarter_of_the_radius(name: str, steps: int) -> None:
+    recipe = registry.build("recipe", name)
+    assert (recipe.epochs, recipe.schedule, recipe.steps, recipe.step_size) == (15, "cyclic", steps, None)
+    assert registry.entry("recipe", name).source == "our design"
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -31,6 +31,7 @@ from classwise.data import Images
 from classwise.errors import InputError
 from classwise.methods import Epoch, Method, Pass, Standard, Step
 from classwise.metrics.stats import ClassStats
+from classwise.models import cosine_head, put_head
 from classwise.noise import Noise
 from classwise.recipes import Recipe
 from classwise.threat import ThreatModel
@@ -39,6 +40,8 @@ from classwise.train import Run, Snapshot, fit
 THREAT = ThreatModel("Linf", 0.05)
 RECIPE = Recipe(epochs=4, batch_size=16, lr=0.1, milestones=(2,), augment="crop-flip", steps=2, holdout=0.2)
 METHODS = registry.names("method")
+# Beyond the defaults, what divides by a sum over the batch, which is that of all processes.
+IN_PROCESSES = [*METHODS, "gairat(begin=1)"]
 WRAPPERS = [
     "awp(gamma=0.05, start=1)",
     "ema(decay=0.9)",
@@ -98,6 +101,10 @@ def go(
     run = Run(name, method, recipe, threat, seed, wrappers)
     defence = made or registry.build("method", method, len(data.classes), run.attack)
     model = network(len(data.classes)) if model is None else model
+    if defence.head is not None and cosine_head(model) is None:
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            put_head(model, defence.head)
     return fit(fabric or cpu(), model, defence, data, run, folder, watch)
 
 
@@ -1120,7 +1127,7 @@ def _rank(rank: int, port: int, folder: str) -> None:
     fabric = Fabric(accelerator="cpu", devices=2, strategy="ddp", plugins=[TorchElasticEnvironment()])
     fabric.launch()
     path = Path(folder)
-    for method in METHODS:
+    for method in IN_PROCESSES:
         go(path / method, method=method, recipe=DDP, model=smooth(), fabric=fabric)
     go(path / "wrapped", method="at", recipe=DDP, model=smooth(), fabric=fabric, wrappers=WRAPPED)
     go(path / "normed", method="at", recipe=DDP, fabric=fabric, wrappers="swa(start=0)")
@@ -1170,7 +1177,7 @@ def two_processes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("folder", "method", "wrappers"), [*((method, method, "") for method in METHODS), ("wrapped", "at", WRAPPED)]
+    ("folder", "method", "wrappers"), [*((method, method, "") for method in IN_PROCESSES), ("wrapped", "at", WRAPPED)]
 )
 def test_two_processes_train_as_one_does(
     two_processes: Path, tmp_path: Path, folder: str, method: str, wrappers: str

@@ -17,7 +17,7 @@ from torch import nn
 
 from classwise import registry
 from classwise.attacks import Transfer, contenders, transfer
-from classwise.attacks.plan import Contender
+from classwise.attacks.plan import Contender, joined
 from classwise.data import Images, ImageSet, default_threat, load, stratified_sample
 from classwise.errors import InputError
 from classwise.models import load_model
@@ -97,6 +97,26 @@ def normalised(model: str, train: Images, plan: Recipe) -> str:
     pixels = train.x.transpose(0, 1).flatten(1).double() / 255
     settings["mean"] = [round(value, 4) for value in pixels.mean(1).tolist()]
     settings["std"] = [round(value, 4) for value in pixels.std(1).tolist()]
+    return _written(name, settings)
+
+
+def headed(model: str, head: str | None) -> str:
+    """Add the last layer that a training method needs to an architecture that names none.
+
+    Raises:
+        InputError: the architecture names another.
+    """
+    arch, at, file = model.partition("@")
+    if head is None or ":" in arch:  # where a network comes from elsewhere, the method looks for its head itself
+        return model
+    name, settings = registry.parse(arch)
+    wanted, given = registry.parse(head), registry.parse(str(settings.get("head", head)))
+    if given not in (wanted, (wanted[0], {})):
+        raise InputError(f"The training method needs the head {head!r}, and {model!r} names another; leave it out.")
+    return _written(name, {**settings, "head": head}) + at + file
+
+
+def _written(name: str, settings: Mapping[str, Any]) -> str:
     return f"{name}({', '.join(f'{key}={value!r}' for key, value in settings.items())})"
 
 
@@ -107,12 +127,12 @@ def model(text: str, data: ImageSet, seed: int) -> nn.Module:
 
 def attacks(text: str, threat: ThreatModel, data: ImageSet, seed: int) -> Mapping[str, Contender]:
     """Build attacks, suites and plans by name, and ``transfer(source='MODEL', attack='NAME')``, which takes a model."""
-    found: dict[str, Contender] = {}
-    for name in registry.split(text):
-        if registry.parse(name)[0] == "transfer":
-            found[name] = _transfer(name, threat, data, seed)
-        else:
-            found.update(contenders([name], threat))
+    found = joined(
+        {name: _transfer(name, threat, data, seed)}
+        if name.partition("(")[0].strip() == "transfer"
+        else contenders([name], threat)
+        for name in registry.split(text)
+    )
     return found or contenders(text, threat)  # which says what is wrong where nothing was named
 
 

@@ -13,6 +13,7 @@ import re
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
@@ -103,8 +104,9 @@ def train_model(
     run = Run(
         arguments.normalised(model, images, plan), method, plan, arguments.threat(data, eps, norm), seed, wrappers
     )
-    network = arguments.model(run.model, images, seed)
     defence = registry.build("method", method, len(images.classes), run.attack)
+    run = replace(run, model=arguments.headed(run.model, defence.head))
+    network = arguments.model(run.model, images, seed)
     fabric = arguments.fabric(accelerator, devices, num_nodes, precision, out if tensorboard else None, strategy)
     if sync_batchnorm:
         network = arguments.synchronised(network, fabric)

@@ -99,7 +99,7 @@ def evaluate(
         found = _run(job, engine, seen, earlier)
     spent = {"seconds": time.perf_counter() - start, "batch_size": engine.batch_size, "command": command}
     result = Result(header={**_header(job, found), **spent}, outcomes=found.outcomes)
-    _write(job, result)
+    _write(job, result, added=earlier is not None)
     return result
 
 
@@ -198,17 +198,26 @@ def _ready(job: _Job) -> Iterator[tuple[Engine, list[flags.Flag]]]:
         seen.append(
             flags.Flag("train_mode", "The model was in train mode; it was evaluated in eval mode and put back.")
         )
-    with attacking(model), exact_float32(), channels_last(model):
+    with attacking(model), exact_float32():
         if job.settings.fixed_shape is not None:
             model = FixedShape(model, job.settings.fixed_shape)
-        sample = torch.linspace(0, len(job.data) - 1, min(_LOOK, len(job.data))).long()
+        sample = _evenly(job.data, torch.ones(len(job.data), dtype=torch.bool))
         x, y = job.data.fetch(sample).to(job.settings.device), job.data.y[sample].to(job.settings.device)
         _refuse_wrong_images(model, x)
-        seen += flags.look(model, x, y, job.data.classes)
-        known = Records.open(len(job.data), job.partial, job.identity)
-        known.save()  # a folder that cannot be written is noticed now, not hours later
-        size = job.settings.batch_size or batch_that_fits(model, x[:2], y[:2])
-        yield Engine(model, job.data, known, job.settings.seed, size, job.settings.device, job.fabric, job.watch), seen
+        with channels_last(model, x[:2]):
+            seen += flags.look(model, x, y, job.data.classes)
+            known = Records.open(len(job.data), job.partial, job.identity)
+            known.save()  # a folder that cannot be written is noticed now, not hours later
+            size = job.settings.batch_size or batch_that_fits(model, x[:2])
+            device = job.settings.device
+            yield Engine(model, job.data, known, job.settings.seed, size, device, job.fabric, job.watch), seen
+
+
+def _evenly(data: ImageSet, mask: Tensor) -> Tensor:
+    """Return positions of a few images of a mask, evenly spread over the data set whatever the order of the images."""
+    which = mask.nonzero().squeeze(1)
+    which = which[data.index[which].argsort()]
+    return which[torch.linspace(0, len(which) - 1, min(_LOOK, len(which))).long()]
 
 
 def _refuse_wrong_images(model: nn.Module, x: Tensor) -> None:
@@ -265,8 +274,7 @@ def _attack(job: _Job, field: Field, contender: Contender, seen: list[flags.Flag
 
 def _probe(job: _Job, engine: Engine, survivors: Tensor) -> list[flags.Flag]:
     """Climb once more with a few survivors, evenly spread, and say what looks odd; the same in every process."""
-    which = survivors.nonzero().squeeze(1)
-    which = which[torch.linspace(0, len(which) - 1, min(_LOOK, len(which))).long()]
+    which = _evenly(job.data, survivors)
     x, y = job.data.fetch(which).to(engine.device), job.data.y[which].to(engine.device)
     noise = Noise(job.settings.seed, job.data.index[which].to(engine.device)).fold("probe")
     threat = next(iter(job.attacks.values())).threat
@@ -362,14 +370,17 @@ def _earlier(job: _Job) -> Result | None:
     begun = list(done) == list(job.attacks)[: len(done)]
     if not begun or result.header.get("identity") not in (job.identity, job.identity_of(first)):
         raise InputError(f"{job.folder} holds the result of other settings; choose another --out, or delete it.")
+    if job.rank == 0:  # where a process was killed between its last two acts
+        records.clear(job.folder, str(result.header.get("identity")))
+    if job.fabric is not None:
+        job.fabric.barrier()
     return result
 
 
-def _write(job: _Job, result: Result) -> None:
+def _write(job: _Job, result: Result, added: bool) -> None:
     if job.folder is not None and job.rank == 0:
-        result.write(job.folder)
-        for partial in job.folder.glob("partial-*.npz"):
-            partial.unlink()
+        result.write(job.folder, added=added)
+        records.clear(job.folder)
     if job.fabric is not None:
         job.fabric.barrier()
 

@@ -9,6 +9,7 @@ Else a random sample of them does, which bounds what the full suite would still 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -117,7 +118,8 @@ def _stage(images: Images, stage: Stage, path: tuple[str | int, ...]) -> Gain:
     while done < len(ranked) and (done < wanted or (stage.go_on and gain.broken)):
         share = torch.zeros_like(images.survivors).index_fill_(0, ranked[done : done + size], True)
         turn = images.attack(stage, path, share)
-        gain, done = Gain(turn.broken, gain.closer + turn.closer), done + size
+        closer = gain.closer + max(turn.closer, turn.broken)  # what broke came closer, of course
+        gain, done = Gain(turn.broken, closer), done + size
     return gain
 
 
@@ -155,9 +157,11 @@ def audit(full: tuple[Stage, ...], images: Images, points: float, noise: Noise, 
         broke = [_spend(images, "audit", member, sample & ~met[k]).broken for k, member in enumerate(full)]
         met |= sample
         lost = _by_class(images.y[before & ~images.survivors], num_classes)
-        by_member = {member.name: count for member, count in zip(full, broke, strict=True) if count}
+        by_member = Counter[str]()
+        for member, count in zip(full, broke, strict=True):
+            by_member[member.name] += count
         counts = {"survivors": strata.tolist(), "sampled": wanted.tolist(), "broken": lost.tolist()}
-        rounds.append({**counts, "broken_by": by_member})
+        rounds.append({**counts, "broken_by": dict(+by_member)})
         if not any(broke):
             return {
                 "points": points,

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-_MOST = {"cpu": 250, "cuda": 4096}  # beyond this a larger batch is no faster
+_MEMINFO = Path("/proc/meminfo")
+_MOST = {"cpu": 500, "cuda": 4096}  # beyond this a larger batch is no faster
 _SHARE = 0.25  # of the free memory: what a backward pass and an attack hold beside the activations is an estimate
 _IMAGES = 16  # copies of an image that an attack keeps: iterates, gradients, bounds
 
 
-def batch_that_fits(model: nn.Module, x: Tensor, y: Tensor) -> int:
+def batch_that_fits(model: nn.Module, x: Tensor) -> int:
     """Return a number of images whose attack fits into the free memory of the device they are on, at least 1.
 
     Memory of the CPU must not run out, since the system would then end the process; the estimate is for it. On other
@@ -22,7 +25,6 @@ def batch_that_fits(model: nn.Module, x: Tensor, y: Tensor) -> int:
     Args:
         model: takes [0, 1], returns logits.
         x: two images (2, C, H, W), the second of which tells what one more image costs.
-        y: their classes.
     """
     one = max(1, bytes_saved(model, x) - bytes_saved(model, x[:1])) + _IMAGES * x[0].numel() * x.element_size()
     most = _MOST.get(x.device.type, _MOST["cpu"])
@@ -39,7 +41,7 @@ def bytes_saved(model: nn.Module, x: Tensor) -> int:
         return tensor
 
     with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        logits = model(x.detach().requires_grad_(True))
+        logits = model(x.detach().clone().requires_grad_(True))  # a slice would count the storage of the whole
     del logits  # so long it kept every storage alive, and no two had the same address
     return sum(kept.values())
 
@@ -48,8 +50,11 @@ def free_memory(device: torch.device) -> int:
     """Return the bytes that are free on a device."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
-    pages = "SC_AVPHYS_PAGES" if "SC_AVPHYS_PAGES" in os.sysconf_names else "SC_PHYS_PAGES"
-    return os.sysconf(pages) * os.sysconf("SC_PAGE_SIZE")
+    if _MEMINFO.exists():  # Linux: what the system would give away of its caches counts as well
+        found = re.search(r"^MemAvailable:\s+(\d+) kB", _MEMINFO.read_text(), flags=re.MULTILINE)
+        if found:
+            return int(found[1]) * 1024
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
 
 
 def peak_memory(device: torch.device) -> int | None:

@@ -19,6 +19,7 @@ from classwise.files import write_bytes
 from classwise.metrics.outcomes import Outcomes
 
 _SAVE_EVERY = 10.0  # seconds; a crash loses at most this much work and one batch
+_DAMAGE = (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile)
 Arrays = dict[str, Tensor]
 
 
@@ -142,13 +143,35 @@ class Records:
                 self.clean = Clean(**_part(arrays, "clean."))
                 keys = {name.removeprefix("turn.").rpartition("\t")[0] for name in arrays if name.startswith("turn.")}
                 self.turns = {_key(key): Turn(**_part(arrays, f"turn.{key}\t")) for key in sorted(keys)}
-        except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        except _DAMAGE as error:
             raise InputError(f"{path} is damaged; delete it to start this evaluation anew.") from error
         if owner != self.identity:
             raise InputError(
                 f"{path.parent} holds an unfinished evaluation with other settings; "
-                "choose another --out, or delete the folder to start anew."
+                f"choose another --out, or delete {path.name} in it to give that one up."
             )
+
+
+def clear(folder: Path, identity: str | None = None) -> None:
+    """Remove the records of a folder, and what a killed process left half written.
+
+    Args:
+        folder: where the result is complete.
+        identity: only records of this evaluation, of which nothing is being written; all if None.
+    """
+    for path in folder.glob("partial-*.npz"):
+        if identity is None or _owner(path) == identity:
+            path.unlink(missing_ok=True)
+    for leftover in folder.glob(".*.partial"):
+        leftover.unlink(missing_ok=True)
+
+
+def _owner(path: Path) -> str | None:
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            return str(stored["identity"])
+    except _DAMAGE:
+        return None
 
 
 @dataclass(frozen=True)

@@ -82,7 +82,7 @@ class Run:
 
     @property
     def attack(self) -> PGD:
-        """The attack that the method trains against."""
+        """The attack that the method is built with; a method may change its loss and its start."""
         recipe, step_size = self.recipe, self.recipe.step_size
         length = self.threat.eps / 4 if step_size is None else step_size
         return PGD(self.threat, steps=recipe.steps, step_size=length, mode=recipe.attack_mode)
@@ -175,7 +175,7 @@ def fit(
     _refuse_gaps(train, positions, held_out)
     # Convolutions with channels last: 1.5 times as many images a second for small_resnet on one CPU core.
     model.to(memory_format=torch.channels_last)
-    record = _describe(run, train, held_out, fabric, model)
+    record = _describe(run, method.attack, train, held_out, fabric, model)
     _refuse_other_uses(folder, record)
     job = _Job(fabric, model, method, train.subset(positions), train.subset(held_out), run, watch)
     state = job.state
@@ -560,7 +560,9 @@ def _refuse_gaps(train: Images, positions: Tensor, held_out: Tensor) -> None:
             raise InputError(f"Class {name!r} has no {what} images; {remedy}.")
 
 
-def _describe(run: Run, train: Images, held_out: Tensor, fabric: Fabric, model: nn.Module) -> dict[str, Any]:
+def _describe(
+    run: Run, attack: PGD, train: Images, held_out: Tensor, fabric: Fabric, model: nn.Module
+) -> dict[str, Any]:
     """Return what run.json holds; everything but the environment must agree for a run to be resumed."""
     size = min(run.recipe.batch_size, len(train) - len(held_out))
     if size % fabric.world_size:
@@ -581,7 +583,7 @@ def _describe(run: Run, train: Images, held_out: Tensor, fabric: Fabric, model: 
         "shape": list(train.shape),
         "recipe": asdict(run.recipe),
         "threat": asdict(run.threat),
-        "attack": repr(run.attack),
+        "attack": repr(attack),
         "method": run.method,
         "wrappers": run.wrappers,
         "model": run.model,

@@ -6,17 +6,18 @@ import torch
 from torch import Tensor, nn
 
 from classwise.attacks import PGD
+from classwise.models import put_head
 from classwise.noise import Noise
 from classwise.threat import ThreatModel
 
 SHAPE = (1, 4, 4)
 
 
-def network(num_classes: int, seed: int = 0, dropout: float = 0.0) -> nn.Module:
-    """Return a network whose state is weights and BatchNorm statistics, in train mode."""
+def network(num_classes: int, seed: int = 0, dropout: float = 0.0, head: str | None = None) -> nn.Module:
+    """Return a network whose state is weights and BatchNorm statistics, in train mode, with the head that is named."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return nn.Sequential(
+        model = nn.Sequential(
             nn.Flatten(),
             nn.Linear(16, 8),
             nn.BatchNorm1d(8),
@@ -24,6 +25,9 @@ def network(num_classes: int, seed: int = 0, dropout: float = 0.0) -> nn.Module:
             nn.Dropout(dropout),
             nn.Linear(8, num_classes),
         )
+        if head is not None:
+            put_head(model, head)
+        return model
 
 
 def batch(y: Tensor) -> tuple[Tensor, Noise]:
@@ -32,6 +36,19 @@ def batch(y: Tensor) -> tuple[Tensor, Noise]:
     x = 0.5 * noise.fold("images").uniform(SHAPE)
     x.view(len(y), 16)[torch.arange(len(y)), y % 16] += 0.4
     return x, noise.fold("attack", 0)
+
+
+class Watched(nn.Module):
+    """A model that keeps the images and the modes of its passes, in order."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.seen: list[tuple[bool, Tensor]] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.seen.append((self.training, x.detach().clone()))
+        return self.model(x)
 
 
 def attack(eps: float = 0.1, steps: int = 3, mode: str = "eval") -> PGD:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.methods.strategies import attack, batch, network
+from tests.methods import strategies
+from tests.methods.strategies import attack, batch
 from torch import Tensor, nn
 
 import classwise.methods
@@ -40,6 +41,11 @@ def build(name: str, num_classes: int = 3, eps: float = 0.1, mode: str = "eval")
     return method.train()
 
 
+def network(name: str, num_classes: int = 3) -> nn.Module:
+    """Return a small network with the last layer that the method asks for."""
+    return strategies.network(num_classes, head=build(name, num_classes).head)
+
+
 def step(method: Method, model: nn.Module, y: Tensor) -> Step:
     x, noise = batch(y)
     return method(model, x, y, noise)
@@ -61,7 +67,7 @@ def epoch(y: Tensor, num_classes: int) -> Epoch:
 @every_method
 @every_batch
 def test_the_loss_is_one_finite_number_whose_gradient_reaches_every_weight(name: str, case: str) -> None:
-    model, y = network(SIZES[case]), LABELS[case]
+    model, y = network(name, SIZES[case]), LABELS[case]
     made = step(build(name, SIZES[case]), model, y)
     assert made.loss.shape == ()
     assert made.loss.isfinite()
@@ -75,7 +81,7 @@ def test_the_loss_is_one_finite_number_whose_gradient_reaches_every_weight(name:
 @every_method
 @every_batch
 def test_the_logits_are_those_of_the_batch(name: str, case: str) -> None:
-    made = step(build(name, SIZES[case]), network(SIZES[case]), LABELS[case])
+    made = step(build(name, SIZES[case]), network(name, SIZES[case]), LABELS[case])
     given = [logits for logits in (made.logits, made.logits_adv) if logits is not None]
     assert given, "a method must give the logits it made, for the statistics by class"
     assert all(logits.shape == (24, SIZES[case]) for logits in given)
@@ -87,12 +93,12 @@ def test_the_class_state_adapts_to_any_epoch_and_stays_finite(name: str, case: s
     method = build(name, SIZES[case])
     method.end_epoch(epoch(LABELS[case], SIZES[case]))
     assert all(buffer.isfinite().all() for buffer in method.buffers() if buffer.is_floating_point())
-    assert step(method, network(SIZES[case]), LABELS[case]).loss.isfinite()
+    assert step(method, network(name, SIZES[case]), LABELS[case]).loss.isfinite()
 
 
 @every_method
 def test_the_same_noise_gives_the_same_step(name: str) -> None:
-    model, y = network(3), LABELS["balanced"]
+    model, y = network(name), LABELS["balanced"]
     first, second = (step(build(name), copy.deepcopy(model), y) for _ in range(2))
     assert torch.equal(first.loss, second.loss)
 
@@ -101,7 +107,7 @@ def test_the_same_noise_gives_the_same_step(name: str) -> None:
 def test_an_attack_leaves_no_trace_in_the_global_generator(name: str) -> None:
     torch.manual_seed(3)
     before = torch.random.get_rng_state()
-    step(build(name), network(3), LABELS["balanced"])
+    step(build(name), network(name), LABELS["balanced"])
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
@@ -110,7 +116,7 @@ def test_an_attack_leaves_no_trace_in_the_global_generator(name: str) -> None:
 def test_only_the_forward_passes_of_the_loss_move_batchnorm(name: str, mode: str) -> None:
     # A forward pass in train mode moves the statistics by its own batch; gradients of the attack must not. So the
     # count of batches is that of the logits that the method hands out.
-    model = network(3)
+    model = network(name)
     made = step(build(name, mode=mode), model, LABELS["balanced"])
     passes = sum(logits is not None for logits in (made.logits, made.logits_adv))
     assert int(model[2].num_batches_tracked) == passes
@@ -118,7 +124,7 @@ def test_only_the_forward_passes_of_the_loss_move_batchnorm(name: str, mode: str
 
 @every_method
 def test_the_mode_of_every_module_is_left_as_it_was(name: str) -> None:
-    model = network(3)
+    model = network(name)
     model[2].eval()
     step(build(name), model, LABELS["balanced"])
     assert [module.training for module in model] == [True, True, False, True, True, True]
@@ -126,7 +132,7 @@ def test_the_mode_of_every_module_is_left_as_it_was(name: str) -> None:
 
 @every_method
 def test_no_gradient_of_the_attack_is_left_in_the_weights(name: str) -> None:
-    model = network(3)
+    model = network(name)
     step(build(name), model, LABELS["balanced"])
     assert all(parameter.grad is None for parameter in model.parameters())
 
@@ -136,7 +142,7 @@ def test_images_and_labels_are_not_changed(name: str) -> None:
     y = LABELS["balanced"].clone()
     x, noise = batch(y)
     before = x.clone()
-    build(name)(network(3), x, y, noise)
+    build(name)(network(name), x, y, noise)
     assert torch.equal(x, before)
     assert torch.equal(y, LABELS["balanced"])
     assert not x.requires_grad
@@ -150,7 +156,7 @@ def test_the_state_survives_saving_and_loading(name: str) -> None:
     assert method.state_dict().keys() == fresh.state_dict().keys()
     for key, value in method.state_dict().items():
         assert torch.equal(value, fresh.state_dict()[key]), key
-    model, y = network(3), LABELS["balanced"]
+    model, y = network(name), LABELS["balanced"]
     assert torch.equal(step(method, copy.deepcopy(model), y).loss, step(fresh, copy.deepcopy(model), y).loss)
 
 
@@ -170,7 +176,7 @@ def test_a_method_has_no_weights_of_its_own_that_decay(name: str) -> None:
 
 @every_method
 def test_mixed_precision_gives_nearly_the_same_loss(name: str) -> None:
-    model, y = network(3), LABELS["balanced"]
+    model, y = network(name), LABELS["balanced"]
     exact = step(build(name), copy.deepcopy(model), y).loss
     with torch.autocast("cpu", torch.bfloat16):
         made = step(build(name), copy.deepcopy(model), y)

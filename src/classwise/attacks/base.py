@@ -14,6 +14,7 @@ from classwise.errors import InputError
 from classwise.noise import Noise
 from classwise.threat import ThreatModel
 
+_NARROW = 8  # a batch drops its fooled images once they are an eighth of it: copying costs as well
 INVALID = -1
 """Prediction where a logit is NaN or infinite: never the true class, and no other class either."""
 
@@ -84,6 +85,14 @@ def predict(logits: Tensor, y: Tensor) -> Tensor:
     lost = best >= logits.gather(1, y[:, None]).squeeze(1)
     predicted = torch.where(lost, rivals.argmax(1), y)
     return torch.where(logits.isfinite().all(1), predicted, INVALID)
+
+
+def worth_dropping(right: Tensor) -> bool:
+    """Tell whether a batch has so many images (N,) that fooled the model that copying the others out pays.
+
+    Until then these images go on in the batch, and nothing that happens to them counts.
+    """
+    return bool(right.sum() * _NARROW <= len(right) * (_NARROW - 1))
 
 
 def build(names: str | list[str], threat: ThreatModel) -> Mapping[str, Attack]:

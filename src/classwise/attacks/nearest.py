@@ -15,14 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from classwise import losses
-from classwise.attacks.base import attacking, input_gradient, predict
+from classwise.attacks.base import attacking, input_gradient, predict, worth_dropping
 from classwise.errors import InputError
 from classwise.noise import Noise
 from classwise.registry import register
 from classwise.threat import Projection, ThreatModel
 
 _MOMENTUM = 0.75  # weight of the new step; the rest repeats the last move
-_NARROW = 8  # the batch drops its fooled images once they are an eighth of it: copying costs as well
 
 
 @dataclass(frozen=True)
@@ -82,11 +81,10 @@ class NearestPGD:
             fooled = images.look(logits.detach())
             if fooled.any():
                 x_adv[images.index[fooled]] = point.detach()[fooled]
-            count = int(images.right.sum())
-            if step == self.steps or not count:
+            if step == self.steps or not images.right.any():
                 break
             gradient, point = input_gradient(images.objective(logits), point), point.detach()
-            if count * _NARROW <= len(images.right) * (_NARROW - 1):
+            if worth_dropping(images.right):
                 keep, images = images.right, images.select(images.right)
                 point, before, gradient = point[keep], before[keep], gradient[keep]
                 project = self.threat.projection(images.x)

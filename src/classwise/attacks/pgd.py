@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from classwise import losses
-from classwise.attacks.base import attacking, input_gradient, predict
+from classwise.attacks.base import attacking, input_gradient, predict, worth_dropping
 from classwise.errors import InputError
 from classwise.losses import Loss
 from classwise.noise import Noise
@@ -91,7 +91,7 @@ class PGD:
             return self.search(model, x, y, noise)[0]
         x = x.detach()
         with attacking(model, self.mode):
-            start = self._starts(x, noise, eps)
+            start = self.starts(x, noise, eps)
             return self._climb(model, x, y, loss or self._objective(model, x), start, eps, step_size)
 
     def search(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
@@ -108,7 +108,7 @@ class PGD:
                 if not len(active):
                     break
                 target = ranks[active, attempt[1]] if self.targets else None
-                start = self._starts(x[active], noise.select(active).fold("attempt", *attempt))
+                start = self.starts(x[active], noise.select(active).fold("attempt", *attempt))
                 objective = self._objective(model, x[active], target)
                 x_adv[active], fooled = self._until_fooled(model, x[active], y[active], objective, start)
                 active = active[~fooled]
@@ -137,24 +137,29 @@ class PGD:
         self, model: nn.Module, x: Tensor, y: Tensor, objective: _Objective, x_adv: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Climb until each image fools the model; return that iterate, else the last one, and which fooled."""
-        result = x_adv.clone()
+        result, project = x_adv.clone(), self.threat.projection(x)
         fooled = torch.zeros(len(x), dtype=torch.bool, device=x.device)
         active = torch.arange(len(x), device=x.device)
         for step in range(self.steps + 1):
-            last = step == self.steps
-            x_adv = x_adv.requires_grad_(not last)
+            x_adv = x_adv.detach().requires_grad_(step < self.steps)
             logits = model(x_adv)
-            right = predict(logits.detach(), y[active]) == y[active]
-            result[active] = x_adv.detach()
-            fooled[active] = ~right
-            if last or not right.any():
+            new = (predict(logits.detach(), y[active]) != y[active]) & ~fooled[active]
+            if new.any():
+                result[active[new]], fooled[active[new]] = x_adv.detach()[new], True
+            right = ~fooled[active]
+            if step == self.steps or not right.any():
                 break
-            gradient = input_gradient(objective(logits, y[active])[right], x_adv)[right]
-            active, objective, x_adv = active[right], objective.select(right), x_adv.detach()[right]
-            x_adv = self.threat.project(x_adv + self.length * self.threat.ascend(gradient, x_adv), x[active])
+            gradient, x_adv = input_gradient(objective(logits, y[active]), x_adv), x_adv.detach()
+            if worth_dropping(right):
+                active, objective = active[right], objective.select(right)
+                x_adv, gradient, project = x_adv[right], gradient[right], self.threat.projection(x[active])
+            x_adv = project(torch.add(x_adv, self.threat.ascend(gradient, x_adv), alpha=self.length))
+        right = ~fooled[active]
+        result[active[right]] = x_adv.detach()[right]
         return result, fooled
 
-    def _starts(self, x: Tensor, noise: Noise, eps: Tensor | None = None) -> Tensor:
+    def starts(self, x: Tensor, noise: Noise, eps: Tensor | None = None) -> Tensor:
+        """Return where each image starts (N, C, H, W): clean images, their noise, their radii (N,) or None."""
         if self.start == "clean":
             return x.clone()
         if self.start == "uniform":

@@ -22,7 +22,7 @@ are closest to breaking shows only once all are known. It can be written in a TO
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -93,6 +93,7 @@ class Plan:
         return self.stages[0].attack.threat
 
 
+_RESERVED = ("clean", "worst_case")  # views that every result has
 Contender = Attack | Plan
 """What an evaluation can run."""
 
@@ -106,15 +107,32 @@ def contenders(names: str | list[str], threat: ThreatModel) -> Mapping[str, Cont
     Raises:
         InputError: an unknown name, settings that an attack does not take, or none at all.
     """
+    texts = registry.split(names) if isinstance(names, str) else names
+    return joined(_contenders(text, threat) for text in texts) or build([], threat)
+
+
+def joined(parts: Iterable[Mapping[str, Contender]]) -> dict[str, Contender]:
+    """Put attacks and plans together, in order.
+
+    Raises:
+        InputError: two different ones have one name.
+    """
     built: dict[str, Contender] = {}
-    for text in registry.split(names) if isinstance(names, str) else names:
-        if text.endswith(".toml"):
-            built[Path(text).stem] = read(Path(text), threat)
-        elif registry.parse(text)[0] in registry.names("plan"):
-            built[text] = registry.build("plan", text, threat)
-        else:
-            built.update(build([text], threat))
-    return built or build([], threat)
+    for part in parts:
+        for name, contender in part.items():
+            if built.setdefault(name, contender) != contender:
+                raise InputError(f"Two different attacks are called {name!r}; rename the file of one.")
+    return built
+
+
+def _contenders(text: str, threat: ThreatModel) -> Mapping[str, Contender]:
+    if text.endswith(".toml"):
+        if Path(text).stem in _RESERVED:
+            raise InputError(f"A plan cannot be called {Path(text).stem!r}, which names a view; rename the file.")
+        return {Path(text).stem: read(Path(text), threat)}
+    if registry.parse(text)[0] in registry.names("plan"):
+        return {text: registry.build("plan", text, threat)}
+    return build([text], threat)
 
 
 def plan(stages: list[Mapping[str, Any]], threat: ThreatModel, full: str = "") -> Plan:
@@ -178,4 +196,5 @@ def _stage(settings: Mapping[str, Any], threat: ThreatModel) -> Stage:
     if len(built) != 1:
         raise InputError(f"A stage of a plan is one attack, and {text!r} stands for several; give each its stage.")
     ((name, attack),) = built.items()
-    return Stage(name, attack, float(shares["closest"]), float(shares["go_on"]), if_closer)
+    closest, go_on = (float(min(share, 2)) for share in shares.values())  # an integer may be too large for a float
+    return Stage(name, attack, closest, go_on, if_closer)

@@ -16,9 +16,9 @@ def fast(threat: ThreatModel) -> Plan:
     stages: list[Mapping[str, Any]] = [
         {"attack": "nearest-pgd(steps=10, targets=3)"},
         {"attack": "nearest-pgd(steps=40, targets=3, start='uniform')", "closest": 0.4},
-        {"attack": "nearest-pgd(steps=60, targets=9, start='uniform')", "closest": 0.12, "go_on": 0.12},
+        {"attack": "nearest-pgd(steps=60, targets=9, start='uniform')", "closest": 0.12, "go_on": 0.06},
         {"attack": "square(queries=500)", "closest": 0.2},
-        {"attack": "square", "closest": 0.2, "go_on": 0.1, "if_closer": True},
+        {"attack": "square", "closest": 0.1, "go_on": 0.05, "if_closer": True},
     ]
     return plan(stages, threat, full="autoattack")
 

@@ -1,7 +1,13 @@
 """Training methods: small modules whose forward is the loss of a batch, one paper a file."""
 
+from classwise.methods.alp import ALP
 from classwise.methods.at import AT
 from classwise.methods.base import Epoch, Method, Pass, Step
+from classwise.methods.fat import FAT
+from classwise.methods.gairat import GAIRAT
+from classwise.methods.he import HE
+from classwise.methods.mart import MART
 from classwise.methods.standard import Standard
+from classwise.methods.trades import TRADES
 
-__all__ = ["AT", "Epoch", "Method", "Pass", "Standard", "Step"]
+__all__ = ["ALP", "AT", "FAT", "GAIRAT", "HE", "MART", "TRADES", "Epoch", "Method", "Pass", "Standard", "Step"]

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from classwise.attacks.pgd import PGD
+from classwise.errors import InputError
 from classwise.metrics.stats import ClassStats
 from classwise.noise import Noise
 
@@ -54,7 +57,11 @@ class Method(nn.Module):
     Attributes:
         attack: crafts the training images.
         num_classes: number of classes.
+        head: the last layer that the network must have, as ``models.heads`` reads it, such as "cosine(scale=10)";
+            None for whatever it has. ``classwise train`` puts it there.
     """
+
+    head: str | None = None
 
     def __init__(self, num_classes: int, attack: PGD) -> None:
         super().__init__()
@@ -74,3 +81,38 @@ class Method(nn.Module):
 
     def end_epoch(self, epoch: Epoch) -> None:
         """Adapt the class state; nothing, unless the method says otherwise."""
+
+
+def number(name: str, value: float, least: float = 0.0) -> float:
+    """Return a setting that is a finite number of at least ``least``.
+
+    Raises:
+        InputError: it is something else.
+    """
+    if type(value) not in (int, float) or not least <= value < math.inf:
+        raise InputError(f"The setting {name} is {value!r}, but must be a finite number of at least {least:g}.")
+    return float(value)
+
+
+def whole(name: str, value: int, least: int = 0) -> int:
+    """Return a setting that is a whole number of at least ``least``.
+
+    Raises:
+        InputError: it is something else.
+    """
+    if type(value) is not int or value < least:  # True is an int to isinstance
+        raise InputError(f"The setting {name} is {value!r}, but must be a whole number of at least {least}.")
+    return value
+
+
+def over_processes(value: Tensor) -> Tensor:
+    """Return the sum of ``value`` over the processes that train together: for what a loss divides by.
+
+    Each process sees its share of a batch only, and dividing by the sum of a share would weigh images by the process
+    that they happen to be in.
+    """
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return value
+    value = value.clone()
+    torch.distributed.all_reduce(value)
+    return value

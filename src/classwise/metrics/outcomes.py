@@ -215,6 +215,21 @@ class Outcomes:
             stages={**self.stages, **later.stages},
         )
 
+    def first(self, count: int) -> Outcomes:
+        """Keep the first attacks and leave the others out."""
+        names = self.attacks[:count]
+
+        def pick(arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+            return {name: values for name, values in arrays.items() if name in (CLEAN, *names)}
+
+        return replace(
+            self,
+            predictions=pick(self.predictions),
+            margins=pick(self.margins),
+            distances=pick(self.distances),
+            stages=pick(self.stages),
+        )
+
     @staticmethod
     def merge(parts: Sequence[Outcomes]) -> Outcomes:
         """Join the outcomes of disjoint shards into one, sorted by `index`.

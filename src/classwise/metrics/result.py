@@ -116,8 +116,12 @@ class Result:
         found: dict[str, Any] = tables[view]
         return found
 
-    def write(self, directory: Path | str) -> Path:
+    def write(self, directory: Path | str, *, added: bool = False) -> Path:
         """Write outcomes.npz and then result.json, so that a folder with a result.json is complete.
+
+        Args:
+            directory: the folder; what it holds of another result is replaced.
+            added: it holds the result of the first of these attacks, which can be read until this one is complete.
 
         Returns:
             the path of result.json.
@@ -129,7 +133,8 @@ class Result:
         document = self.document
         try:
             # An old result.json must not stand beside new outcomes, should the second write not come to pass.
-            path.unlink(missing_ok=True)
+            if not added:
+                path.unlink(missing_ok=True)
         except OSError as error:
             raise InputError(f"Cannot write {path}: {error.strerror or error}; choose another folder.") from error
         self.outcomes.save(path.with_name(OUTCOMES_FILE))
@@ -152,6 +157,8 @@ class Result:
             raise InputError(f"{folder} holds no {OUTCOMES_FILE}; copy the whole folder, or evaluate again.")
         outcomes = Outcomes.load(folder / OUTCOMES_FILE)
         try:
+            # A process that was killed while it added attacks may have written their outcomes already.
+            outcomes = outcomes.first(len(document["attacks"]) - 1)
             same = _fingerprint(document) == _expected_fingerprint(outcomes)
             result = cls(_header(document, derived=set(table(outcomes, CLEAN))), outcomes) if same else None
         except (KeyError, TypeError, AttributeError, InputError) as error:

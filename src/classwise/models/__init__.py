@@ -1,6 +1,7 @@
 """Architectures, weights files, and the way from what a user types to a model that takes [0, 1]."""
 
 from classwise.models.checkpoint import load_weights, read_weights, save_weights, weights_sha256
+from classwise.models.heads import CosineHead, cosine_head, put_head
 from classwise.models.load import load_model
 from classwise.models.normalize import Normalize
 from classwise.models.preact_resnet import preact_resnet18
@@ -9,11 +10,14 @@ from classwise.models.small import digits_cnn, small_cnn, small_resnet
 from classwise.models.wide_resnet import wrn_28_10, wrn_34_10
 
 __all__ = [
+    "CosineHead",
     "Normalize",
+    "cosine_head",
     "digits_cnn",
     "load_model",
     "load_weights",
     "preact_resnet18",
+    "put_head",
     "read_weights",
     "resnet18",
     "save_weights",

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from classwise.errors import InputError
 from classwise.files import write_bytes
 from classwise.models.foreign import foreign_code
+from classwise.models.heads import CosineHead
 from classwise.models.normalize import Normalize
 
 State = Mapping[str, Tensor]
@@ -70,11 +71,12 @@ def read_weights(path: Path | str) -> dict[str, Tensor]:
 def fill(model: nn.Module, state: State, source: str) -> None:
     """Copy ``state`` into ``model``; ``source`` names it in errors.
 
-    Two kinds of entries may be missing: the statistics of :class:`Normalize`, which the model then has from its
-    settings, and BatchNorm's count of batches, which old checkpoints lack and prediction does not use.
+    Three kinds of entries may be missing: the statistics of :class:`Normalize` and the scale of :class:`CosineHead`,
+    which the model then has from its settings, and BatchNorm's count of batches, which old checkpoints lack and
+    prediction does not use.
 
     Raises:
-        InputError: names are missing or unexpected, a shape differs, or both sides normalise, and differently.
+        InputError: names are missing or unexpected, a shape differs, or both sides normalise or scale, and differently.
     """
     own, statistics = _state(model), _statistics(model)
     missing = [name for name in own if name not in state and not _optional(name, statistics)]
@@ -86,7 +88,8 @@ def fill(model: nn.Module, state: State, source: str) -> None:
         raise InputError(_shapes_differ(source, wrong, own, state))
     for name in statistics & set(state):
         if not torch.allclose(own[name].cpu().float(), state[name].cpu().float(), rtol=1e-3):
-            raise InputError(f"{source} has another {name} than the model; leave mean and std out of its settings.")
+            given = "mean and std" if name.endswith(("mean", "std")) else "scale"
+            raise InputError(f"{source} has another {name} than the model; leave {given} out of its settings.")
     prefix = _unprefixed(model.state_dict())[1]
     model.load_state_dict({prefix + name: value for name, value in state.items()}, strict=False)
 
@@ -112,10 +115,10 @@ def _state(model: nn.Module) -> dict[str, Tensor]:
 
 
 def _statistics(model: nn.Module) -> set[str]:
-    """Return the names of the buffers of every :class:`Normalize` in the model, without wrappers."""
+    """Return the names of the buffers that repeat a setting of the model, without wrappers."""
     prefix = _unprefixed(model.state_dict())[1]
-    layers = [name for name, module in model.named_modules() if isinstance(module, Normalize)]
-    names = {f"{name}.{buffer}".removeprefix(prefix) for name in layers for buffer in ("mean", "std")}
+    layers = [name for name, module in model.named_modules() if isinstance(module, Normalize | CosineHead)]
+    names = {f"{name}.{buffer}".removeprefix(prefix) for name in layers for buffer in ("mean", "std", "scale")}
     return names & set(_state(model))
 
 

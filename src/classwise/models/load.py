@@ -19,6 +19,7 @@ from classwise.models.checkpoint import State, fill, read_weights
 from classwise.models.exported import exported
 from classwise.models.factory import from_file
 from classwise.models.foreign import foreign_code
+from classwise.models.heads import put_head
 from classwise.models.zoo import timm_model, torchvision_model
 
 Shape = tuple[int, int, int]
@@ -32,6 +33,7 @@ def load_model(text: str, *, num_classes: int | None = None, shape: Shape | None
 
     ====================================  ==========================================================================
     ``ARCH``                              fresh weights; settings may follow, as in ``small_cnn(dropout=0.2)``
+    ``ARCH(head='cosine(scale=10)')``     the same with another last layer, see :mod:`classwise.models.heads`
     ``ARCH@FILE``                         weights from .safetensors, .pt or .pth
     ``run:FOLDER``, ``run:FOLDER@last``   best (or last) weights of a training run; of its average by ``@ema-best``
     ``file.py:factory``                   what a function or class in a Python file makes; **runs the file**
@@ -85,7 +87,8 @@ def _architecture(text: str, data: _Data, state: State | None) -> nn.Module:
     """Build ``ARCH`` or ``ARCH@FILE``; it normalises as its weights do, unless its settings say otherwise."""
     arch, _, file = text.partition("@")
     _refuse_bare_path(text)
-    name = registry.entry("model", registry.parse(arch)[0]).name
+    name, settings = registry.parse(arch)
+    name = registry.entry("model", name).name
     if data.num_classes is None or data.shape is None:
         raise InputError(f"Model {name!r} needs the number of classes and the image shape; name the data set too.")
     fetched = read_weights(_path(file)) if file and state is None else None
@@ -94,11 +97,19 @@ def _architecture(text: str, data: _Data, state: State | None) -> nn.Module:
     statistics = {key: weights[f"normalize.{key}"].flatten().tolist() for key in keys}
     # A default device of the caller's would draw the weights from another generator than the seeded one.
     with torch.device("cpu"):
-        model = registry.build("model", arch, data.num_classes, data.shape, **statistics)
-    assert isinstance(model, nn.Module)
+        head = settings.pop("head", None)
+        model = registry.build("model", name, data.num_classes, data.shape, **{**statistics, **settings})
+        assert isinstance(model, nn.Module)
+        if head is not None:
+            put_head(model, str(head), _stored_scale(weights))
     if fetched is not None:
         fill(model, fetched, file)
     return model
+
+
+def _stored_scale(weights: State) -> float | None:
+    """Return the scale of the cosine head that weights were saved from, None if they were not."""
+    return next((float(value) for name, value in weights.items() if name.endswith(".scale") and value.ndim == 0), None)
 
 
 def _refuse_bare_path(text: str) -> None:
