@@ -22,9 +22,10 @@ import yaml
 from safetensors.torch import load_file
 
 import classwise
-from classwise import registry
+from classwise import arguments, registry
 from classwise.attacks import PGD
 from classwise.cli import COMMANDS, main
+from classwise.errors import InputError
 from classwise.metrics.result import Result
 
 TINY = ("--model", "digits_cnn", "--data", "digits", "--recipe", "digits(epochs=3, steps=2)", "--limit", "300")
@@ -34,6 +35,7 @@ KINDS: dict[str, registry.Kind] = {
     "suites": "suite",
     "losses": "loss",
     "methods": "method",
+    "wrappers": "wrapper",
     "models": "model",
     "data": "data",
     "recipes": "recipe",
@@ -158,6 +160,7 @@ def test_help_of_every_command_imports_no_heavy_package() -> None:
     script = f"""
 import sys
 from classwise.cli import COMMANDS, main
+from classwise.errors import InputError
 for words in [["--help"], ["--version"], *([name, "--help"] for name in COMMANDS), ["train", "at", "--print-config"]]:
     assert main(words) == 0, words
     heavy = [name for name in {heavy} if name in sys.modules]
@@ -288,7 +291,7 @@ def test_the_machine_is_asked_for_cuda_only_where_there_is_one(run: Run, tmp_pat
 
 
 def test_a_run_leaves_weights_that_load_and_a_log(trained: Path) -> None:
-    names = ["best.safetensors", "checkpoint.pt", "last.safetensors", "log.jsonl", "run.json"]
+    names = ["best.safetensors", "checkpoint.pt", "last.safetensors", "log.jsonl", "run.json", "summary.json"]
     assert sorted(path.name for path in trained.iterdir()) == names
     record = json.loads((trained / "run.json").read_text())
     assert record["model"].startswith("digits_cnn(mean=[")
@@ -452,6 +455,53 @@ def test_a_missing_tensorboard_is_said_before_training(
     assert not (tmp_path / "run").exists()
 
 
+def test_averaged_weights_are_selected_saved_and_evaluated_by_name(run: Run, tmp_path: Path) -> None:
+    done = run("train", "at", *TINY, "--wrappers", "awp(gamma=0.005),ema(decay=0.9)", "--out", "run")
+    assert done.status == 0
+    assert "ema: robust on held-out images: best, epoch" in done.out
+    for which in ("best", "ema-best", "ema-last"):
+        assert run("evaluate", f"run:run@{which}", *FAST, "--out", which).status == 0
+    last, averaged = (load_file(tmp_path / f"run/{name}.safetensors") for name in ("last", "ema-last"))
+    assert any(not torch.equal(value, averaged[name]) for name, value in last.items())
+    assert_one_sentence(run("evaluate", "run:run@swa-best", *FAST), "no swa-best.safetensors", "ema-best.safetensors")
+
+
+def test_synchronised_batchnorm_is_what_a_gpu_trains_with() -> None:
+    class OnGpu:
+        device = torch.device("cuda")
+
+    model = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), torch.nn.BatchNorm2d(2))
+    converted = arguments.synchronised(model, OnGpu())  # type: ignore[arg-type]
+    assert isinstance(converted[1], torch.nn.SyncBatchNorm)
+
+
+TORCHRUN = {"TORCHELASTIC_RUN_ID": "x", "LOCAL_WORLD_SIZE": "4", "WORLD_SIZE": "8"}
+
+
+@pytest.mark.parametrize(("wanted", "environment"), [((3, 2), {}), ((1, 1), {"WORLD_SIZE": "8"})])
+def test_without_torchrun_as_many_processes_run_as_were_asked_for(
+    wanted: tuple[int, int], environment: dict[str, str]
+) -> None:
+    assert arguments.processes(*wanted, environment) == wanted
+
+
+@pytest.mark.parametrize("wanted", [(1, 1), (4, 2), (4, 1)])
+def test_torchrun_says_how_many_processes_run(wanted: tuple[int, int]) -> None:
+    assert arguments.processes(*wanted, TORCHRUN) == (4, 2)
+
+
+@pytest.mark.parametrize(("wanted", "option"), [((3, 2), "--devices is 3"), ((4, 3), "--num-nodes is 3")])
+def test_other_processes_than_those_of_torchrun_are_refused(wanted: tuple[int, int], option: str) -> None:
+    with pytest.raises(InputError, match=f"torchrun has started 4 x 2 processes, but {option}"):
+        arguments.processes(*wanted, TORCHRUN)
+
+
+def test_one_process_runs_without_ddp_unless_asked() -> None:
+    made = arguments.fabric("cpu", 1, strategy="auto")
+    assert made.world_size == 1
+    assert type(made.strategy).__name__ == "SingleDeviceStrategy"
+
+
 def test_an_architecture_that_normalises_is_left_as_it_is(run: Run, tmp_path: Path) -> None:
     words = [*TINY[2:], "--model", "digits_cnn(mean=0.25, std=0.5)", "--out", "run"]
     assert run("train", "standard", *words).status == 0
@@ -575,6 +625,13 @@ def assert_one_sentence(done: Finished, *fragments: str) -> None:
         assert fragment in sentence, sentence
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_devices_that_do_not_exist_are_said_before_training(run: Run, tmp_path: Path) -> None:
+    done = run("train", "at", *TINY, "--accelerator", "cuda", "--devices", "3", "--out", "run")
+    assert_one_sentence(done, "Cannot use 3 x cuda")
+    assert not (tmp_path / "run").exists()
+
+
 EVALUATE = ("evaluate", "mine.py:good", "--data", "digits", "--limit", "40", "--out", "out")
 TRAIN = ("train", "at", *TINY, "--out", "out")
 
@@ -608,6 +665,15 @@ BAD = [
     ((*TRAIN, "--recipe", "digits(augment='crops')"), ["augmentation 'crops'", "did you mean 'crop'"]),
     ((*TRAIN, "--recipe", "digits(holdout=1)"), ["holdout is 1"]),
     (("train", "at(beta=6)", *TRAIN[2:]), ["beta"]),
+    ((*TRAIN, "--wrappers", "emma"), ["wrapper 'emma'", "did you mean 'ema'"]),
+    ((*TRAIN, "--wrappers", "ema(deca=0.9)"), ["deca"]),
+    ((*TRAIN, "--wrappers", "ema,ema"), ["named twice"]),
+    ((*TRAIN, "--eps", "0"), ["radius to train at is 0"]),
+    ((*TRAIN, "--eps", "-0.1"), ["-0.1"]),
+    ((*TRAIN, "--limit", "5"), ["5 training images for 10 classes"]),
+    ((*TRAIN, "--sync-batchnorm", "--accelerator", "cpu"), ["--sync-batchnorm needs GPUs"]),
+    ((*TRAIN, "--strategy", "deepspeed"), ["strategy", "'ddp'", "deepspeed"]),
+    ((*TRAIN, "--devices", "0"), ["Cannot use 0 x"]),
     ((*EVALUATE, "--eps", "abc"), ["'abc' is not a radius", "8/255"]),
     ((*EVALUATE, "--eps", "8"), ["8/255"]),
     ((*EVALUATE, "--eps", "-0.1"), ["-0.1"]),
@@ -852,6 +918,7 @@ def test_a_damaged_run_is_named(run: Run, tmp_path: Path, content: str) -> None:
         (("--limit", "200"), "data.n = 300, and now data.n = 200"),
         (("--model", "small_resnet"), "model"),
         (("--precision", "bf16-mixed"), "precision"),
+        (("--wrappers", "ema"), 'wrappers = "", and now wrappers = "ema"'),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

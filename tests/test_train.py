@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import multiprocessing
 import os
@@ -25,7 +26,7 @@ from lightning_fabric.plugins.environments import TorchElasticEnvironment
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from classwise import files, registry, train
+from classwise import divergence, files, registry, selection, train
 from classwise.data import Images
 from classwise.errors import InputError
 from classwise.methods import Epoch, Method, Pass, Standard, Step
@@ -41,6 +42,13 @@ RECIPE = Recipe(epochs=4, batch_size=16, lr=0.1, milestones=(2,), augment="crop-
 METHODS = registry.names("method")
 # Beyond the defaults, what divides by a sum over the batch, which is that of all processes.
 IN_PROCESSES = [*METHODS, "gairat(begin=1)"]
+WRAPPERS = [
+    "awp(gamma=0.05, start=1)",
+    "ema(decay=0.9)",
+    "ema(each='epoch', decay=0.5, warmup=0.5)",
+    "swa(start=0.5)",
+    "awp,swa,ema(decay=0.9)",
+]
 TIMES = ("seconds", "images_per_second", "peak_memory_bytes")
 
 
@@ -86,10 +94,11 @@ def go(
     watch: Callable[[Snapshot], None] | None = None,
     fabric: Fabric | None = None,
     made: Method | None = None,
+    wrappers: str = "",
 ) -> list[dict[str, Any]]:
     """Train a small network in a folder; what is not given is the same every time."""
     data = pictures() if data is None else data
-    run = Run(name, method, recipe, threat, seed)
+    run = Run(name, method, recipe, threat, seed, wrappers)
     defence = made or registry.build("method", method, len(data.classes), run.attack)
     model = network(len(data.classes)) if model is None else model
     if defence.head is not None and cosine_head(model) is None:
@@ -134,8 +143,8 @@ def state(folder: Path) -> dict[str, Any]:
     found["/log"] = untimed(json.loads(found["/log"]))
     found["/settings"] = {k: v for k, v in json.loads(found["/settings"]).items() if k != "environment"}
     found["log.jsonl"] = untimed(read_log(folder))
-    for file in ("best", "last"):
-        found[file] = (folder / f"{file}.safetensors").read_bytes()
+    for path in (*folder.rglob("*.safetensors"), folder / "summary.json"):
+        found[str(path.relative_to(folder))] = path.read_bytes()
     return found
 
 
@@ -152,15 +161,16 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """Return the folder of an uninterrupted run of a method."""
     done: dict[str, Path] = {}
 
-    def run(method: str) -> Path:
-        if method not in done:
-            done[method] = tmp_path_factory.mktemp(method)
-            go(done[method], method=method)
-        return done[method]
+    def run(method: str, wrappers: str = "") -> Path:
+        key = method + wrappers
+        if key not in done:
+            done[key] = tmp_path_factory.mktemp("whole")
+            go(done[key], method=method, wrappers=wrappers)
+        return done[key]
 
     return run
 
@@ -196,9 +206,22 @@ def test_a_resumed_run_starts_at_the_epoch_it_was_stopped_in(tmp_path: Path) -> 
     assert seen[0].last == log[1]
 
 
-@pytest.mark.parametrize("number", range(11))
+@pytest.mark.parametrize("wrappers", WRAPPERS)
+@pytest.mark.parametrize(("epoch", "step"), [(0, 1), (2, 1), (3, 3)])
+def test_a_wrapped_run_stopped_inside_an_epoch_goes_on_to_the_same_end_bit_for_bit(
+    wrappers: str, epoch: int, step: int, whole: Callable[..., Path], tmp_path: Path
+) -> None:
+    with pytest.raises(Crash):
+        go(tmp_path, method="at", wrappers=wrappers, watch=crash_at(epoch, step))
+    go(tmp_path, method="at", wrappers=wrappers)
+    assert_same(tmp_path, whole("at", wrappers))
+
+
+@pytest.mark.parametrize(
+    ("wrappers", "number"), [*(("", n) for n in range(13)), *(("ema", n) for n in (7, 8, 10, 11, 13, 16))]
+)
 def test_a_run_stopped_before_any_of_its_writes_goes_on_to_the_same_end(
-    number: int, whole: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    wrappers: str, number: int, whole: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     written: list[str] = []
 
@@ -212,17 +235,43 @@ def test_a_run_stopped_before_any_of_its_writes_goes_on_to_the_same_end(
     for module in ("classwise.files", "classwise.models.checkpoint"):
         monkeypatch.setattr(f"{module}.write_bytes", power_cut)
     with pytest.raises(Crash):
+        go(tmp_path, wrappers=wrappers)
+    monkeypatch.undo()
+    go(tmp_path, wrappers=wrappers)
+    assert_same(tmp_path, whole("standard", wrappers))
+
+
+@pytest.mark.parametrize("number", range(4))
+def test_a_run_stopped_before_it_drops_weights_goes_on_to_the_same_end(
+    number: int, whole: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[Any] = []
+
+    def power_cut(*arguments: Any) -> None:
+        if len(calls) == number:
+            raise Crash
+        calls.append(arguments)
+        drop(*arguments)
+
+    drop = train._drop_candidates
+    monkeypatch.setattr(train, "_drop_candidates", power_cut)
+    with pytest.raises(Crash):
         go(tmp_path)
     monkeypatch.undo()
     go(tmp_path)
     assert_same(tmp_path, whole("standard"))
+    assert not (tmp_path / "candidates").exists()
 
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
-@pytest.mark.parametrize("method", METHODS)
-def test_a_run_killed_again_and_again_ends_the_same(method: str, whole: Callable[[str], Path], tmp_path: Path) -> None:
-    draw = random.Random(f"kill {method}")
-    slowly = {"method": method, "watch": lambda seen: time.sleep(0.02)}
+@pytest.mark.parametrize(
+    ("method", "wrappers"), [*((method, "") for method in METHODS), *(("at", wrappers) for wrappers in WRAPPERS)]
+)
+def test_a_run_killed_again_and_again_ends_the_same(
+    method: str, wrappers: str, whole: Callable[..., Path], tmp_path: Path
+) -> None:
+    draw = random.Random(f"kill {method} {wrappers}")
+    slowly = {"method": method, "wrappers": wrappers, "watch": lambda seen: time.sleep(0.02)}
     exits = []
     for _ in range(4):
         process = multiprocessing.get_context("fork").Process(target=go, args=(tmp_path,), kwargs=slowly)
@@ -232,8 +281,8 @@ def test_a_run_killed_again_and_again_ends_the_same(method: str, whole: Callable
         process.join()
         exits.append(process.exitcode)
     assert exits[0] == -signal.SIGKILL
-    go(tmp_path, method=method)
-    assert_same(tmp_path, whole(method))
+    go(tmp_path, method=method, wrappers=wrappers)
+    assert_same(tmp_path, whole(method, wrappers))
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -310,6 +359,7 @@ def test_class_state_that_is_undefined_is_no_divergence(tmp_path: Path) -> None:
         ({"recipe": replace(RECIPE, holdout=0.3)}, "recipe.holdout = 0.2"),
         ({"method": "at"}, 'method = "standard", and now method = "at"'),
         ({"name": "other"}, 'model = "network", and now model = "other"'),
+        ({"wrappers": "ema"}, 'wrappers = "", and now wrappers = "ema"'),
         ({"data": pictures(45)}, "data.n = 60, and now data.n = 45"),
         ({"data": pictures(60, first=7)}, "held_out"),
         ({"fabric": cpu(precision="bf16-mixed")}, 'precision = "32-true", and now precision = "bf16-mixed"'),
@@ -376,6 +426,65 @@ def test_a_folder_that_cannot_be_made_is_refused_before_training(tmp_path: Path)
     (tmp_path / "file").write_text("mine")
     with pytest.raises(InputError, match="Cannot write"):
         go(tmp_path / "file" / "run", watch=lambda seen: pytest.fail("trained"))
+
+
+def test_fewer_images_than_classes_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="There are 2 training images for 3 classes"):
+        go(tmp_path / "run", data=pictures(3).subset(torch.tensor([0, 1])))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("holdout", [0.0, 0.2])
+def test_a_class_without_training_images_is_refused(tmp_path: Path, holdout: float) -> None:
+    data = pictures()
+    with pytest.raises(InputError, match="Class 'class 1' has no training images"):
+        go(tmp_path / "run", data=data.subset((data.y != 1).nonzero()[:, 0]), recipe=replace(RECIPE, holdout=holdout))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_class_too_small_to_hold_an_image_out_is_refused(tmp_path: Path) -> None:
+    data = pictures()
+    one = data.subset(torch.cat([(data.y != 1).nonzero()[:, 0], torch.tensor([1])]))
+    with pytest.raises(InputError, match=r"Class 'class 1' has no held-out images; .*holdout=0"):
+        go(tmp_path / "run", data=one)
+    assert len(go(tmp_path / "run", data=one, recipe=replace(RECIPE, holdout=0))) == 4
+
+
+def test_a_radius_of_zero_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="The radius to train at is 0"):
+        go(tmp_path / "run", threat=ThreatModel("Linf", 0.0))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_lost_candidate_is_named(tmp_path: Path) -> None:
+    recipe = replace(RECIPE, epochs=8)
+    with pytest.raises(Crash):
+        go(tmp_path, recipe=recipe, watch=crash_at(6, 1))
+    for path in (tmp_path / "candidates").iterdir():
+        path.unlink()
+    with pytest.raises(InputError, match=r"candidates/epoch-\d.safetensors is missing; delete .*checkpoint.pt"):
+        go(tmp_path, recipe=recipe)
+
+
+@pytest.mark.parametrize("number", [4, 6, 8])
+def test_a_full_disk_is_said_and_leaves_the_last_checkpoint_whole(
+    number: int, whole: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[int] = []
+
+    def full(handle: int) -> None:
+        written.append(handle)
+        if len(written) > number:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("classwise.files.os.fsync", full)
+    with pytest.raises(InputError, match=r"Cannot write .*: No space left on device"):
+        go(tmp_path)
+    monkeypatch.undo()
+    assert not list(tmp_path.rglob("*.partial"))
+    assert torch.load(tmp_path / "checkpoint.pt", weights_only=True)["version"] == train.CHECKPOINT_VERSION
+    go(tmp_path)
+    assert_same(tmp_path, whole("standard"))
 
 
 def test_an_unknown_augmentation_is_refused_before_anything_is_written(tmp_path: Path) -> None:
@@ -633,12 +742,149 @@ def is_of_epoch(file: Path, weights: list[dict[str, Tensor]]) -> list[int]:
 def test_the_best_epoch_is_that_of_the_second_half_with_the_largest_average_plus_worst(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, right: list[list[int]], best: int
 ) -> None:
+    monkeypatch.setattr(selection, "_REACH", 0)
     planted_validation(monkeypatch, right)
     weights = captured(tmp_path, 3, 6)
     assert is_of_epoch(tmp_path / "best.safetensors", weights) == [best]
     assert is_of_epoch(tmp_path / "last.safetensors", weights) == [6]
     scores = [sum(counts) / 30 + min(counts) / 10 for counts in right]
     assert [line["score"] for line in read_log(tmp_path)] == pytest.approx(scores)
+
+
+@pytest.mark.parametrize(
+    ("right", "best"),
+    [
+        ([0, 0, 0, 9, 0, 0, 3, 5, 5, 5], 10),  # windows of 9/5, 17/5, 13/5, 18/5, 18/4, 15/3
+        ([0, 0, 0, 0, 0, 9, 6, 6, 0, 0], 6),  # of 21/5, 21/5, 21/5, 12/4, 6/3: the first of equals
+        ([9, 9, 9, 9, 0, 0, 0, 4, 0, 0], 6),  # what lies before the second half counts for its neighbours alone
+    ],
+)
+def test_scores_are_smoothed_over_five_epochs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, right: list[int], best: int
+) -> None:
+    planted_validation(monkeypatch, [[count] * 3 for count in right])
+    weights = captured(tmp_path, 3, 10)
+    assert is_of_epoch(tmp_path / "best.safetensors", weights) == [best]
+    summary = json.loads((tmp_path / "summary.json").read_text())["plain"]
+    assert summary["best"]["epoch"] == best
+    assert summary["mean_of_last_5"]["robust"]["accuracy"] == pytest.approx(sum(right[-5:]) / 50)
+    assert summary["last"]["robust"]["worst"] == pytest.approx(right[-1] / 10)
+
+
+def test_weights_wait_in_candidates_until_their_epoch_can_be_judged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planted_validation(monkeypatch, [[5, 5, 5]] * 10)
+    seen: list[set[str]] = []
+
+    def look(at: Snapshot) -> None:
+        if at.step == 1:
+            seen.append({path.stem for path in (tmp_path / "candidates").glob("*")})
+
+    go(tmp_path, recipe=replace(RECIPE, epochs=10), watch=look)
+    nothing: set[str] = set()
+    # Epoch 6 is judged after epoch 8; from then on only a better one is of use, which 7 and 8 may still be.
+    assert seen == [*[nothing] * 6, {"epoch-6"}, {"epoch-6", "epoch-7"}, {"epoch-7", "epoch-8"}, {"epoch-8", "epoch-9"}]
+    assert not (tmp_path / "candidates").exists()
+
+
+def test_an_averaged_model_is_selected_by_its_own_scores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(selection, "_REACH", 0)
+    plain, averaged = [1, 1, 5, 3], [1, 1, 2, 4]
+    planted_validation(monkeypatch, [[k] * 3 for pair in zip(plain, averaged, strict=True) for k in pair])
+    log = go(tmp_path, wrappers="ema(decay=0)", recipe=replace(RECIPE, epochs=4))
+    assert [line["averages"]["ema"]["score"] for line in log] == pytest.approx([0.2, 0.2, 0.4, 0.8])
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert [summary[name]["best"]["epoch"] for name in ("plain", "ema")] == [3, 4]
+    # Without decay it is the model itself, so that its files tell the epoch.
+    last = (tmp_path / "last.safetensors").read_bytes()
+    assert (tmp_path / "ema-last.safetensors").read_bytes() == (tmp_path / "ema-best.safetensors").read_bytes() == last
+    assert (tmp_path / "best.safetensors").read_bytes() != last
+
+
+def test_swa_ends_with_the_mean_of_the_weights_of_its_epochs_and_statistics_of_the_training_images(
+    tmp_path: Path,
+) -> None:
+    model, weights = network(), []
+
+    def keep(seen: Snapshot) -> None:
+        if seen.step == seen.steps:
+            weights.append({name: value.clone() for name, value in model.state_dict().items()})
+
+    log = go(tmp_path, wrappers="swa(start=0.5)", model=model, watch=keep)
+    found = load_file(tmp_path / "swa-last.safetensors")
+    for name in dict(model.named_parameters()):
+        torch.testing.assert_close(found[name], (weights[2][name] + weights[3][name]) / 2)
+    assert found["2.num_batches_tracked"] == 3, "batches of one epoch"
+    assert not torch.allclose(found["2.running_mean"], weights[3]["2.running_mean"])
+    assert [set(line["averages"]) for line in log] == [set(), set(), {"swa"}, {"swa"}]
+
+
+def test_awp_changes_nothing_before_its_start_and_something_after(tmp_path: Path) -> None:
+    plain = go(tmp_path / "plain", method="at")
+    wrapped = go(tmp_path / "awp", method="at", wrappers="awp(gamma=0.1, start=2)")
+    same = [a["train"] == b["train"] for a, b in zip(plain, wrapped, strict=True)]
+    assert same == [True, True, False, False]
+
+
+@pytest.mark.parametrize("wrappers", ["ema,swa", "ema(each='epoch')"])
+def test_averages_leave_the_trained_model_alone(tmp_path: Path, whole: Callable[..., Path], wrappers: str) -> None:
+    go(tmp_path, wrappers=wrappers)
+    for name in ("best", "last"):
+        plain = (whole("standard") / f"{name}.safetensors").read_bytes()
+        assert (tmp_path / f"{name}.safetensors").read_bytes() == plain
+
+
+@pytest.mark.parametrize("wrappers", WRAPPERS)
+def test_wrapped_training_learns(tmp_path: Path, wrappers: str) -> None:
+    recipe = replace(RECIPE, epochs=12, augment="none", milestones=())
+    log = go(tmp_path, method="at", wrappers=wrappers, recipe=recipe)
+    averaged = [entry["valid"] for entry in log[-1]["averages"].values()]
+    assert all(valid["clean"]["accuracy"] > 0.8 for valid in (log[-1]["valid"], *averaged))
+
+
+def test_wrapped_training_in_mixed_precision_goes_on_bit_for_bit(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"method": "at", "wrappers": "awp,ema,swa"}
+    go(tmp_path / "whole", fabric=cpu(precision="bf16-mixed"), **settings)
+    with pytest.raises(Crash):
+        go(tmp_path / "stopped", fabric=cpu(precision="bf16-mixed"), watch=crash_at(2, 2), **settings)
+    go(tmp_path / "stopped", fabric=cpu(precision="bf16-mixed"), **settings)
+    assert_same(tmp_path / "stopped", tmp_path / "whole")
+
+
+def test_divergence_that_is_read_late_names_its_step_and_saves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As on a GPU, where a look would make the host wait.
+    made = Poisoned(5, lambda loss: loss * torch.nan)
+    start = divergence.Watch.__init__
+
+    def lazily(self: Any, *arguments: Any) -> None:
+        start(self, *arguments)
+        self._every = 1000
+
+    monkeypatch.setattr(divergence.Watch, "__init__", lazily)
+    with pytest.raises(InputError, match=r"in epoch 2, batch 2 .*on images of class"):
+        go(tmp_path, made=made, wrappers="ema")
+    assert made.calls == 6, "it went on to the end of the epoch"
+    kept = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    assert len(json.loads(kept["log"])) == 1
+    for weights in (kept["model"], kept["averages"]["ema"]["model"]):
+        assert all(value.isfinite().all() for value in weights.values())
+
+
+def test_the_memory_in_use_is_logged(finished: Path) -> None:
+    assert all(line["peak_memory_bytes"] > 1e6 for line in read_log(finished))
+
+
+def test_convolutions_are_trained_with_channels_last_and_saved_without(tmp_path: Path) -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Conv2d(4, 4, 2), nn.Flatten(), nn.Linear(4, 3))
+    go(tmp_path, model=model)
+    weight, saved = model[1].weight.detach(), load_file(tmp_path / "last.safetensors")["1.weight"]
+    assert (weight.stride(1), saved.stride(1)) == (1, 4)
+    assert torch.equal(saved, weight)
 
 
 def test_an_odd_number_of_epochs_counts_the_middle_one_to_the_second_half(
@@ -652,6 +898,7 @@ def test_with_many_classes_the_worst_tenth_takes_the_place_of_the_worst(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     base = [8] * 28
+    monkeypatch.setattr(selection, "_REACH", 0)
     planted_validation(monkeypatch, [[*base, 0, 0], [*base, 1, 1], [*base, 0, 6], [*base, 2, 2]])
     weights = captured(tmp_path, 30, 4)
     # The worst three classes of thirty: 1/3 of (0 + 0.6 + 0.8), against 1/3 of (0.2 + 0.2 + 0.8).
@@ -716,7 +963,7 @@ def test_validation_that_is_not_finite_is_written_as_null_and_never_as_nan(tmp_p
 
 def test_the_checkpoint_is_plain_data_with_its_settings(finished: Path) -> None:
     stored = torch.load(finished / "checkpoint.pt", weights_only=True)
-    assert set(stored) == {"version", "settings", "model", "method", "optimizer", "log", "best"}
+    assert set(stored) == {"version", "settings", "model", "method", "optimizer", "averages", "log"}
     assert json.loads(stored["settings"])["seed"] == 0
     assert len(json.loads(stored["log"])) == 4
 
@@ -736,8 +983,8 @@ def test_run_json_says_what_was_trained_how_and_on_what(finished: Path) -> None:
     assert eval(record["attack"], {"PGD": train.PGD, "ThreatModel": ThreatModel}) == Run("", "", RECIPE, THREAT).attack
 
 
-def test_a_run_leaves_exactly_its_five_files(finished: Path) -> None:
-    names = ["best.safetensors", "checkpoint.pt", "last.safetensors", "log.jsonl", "run.json"]
+def test_a_run_leaves_exactly_its_six_files(finished: Path) -> None:
+    names = ["best.safetensors", "checkpoint.pt", "last.safetensors", "log.jsonl", "run.json", "summary.json"]
     assert sorted(contents(finished)) == names
 
 
@@ -766,10 +1013,13 @@ def test_an_adversarial_run_logs_attacked_images_and_a_standard_one_clean_ones(t
 
 def test_a_class_without_images_in_the_batches_has_no_loss(tmp_path: Path) -> None:
     data = pictures(40, 2)
-    data = Images(data.x, data.y, ("a", "b", "absent"), data.index, split="train")
-    entry = go(tmp_path, data=data)[-1]["train"]["clean"]
-    assert entry["n"][2] == 0
-    assert entry["loss_by_class"][2] is None
+    data.y[:2] = 2
+    data = Images(data.x, data.y, ("a", "b", "rare"), data.index, split="train")
+    # The only training image of the last class is now in the batch of an epoch, now in the rest that is dropped.
+    log = go(tmp_path, data=data, recipe=replace(RECIPE, batch_size=20, epochs=8))
+    entries = [line["train"]["clean"] for line in log]
+    assert {entry["n"][2] for entry in entries} == {0, 1}
+    assert all((entry["loss_by_class"][2] is None) == (entry["n"][2] == 0) for entry in entries)
     read_log(tmp_path)
 
 
@@ -796,7 +1046,8 @@ def test_a_run_depends_on_its_seed_alone(tmp_path: Path) -> None:
     go(tmp_path / "other")
     go(tmp_path / "seeded", seed=1)
     assert_same(tmp_path / "one", tmp_path / "other")
-    assert state(tmp_path / "one")["last"] != state(tmp_path / "seeded")["last"]
+    last = "last.safetensors"
+    assert state(tmp_path / "one")[last] != state(tmp_path / "seeded")[last]
 
 
 def test_dropout_draws_anew_in_every_epoch(tmp_path: Path) -> None:
@@ -866,6 +1117,7 @@ def test_a_training_attack_uses_the_steps_and_the_mode_of_the_recipe() -> None:
 # Several processes
 
 DDP = replace(RECIPE, batch_size=16, epochs=3)
+WRAPPED = "awp(gamma=0.05),ema(decay=0.9),swa"
 
 
 def _rank(rank: int, port: int, folder: str) -> None:
@@ -877,6 +1129,8 @@ def _rank(rank: int, port: int, folder: str) -> None:
     path = Path(folder)
     for method in IN_PROCESSES:
         go(path / method, method=method, recipe=DDP, model=smooth(), fabric=fabric)
+    go(path / "wrapped", method="at", recipe=DDP, model=smooth(), fabric=fabric, wrappers=WRAPPED)
+    go(path / "normed", method="at", recipe=DDP, fabric=fabric, wrappers="swa(start=0)")
     with contextlib.suppress(Crash):
         go(path / "stopped", method="at", recipe=DDP, model=smooth(), fabric=fabric, watch=crash_at(1, 2))
     go(path / "stopped", method="at", recipe=DDP, model=smooth(), fabric=fabric)
@@ -922,17 +1176,34 @@ def two_processes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("method", IN_PROCESSES)
-def test_two_processes_train_as_one_does(two_processes: Path, tmp_path: Path, method: str) -> None:
-    one = go(tmp_path, method=method, recipe=DDP, model=smooth())
-    two = read_log(two_processes / method)
+@pytest.mark.parametrize(
+    ("folder", "method", "wrappers"), [*((method, method, "") for method in IN_PROCESSES), ("wrapped", "at", WRAPPED)]
+)
+def test_two_processes_train_as_one_does(
+    two_processes: Path, tmp_path: Path, folder: str, method: str, wrappers: str
+) -> None:
+    one = go(tmp_path, method=method, recipe=DDP, model=smooth(), wrappers=wrappers)
+    two = read_log(two_processes / folder)
     for left, right in zip(untimed(one), untimed(two), strict=True):
         for (name, a), (_, b) in zip(flat(left), flat(right), strict=True):
             assert a == (pytest.approx(b, abs=1e-6) if isinstance(a, float) else b), name
-    for file in ("best.safetensors", "last.safetensors"):
-        weights, other = load_file(tmp_path / file), load_file(two_processes / method / file)
+    for file in tmp_path.glob("*.safetensors"):
+        weights, other = load_file(file), load_file(two_processes / folder / file.name)
         for name, value in weights.items():
             torch.testing.assert_close(value, other[name], atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["last", "swa-last"])
+def test_two_processes_measure_the_very_model_that_they_save(two_processes: Path, name: str) -> None:
+    # With BatchNorm, whose statistics each process gathers from its own images.
+    model, data, folder = network(), pictures(), two_processes / "normed"
+    model.load_state_dict(load_file(folder / f"{name}.safetensors"))
+    held_out = torch.tensor(json.loads((folder / "run.json").read_text())["held_out"]) - 100
+    with torch.no_grad():
+        loss = train.cross_entropy(model.eval()(data.fetch(held_out)), data.y[held_out]).mean()
+    line = read_log(folder)[-1]
+    measured = line if name == "last" else line["averages"]["swa"]
+    assert measured["valid"]["clean"]["loss"] == pytest.approx(float(loss), rel=1e-5)
 
 
 def test_two_processes_that_were_stopped_go_on_to_the_same_end(two_processes: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,6 +22,7 @@ from classwise.data import Images, ImageSet, default_threat, load, stratified_sa
 from classwise.errors import InputError
 from classwise.models import load_model
 from classwise.models.checkpoint import weights_sha256
+from classwise.models.load import RUN_FOLDER
 from classwise.recipes import Recipe
 from classwise.threat import ThreatModel, parse_eps, parse_norm
 
@@ -56,7 +58,8 @@ def data_of_run(model: str) -> str:
     """
     if not model.startswith("run:"):
         raise InputError("Name the data set with --data; `classwise list data` shows which there are.")
-    path = Path(model.removeprefix("run:").removesuffix("@last").removesuffix("@best")).expanduser() / "run.json"
+    match = re.fullmatch(RUN_FOLDER, model.removeprefix("run:"))
+    path = Path(match[1] if match else "").expanduser() / "run.json"
     if not path.is_file():
         raise InputError(f"{path.parent} is no folder of a run: it has no run.json; give one written by training.")
     try:
@@ -143,14 +146,48 @@ def _transfer(text: str, threat: ThreatModel, data: ImageSet, seed: int) -> Tran
     return transfer(registry.build("attack", chosen["attack"], threat), source, name)
 
 
+def synchronised(network: nn.Module, made: Fabric) -> nn.Module:
+    """Let BatchNorm see the batches of all processes.
+
+    Raises:
+        InputError: there is no GPU, for which alone PyTorch has it.
+    """
+    if made.device.type != "cuda":
+        raise InputError("--sync-batchnorm needs GPUs, as PyTorch has it for no other device; leave it out.")
+    converted: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
+    return converted
+
+
+def processes(devices: int, num_nodes: int, environment: Mapping[str, str] = os.environ) -> tuple[int, int]:
+    """Return processes on each machine, and machines: what torchrun has started, else what was asked for.
+
+    Raises:
+        InputError: another number was asked for than torchrun has started.
+    """
+    if not {"LOCAL_WORLD_SIZE", "WORLD_SIZE", "TORCHELASTIC_RUN_ID"} <= environment.keys():
+        return devices, num_nodes
+    here, everywhere = int(environment["LOCAL_WORLD_SIZE"]), int(environment["WORLD_SIZE"])
+    started = here, everywhere // here
+    for option, wanted, found in zip(("devices", "num-nodes"), (devices, num_nodes), started, strict=True):
+        if wanted not in (1, found):
+            raise InputError(f"torchrun has started {here} x {started[1]} processes, but --{option} is {wanted}.")
+    return started
+
+
 def fabric(
-    accelerator: str, devices: int, num_nodes: int = 1, precision: str = "32-true", logs: Path | None = None
+    accelerator: str,
+    devices: int,
+    num_nodes: int = 1,
+    precision: str = "32-true",
+    logs: Path | None = None,
+    strategy: str = "auto",
 ) -> Fabric:
-    """Make and launch Fabric; more than one process are kept together by DDP.
+    """Make and launch Fabric; it recognises torchrun, SLURM and other launchers by their environment.
 
     Raises:
         InputError: the accelerator or the number of devices is not to be had, or TensorBoard is not installed.
     """
+    devices, num_nodes = processes(devices, num_nodes)
     if accelerator == "auto":  # other accelerators than these two cannot sum in float64
         accelerator = "cuda" if torch.cuda.is_available() else "cpu"
     settings: dict[str, Any] = {"accelerator": accelerator, "devices": devices, "num_nodes": num_nodes}
@@ -158,7 +195,8 @@ def fabric(
         loggers = [] if logs is None else [TensorBoardLogger(logs, name="tensorboard")]
     except ModuleNotFoundError as error:
         raise InputError("TensorBoard is not installed; run pip install 'classwise[tensorboard]'.") from error
-    strategy = "ddp" if devices * num_nodes > 1 else "auto"
+    if strategy == "auto" and devices * num_nodes > 1:
+        strategy = "ddp"
     try:
         made = Fabric(**settings, strategy=strategy, precision=precision, loggers=loggers)  # type: ignore[arg-type]
     except (ValueError, RuntimeError, TypeError, MisconfigurationException) as error:

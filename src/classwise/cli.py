@@ -23,8 +23,8 @@ from classwise import __version__
 from classwise.errors import InputError
 from classwise.registry import unknown
 
-Listed = Literal["attacks", "suites", "plans", "losses", "methods", "models", "data", "recipes"]
-_SWITCHES = ("download", "tensorboard")
+Listed = Literal["attacks", "suites", "plans", "losses", "methods", "wrappers", "models", "data", "recipes"]
+_SWITCHES = ("download", "tensorboard", "sync_batchnorm")
 # How jsonargparse's messages become the end of one plain sentence.
 _PLAIN = (
     (r'Parser key "(\w+)":', r"\1:"),
@@ -58,6 +58,7 @@ def train_model(
     data: str = "digits",
     data_dir: Path | None = None,
     recipe: str | None = None,
+    wrappers: str = "",
     eps: str | float | None = None,
     norm: str | int | None = None,
     limit: int | None = None,
@@ -66,6 +67,8 @@ def train_model(
     accelerator: str = "auto",
     devices: int = 1,
     num_nodes: int = 1,
+    strategy: Literal["auto", "ddp"] = "auto",
+    sync_batchnorm: bool = False,
     precision: Literal["32-true", "bf16-mixed"] = "32-true",
     tensorboard: bool = False,
     download: bool = False,
@@ -78,14 +81,17 @@ def train_model(
         data: data set, see `classwise list data`.
         data_dir: folder that holds it.
         recipe: training recipe, with changes like `digits(epochs=5)`; see `classwise list recipes`.
+        wrappers: what goes around the method, such as `awp(gamma=0.005),ema`; see `classwise list wrappers`.
         eps: radius of the attack, such as 8/255; the data set's usual one if not given.
         norm: Linf, L2 or L1; with --eps.
         limit: train on a stratified sample of this many images.
         seed: of weights, order, augmentation and attacks.
         out: folder of the run.
         accelerator: cpu, cuda or auto.
-        devices: processes on this machine.
+        devices: processes on each machine; under torchrun those that it has started.
         num_nodes: machines.
+        strategy: auto, or ddp also for one process.
+        sync_batchnorm: let BatchNorm see the batches of all processes; GPUs only.
         precision: arithmetic of the training steps.
         tensorboard: also log for TensorBoard (extra `tensorboard`).
         download: fetch the data set into --data-dir if it is missing.
@@ -95,11 +101,15 @@ def train_model(
 
     images = arguments.training_images(data, data_dir, limit, seed, download)
     plan = arguments.recipe(recipe, data)
-    run = Run(arguments.normalised(model, images, plan), method, plan, arguments.threat(data, eps, norm), seed)
+    run = Run(
+        arguments.normalised(model, images, plan), method, plan, arguments.threat(data, eps, norm), seed, wrappers
+    )
     defence = registry.build("method", method, len(images.classes), run.attack)
     run = replace(run, model=arguments.headed(run.model, defence.head))
     network = arguments.model(run.model, images, seed)
-    fabric = arguments.fabric(accelerator, devices, num_nodes, precision, out if tensorboard else None)
+    fabric = arguments.fabric(accelerator, devices, num_nodes, precision, out if tensorboard else None, strategy)
+    if sync_batchnorm:
+        network = arguments.synchronised(network, fabric)
     with terminal.training(run, images, out, quiet=not fabric.is_global_zero) as watch:
         log = fit(fabric, network, defence, images, run, out, watch)
     if fabric.is_global_zero:
@@ -212,7 +222,7 @@ def list_names(what: Listed) -> None:
     """Show what settings and options can name, each with one line and its source.
 
     Args:
-        what: attacks, suites, plans, losses, methods, models, data or recipes.
+        what: attacks, suites, plans, losses, methods, wrappers, models, data or recipes.
     """
     from classwise import registry, terminal
 
@@ -222,6 +232,7 @@ def list_names(what: Listed) -> None:
         "plans": "plan",
         "losses": "loss",
         "methods": "method",
+        "wrappers": "wrapper",
         "models": "model",
         "data": "data",
         "recipes": "recipe",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from pathlib import Path
 
 import torch
@@ -54,3 +55,15 @@ def free_memory(device: torch.device) -> int:
         if found:
             return int(found[1]) * 1024
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+
+
+def peak_memory(device: torch.device) -> int | None:
+    """Return the most bytes held so far: by PyTorch on a GPU, by the process on the CPU; None where none can tell."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    try:
+        import resource
+    except ModuleNotFoundError:  # Windows
+        return None
+    # The kernel of macOS counts in bytes, Linux in kibibytes.
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

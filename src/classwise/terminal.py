@@ -16,6 +16,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Column, Table
 from rich.text import Text
 
+from classwise import selection
+
 if TYPE_CHECKING:
     from classwise import evaluation
     from classwise import train as training_loop
@@ -73,6 +75,8 @@ def trained(log: Sequence[Mapping[str, Any]], out: Path) -> None:
     seconds = sum(line["seconds"] for line in log)
     epochs = "1 epoch" if len(log) == 1 else f"{len(log)} epochs"
     say(f"Trained {epochs} in {seconds:.0f} s; held out: {_held_out(log[-1])}.")
+    for name, found in selection.summary(log, len(log)).items():
+        say(_selected(name, found))
     say(f"Weights and log are in {out}; the model string is run:{out}")
 
 
@@ -185,6 +189,22 @@ def _live(title: str, quiet: bool) -> Iterator[Callable[[Callable[[], _Frame]], 
                 live.update(draw().picture(), refresh=True)
 
         yield show
+
+
+def _selected(name: str, found: Mapping[str, Any]) -> str:
+    """Say which epoch of a model was selected, and what it and the last epochs achieved under attack."""
+    model = "" if name == "plain" else f"{name}: "
+    if not found["last"].get("robust"):
+        return f"{model}nothing was held out, so the last epoch stands for the best."
+    parts = [
+        f"{what} {found[key]['robust']['accuracy']:.1%} (worst {found[key]['robust']['worst']:.1%})"
+        for what, key in (
+            (f"best, epoch {found['best']['epoch']},", "best"),
+            ("last", "last"),
+            (f"mean of the last {found['mean_of_last_5']['epochs']}", "mean_of_last_5"),
+        )
+    ]
+    return f"{model}robust on held-out images: {', '.join(parts)}."
 
 
 def _held_out(line: Mapping[str, Any]) -> str:

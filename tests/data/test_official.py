@@ -319,6 +319,26 @@ def test_truncated_mnist_files_are_an_input_error(mnist, file, kept):
         load("mnist", mnist[0])
 
 
+def test_an_interrupted_download_is_said_and_the_same_command_fetches_the_file_anew(svhn, tmp_path, monkeypatch):
+    from torchvision.datasets import utils
+
+    whole = (svhn[0] / "test_32x32.mat").read_bytes()
+
+    def broken(url, filename, chunk_size=0):
+        Path(filename).write_bytes(whole[:100])
+        raise ConnectionResetError("Connection reset by peer")
+
+    monkeypatch.setattr(utils, "_urlretrieve", broken)
+    monkeypatch.setattr(utils, "_get_redirect_url", lambda url, max_hops=3: url)
+    says = (
+        r"svhn was not fetched whole into .*: test_32x32.mat .*\(ConnectionResetError: .* peer\); run the same command"
+    )
+    with pytest.raises(InputError, match=says):
+        load("svhn", tmp_path / "new", download=True)
+    monkeypatch.setattr(utils, "_urlretrieve", lambda url, filename: Path(filename).write_bytes(whole))
+    assert len(load("svhn", tmp_path / "new", download=True)) == len(load("svhn", svhn[0]))
+
+
 def test_a_failed_download_says_why(tmp_path, monkeypatch):
     def no_network(self):
         raise OSError("no\nroute to host")

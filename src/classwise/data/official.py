@@ -200,6 +200,11 @@ def _complaint(name: str, directory: Path, files: Mapping[str, str | None], down
         get = f"the download failed ({reason}), so" if download else "pass --download to fetch them, or"
         return f"{name} is incomplete in {directory}: {what} missing; {get} put the official files there."
     damaged = [file for file, md5 in files.items() if md5 and not check_integrity(directory / file, md5)]
+    if damaged and download:
+        return (
+            f"{name} was not fetched whole into {directory}: {damaged[0]} differs from the official file ({reason}); "
+            "run the same command again, or put the official file there."
+        )
     if damaged:
         return (
             f"{name} is damaged in {directory}: {damaged[0]} differs from the official file; delete it and pass "

@@ -24,6 +24,9 @@ from classwise.models.zoo import timm_model, torchvision_model
 
 Shape = tuple[int, int, int]
 
+RUN_FOLDER = r"(.+?)(?:@((?:\w+-)?(?:best|last)))?"
+"""What follows ``run:``: a folder, and which of its weights."""
+
 
 def load_model(text: str, *, num_classes: int | None = None, shape: Shape | None = None, seed: int = 0) -> nn.Module:
     """Return the model that ``text`` names, on the CPU and in eval mode; it takes [0, 1] and returns logits.
@@ -32,7 +35,7 @@ def load_model(text: str, *, num_classes: int | None = None, shape: Shape | None
     ``ARCH``                              fresh weights; settings may follow, as in ``small_cnn(dropout=0.2)``
     ``ARCH(head='cosine(scale=10)')``     the same with another last layer, see :mod:`classwise.models.heads`
     ``ARCH@FILE``                         weights from .safetensors, .pt or .pth
-    ``run:FOLDER``, ``run:FOLDER@last``   best (or last) weights of a training run
+    ``run:FOLDER``, ``run:FOLDER@last``   best (or last) weights of a training run; of its average by ``@ema-best``
     ``file.py:factory``                   what a function or class in a Python file makes; **runs the file**
     ``timm:NAME``, ``torchvision:NAME``   pretrained, with its normalisation; ``@FILE`` takes weights from there
     ``export:FILE.pt2``                   a program written by ``torch.export.save``
@@ -136,7 +139,7 @@ def _zoo(kind: str, rest: str, data: _Data, state: State | None) -> nn.Module:
 
 def _run(rest: str, data: _Data, state: State | None) -> nn.Module:
     """Build the model of a run folder, and load its best or last weights."""
-    match = re.fullmatch(r"(.+?)(?:@(best|last))?", rest)
+    match = re.fullmatch(RUN_FOLDER, rest)
     if match is None:
         raise InputError("run: needs a folder; write run:FOLDER or run:FOLDER@last.")
     folder, which = _path(match[1]), match[2] or "best"
