@@ -141,6 +141,13 @@ def test_an_error_that_is_not_about_memory_is_not_tried_again() -> None:
 # The layout of the weights.
 
 
+@pytest.fixture
+def narrow_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the layout be used for the small networks of these tests as well."""
+    monkeypatch.setattr("classwise.engine._WIDE", 1)
+
+
+@pytest.mark.usefixtures("narrow_too")
 def test_the_weights_of_convolutions_get_their_channels_last_for_a_while() -> None:
     model = convolutional()
     before = [
@@ -154,6 +161,7 @@ def test_the_weights_of_convolutions_get_their_channels_last_for_a_while() -> No
         assert torch.equal(parameter, value)
 
 
+@pytest.mark.usefixtures("narrow_too")
 def test_the_weights_are_put_back_after_an_exception_too() -> None:
     model = convolutional()
     before = [(parameter.data_ptr(), parameter.stride()) for parameter in model.parameters()]
@@ -162,6 +170,7 @@ def test_the_weights_are_put_back_after_an_exception_too() -> None:
     assert [(parameter.data_ptr(), parameter.stride()) for parameter in model.parameters()] == before
 
 
+@pytest.mark.usefixtures("narrow_too")
 def test_the_layout_changes_no_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
     model = convolutional()
     data, attacks = pictures(model, 60), build("pgd(steps=5)", ThreatModel("Linf", 0.02))
@@ -170,6 +179,13 @@ def test_the_layout_changes_no_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
     without = evaluate(model, data, attacks).outcomes
     assert 0 < with_it.correct().sum() < 60
     assert (with_it.predictions["pgd(steps=5)"] == without.predictions["pgd(steps=5)"]).all()
+
+
+def test_a_narrow_network_keeps_its_layout() -> None:
+    model = convolutional()
+    with channels_last(model, torch.rand(2, 3, 10, 10)):
+        assert model[3].weight.is_contiguous()
+        assert not model[3].weight.is_contiguous(memory_format=torch.channels_last)
 
 
 class Viewing(nn.Module):

@@ -8,7 +8,7 @@ import platform
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,14 +20,16 @@ from torch import Tensor, nn
 
 import classwise
 from classwise import flags, ladder, records
-from classwise.attacks.base import attacking
+from classwise.attacks.autoattack import autoattack
+from classwise.attacks.base import Attack, attacking
+from classwise.attacks.ensemble import Ensemble
 from classwise.attacks.plan import Contender, Plan, members
 from classwise.attacks.square import Square
 from classwise.data.images import ImageSet
-from classwise.engine import Engine, Field, Snapshot, channels_last, exact_float32
+from classwise.engine import Engine, Field, Snapshot, channels_last, exact_float32, out_of_memory
 from classwise.errors import InputError
 from classwise.memory import batch_that_fits
-from classwise.metrics.outcomes import Outcomes
+from classwise.metrics.outcomes import CLEAN, Outcomes
 from classwise.metrics.result import Result
 from classwise.models.checkpoint import weights_sha256
 from classwise.models.fixed_shape import FixedShape
@@ -198,26 +200,31 @@ def _ready(job: _Job) -> Iterator[tuple[Engine, list[flags.Flag]]]:
         seen.append(
             flags.Flag("train_mode", "The model was in train mode; it was evaluated in eval mode and put back.")
         )
-    with attacking(model), exact_float32():
-        if job.settings.fixed_shape is not None:
-            model = FixedShape(model, job.settings.fixed_shape)
-        sample = _evenly(job.data, torch.ones(len(job.data), dtype=torch.bool))
-        x, y = job.data.fetch(sample).to(job.settings.device), job.data.y[sample].to(job.settings.device)
-        _refuse_wrong_images(model, x)
+    device = job.settings.device
+    with attacking(model), exact_float32(), torch.autocast(device.type, enabled=False):
+        sample = _evenly(job.data, torch.ones(len(job.data), dtype=torch.bool), _LOOK)
+        x, y = job.data.fetch(sample).to(device), job.data.y[sample].to(device)
+        _refuse_wrong_images(model, x[:2])
         with channels_last(model, x[:2]):
-            seen += flags.look(model, x, y, job.data.classes)
+            ranks = 1 if job.fabric is None else job.fabric.world_size
+            size = job.settings.batch_size or batch_that_fits(model, x[:2], ranks)
+            if job.settings.fixed_shape is not None:
+                model = FixedShape(model, job.settings.fixed_shape)
+            few = max(1, min(_LOOK, size))
+            seen += flags.look(model, x[:few], y[:few], job.data.classes)
             known = Records.open(len(job.data), job.partial, job.identity)
             known.save()  # a folder that cannot be written is noticed now, not hours later
-            size = job.settings.batch_size or batch_that_fits(model, x[:2])
-            device = job.settings.device
             yield Engine(model, job.data, known, job.settings.seed, size, device, job.fabric, job.watch), seen
 
 
-def _evenly(data: ImageSet, mask: Tensor) -> Tensor:
+_OF_THE_MODEL = ("zero_gradient", "non_deterministic", "in_forward_optimisation")
+
+
+def _evenly(data: ImageSet, mask: Tensor, count: int) -> Tensor:
     """Return positions of a few images of a mask, evenly spread over the data set whatever the order of the images."""
     which = mask.nonzero().squeeze(1)
     which = which[data.index[which].argsort()]
-    return which[torch.linspace(0, len(which) - 1, min(_LOOK, len(which))).long()]
+    return which[torch.linspace(0, len(which) - 1, min(count, len(which))).long()]
 
 
 def _refuse_wrong_images(model: nn.Module, x: Tensor) -> None:
@@ -226,6 +233,8 @@ def _refuse_wrong_images(model: nn.Module, x: Tensor) -> None:
         with torch.no_grad():
             model(x)
     except Exception as error:
+        if out_of_memory(error):
+            raise InputError("Memory does not hold two images with this model; use a larger device.") from error
         size = "x".join(str(side) for side in x.shape[1:])
         reason = str(error).partition("\n")[0]
         raise InputError(f"The model cannot take float32 images of {size}: {reason}") from error
@@ -234,6 +243,9 @@ def _refuse_wrong_images(model: nn.Module, x: Tensor) -> None:
 def _run(job: _Job, engine: Engine, seen: list[flags.Flag], earlier: Result | None) -> _Found:
     """Settle every verdict that an earlier result does not hold already."""
     clean = engine.look()
+    if earlier is not None:
+        clean = _as_before(clean, earlier)
+        seen += [flags.Flag(**{**flag, "classes": tuple(flag["classes"])}) for flag in earlier.header["flags"]]
     known = () if earlier is None else earlier.outcomes.attacks
     fields, headers = dict[str, Field](), dict[str, Any]()
     for name, contender in job.attacks.items():
@@ -243,23 +255,27 @@ def _run(job: _Job, engine: Engine, seen: list[flags.Flag], earlier: Result | No
             seen += _black_box(field, job.data.classes)
     stages = {name: field.names for name, field in fields.items() if "stages" in headers[name]}
     outcomes = records.outcomes(job.data, clean, {name: field.row for name, field in fields.items()}, stages)
-    rejected = {name: sum(int(turn.rejected) for turn in field.turns) for name, field in fields.items()}
     if earlier is not None:
         outcomes = earlier.outcomes.extended(outcomes)
         headers = {**earlier.header["attacks"], **headers}
     if not any(isinstance(attack, Plan) and attack.full for attack in job.attacks.values()):
         seen += _probe(job, engine, torch.from_numpy(outcomes.correct()))  # else the plan had to know before
-    plain = {name: attack for name, attack in job.attacks.items() if not isinstance(attack, Plan)}
-    seen += flags.after(outcomes, plain, [rejected.get(name, 0) for name in plain])
+    rejected = {name: sum(int(turn.rejected) for turn in field.turns) for name, field in fields.items()}
+    attacks = {name: _as_attack(contender) for name, contender in job.attacks.items()}
+    seen += flags.after(outcomes, attacks, [rejected.get(name, 0) for name in attacks])
     return _Found(clean, outcomes, headers, seen)
 
 
 def _attack(job: _Job, field: Field, contender: Contender, seen: list[flags.Flag]) -> ladder.Ending:
     """Run a plan, or an attack as the plan that it is, and take note of the flags that come up."""
+    # What other attacks of this evaluation brought up must not decide how this one goes on.
+    of_model = [flag for flag in seen if flag.attack is None and flag.flag in _OF_THE_MODEL]
 
     def suspicions(survivors: Tensor) -> list[str]:
-        seen.extend(_probe(job, field.engine, survivors))
-        return [f"the flag {flag.flag}" for flag in flags.distinct(seen) if flag.flag in flags.SERIOUS]
+        found = _probe(job, field.engine, survivors)
+        seen.extend(found)
+        names = [flag.flag for flag in flags.distinct([*of_model, *found]) if flag.flag in flags.SERIOUS]
+        return field.engine.agreed([f"the flag {name}" for name in names])
 
     return ladder.run(
         contender if isinstance(contender, Plan) else Plan(members(field.view, contender)),
@@ -274,11 +290,25 @@ def _attack(job: _Job, field: Field, contender: Contender, seen: list[flags.Flag
 
 def _probe(job: _Job, engine: Engine, survivors: Tensor) -> list[flags.Flag]:
     """Climb once more with a few survivors, evenly spread, and say what looks odd; the same in every process."""
-    which = _evenly(job.data, survivors)
+    which = _evenly(job.data, survivors, max(1, min(_LOOK, engine.batch_size)))
     x, y = job.data.fetch(which).to(engine.device), job.data.y[which].to(engine.device)
     noise = Noise(job.settings.seed, job.data.index[which].to(engine.device)).fold("probe")
     threat = next(iter(job.attacks.values())).threat
     return list(probe(engine.model, x, y, threat, noise, job.data.classes)) if len(which) else []
+
+
+def _as_attack(contender: Contender) -> Attack:
+    """Return what a plan is made of as one attack, to be looked at."""
+    if not isinstance(contender, Plan):
+        return contender
+    return Ensemble(tuple(stage.attack for stage in (*contender.stages, *contender.full)))
+
+
+def _as_before(clean: Clean, earlier: Result) -> Clean:
+    """Return the clean verdicts of an earlier evaluation, on which the new attacks build."""
+    prediction = torch.from_numpy(earlier.outcomes.clean.copy())
+    margin = torch.from_numpy(earlier.outcomes.margins[CLEAN].copy())
+    return replace(clean, prediction=prediction, margin=margin)
 
 
 def _black_box(field: Field, classes: tuple[str, ...]) -> Iterator[flags.Flag]:
@@ -324,8 +354,17 @@ def _view_header(contender: Contender, field: Field, ending: ladder.Ending, know
     if field.names != [field.view] and field.names:
         header["stages"] = [_stage(name, turn, field) for name, turn in zip(field.names, field.turns, strict=True)]
     if isinstance(contender, Plan):
-        header |= {"full": [stage.name for stage in contender.full], "reasons": ending.reasons, "audit": ending.audit}
+        header |= {"full": [stage.name for stage in contender.full], "suite": _suite(contender)}
+        header |= {"reasons": ending.reasons, "audit": ending.audit}
     return header
+
+
+def _suite(plan: Plan) -> str:
+    """Name the suite that a plan stands in for, which is AutoAttack only if its members are."""
+    standard = autoattack(plan.threat).attacks
+    if tuple(stage.attack for stage in plan.full) == standard:
+        return "AutoAttack standard"
+    return ", ".join(stage.name for stage in plan.full)
 
 
 def _stage(name: str, turn: Turn, field: Field) -> dict[str, Any]:

@@ -206,9 +206,9 @@ def look(model: nn.Module, x: Tensor, y: Tensor, classes: Sequence[str]) -> Iter
     with _backward_runs() as runs:
         logits = model(x)
         check_logits(logits, x, classes)
-        first = logits.detach().nan_to_num()
-        with torch.no_grad():
-            spread = torch.stack([(model(x).nan_to_num() - first).abs().amax(1) for _ in range(_PASSES - 1)]).amax(0)
+        with torch.no_grad():  # all alike: with a graph to build, kernels may round differently
+            passes = torch.stack([model(x).nan_to_num() for _ in range(_PASSES - 1)])
+        spread = (passes - passes[0]).abs().amax((0, 2))
     predicted = predict(logits.detach(), y)
     yield from _optimises(len(runs))
     yield from _randomised(spread, y, classes)

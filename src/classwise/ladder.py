@@ -26,6 +26,7 @@ from classwise.noise import Noise
 
 ERROR = 0.05
 """Probability that a bound of the audit is too low; the bounds of all classes hold at once with one minus it."""
+_STRATIFY = 1.25  # a sample drawn class by class may be so much larger than one drawn from all survivors
 _TOO_MANY = 0.005  # share of the survivors broken by the last turn above which the plan has not come to an end
 
 
@@ -153,22 +154,28 @@ def audit(full: tuple[Stage, ...], images: Images, points: float, noise: Noise, 
         population, before = images.survivors & ~met.all(0), images.survivors
         strata = _by_class(images.y[population], num_classes)
         wanted = sample_size(strata, allowed, error)
-        sample = _draw(population, images.y, wanted, noise.fold("audit", len(rounds)))
+        pooled = strata.sum(keepdims=True)
+        # One image of each class is far too many where there are hundreds of classes.
+        apart = wanted.sum() <= _STRATIFY * sample_size(pooled, allowed, error).sum()
+        drawn = wanted if apart else sample_size(pooled, allowed, error)
+        group = images.y if apart else torch.zeros_like(images.y)
+        sample = _draw(population, group, drawn, noise.fold("audit", len(rounds)))
+        sampled = _by_class(images.y[sample], num_classes)
         broke = [_spend(images, "audit", member, sample & ~met[k]).broken for k, member in enumerate(full)]
         met |= sample
         lost = _by_class(images.y[before & ~images.survivors], num_classes)
         by_member = Counter[str]()
         for member, count in zip(full, broke, strict=True):
             by_member[member.name] += count
-        counts = {"survivors": strata.tolist(), "sampled": wanted.tolist(), "broken": lost.tolist()}
+        counts = {"survivors": strata.tolist(), "sampled": sampled.tolist(), "broken": lost.tolist()}
         rounds.append({**counts, "broken_by": dict(+by_member)})
         if not any(broke):
             return {
                 "points": points,
                 "confidence": 1 - ERROR,
                 "rounds": rounds,
-                "at_most": at_most(strata, wanted, error),
-                "at_most_by_class": _each(strata, wanted, error),
+                "at_most": at_most(strata if apart else pooled, drawn, error),
+                "at_most_by_class": _each(strata, sampled, error),
             }
         for k in np.flatnonzero(broke).tolist():
             _spend(images, "full", full[k], images.survivors & ~met[k])
@@ -186,13 +193,13 @@ def _each(strata: Ints, wanted: Ints, error: float) -> list[int]:
     return [at_most(strata[part], wanted[part], error / len(strata)) for part in parts]
 
 
-def _draw(population: Tensor, y: Tensor, wanted: Ints, noise: Noise) -> Tensor:
-    """Draw so many images of each class at random, (N,) bool; which ones depends on the noise alone."""
+def _draw(population: Tensor, group: Tensor, wanted: Ints, noise: Noise) -> Tensor:
+    """Draw so many images of each group (N,) at random, (N,) bool; which ones depends on the noise alone."""
     ticket = noise.uniform(()).double().masked_fill(~population, torch.inf)
     sample = torch.zeros_like(population)
     for c, count in enumerate(wanted.tolist()):
-        of_class = ticket.masked_fill(y != c, torch.inf)
-        sample[of_class.argsort(stable=True)[:count]] = True
+        of_group = ticket.masked_fill(group != c, torch.inf)
+        sample[of_group.argsort(stable=True)[:count]] = True
     return sample
 
 

@@ -10,13 +10,14 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+_GROUP = Path("/sys/fs/cgroup")
 _MEMINFO = Path("/proc/meminfo")
 _MOST = {"cpu": 500, "cuda": 4096}  # beyond this a larger batch is no faster
 _SHARE = 0.25  # of the free memory: what a backward pass and an attack hold beside the activations is an estimate
 _IMAGES = 16  # copies of an image that an attack keeps: iterates, gradients, bounds
 
 
-def batch_that_fits(model: nn.Module, x: Tensor) -> int:
+def batch_that_fits(model: nn.Module, x: Tensor, processes: int = 1) -> int:
     """Return a number of images whose attack fits into the free memory of the device they are on, at least 1.
 
     Memory of the CPU must not run out, since the system would then end the process; the estimate is for it. On other
@@ -25,10 +26,12 @@ def batch_that_fits(model: nn.Module, x: Tensor) -> int:
     Args:
         model: takes [0, 1], returns logits.
         x: two images (2, C, H, W), the second of which tells what one more image costs.
+        processes: that share the memory; of GPUs each has its own.
     """
     one = max(1, bytes_saved(model, x) - bytes_saved(model, x[:1])) + _IMAGES * x[0].numel() * x.element_size()
     most = _MOST.get(x.device.type, _MOST["cpu"])
-    return max(1, min(most, int(_SHARE * free_memory(x.device) / (2 * one))))
+    share = _SHARE if x.device.type == "cuda" else _SHARE / processes
+    return max(1, min(most, int(share * free_memory(x.device) / (2 * one))))
 
 
 def bytes_saved(model: nn.Module, x: Tensor) -> int:
@@ -53,8 +56,17 @@ def free_memory(device: torch.device) -> int:
     if _MEMINFO.exists():  # Linux: what the system would give away of its caches counts as well
         found = re.search(r"^MemAvailable:\s+(\d+) kB", _MEMINFO.read_text(), flags=re.MULTILINE)
         if found:
-            return int(found[1]) * 1024
+            return int(min(int(found[1]) * 1024, _left_to_group()))
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+
+
+def _left_to_group() -> int | float:
+    """Return what the limit of a container or a job leaves (control groups, version 2); infinity without a limit."""
+    try:
+        limit, used = ((_GROUP / name).read_text().strip() for name in ("memory.max", "memory.current"))
+        return max(0, int(limit) - int(used))
+    except (OSError, ValueError):  # no such files, or "max"
+        return float("inf")
 
 
 def peak_memory(device: torch.device) -> int | None:

@@ -61,7 +61,10 @@ def make_result(
         "logits": {"median_top_two_gap": 1.25, "median_std": 2.5},
         "groups": groups or {},
         "attacks": {
-            name: {"settings": f"PGD(threat=ThreatModel(norm='Linf', eps=0.03), loss={name!r})", "seconds": 10.0 + a}
+            name: {
+                "settings": f"{'Ensemble' if name.startswith('autoattack') else 'PGD'}(threat=…, loss={name!r})",
+                "seconds": 10.0 + a,
+            }
             for a, name in enumerate(attacks)
         },
         **header,

@@ -139,7 +139,7 @@ def plan(stages: list[Mapping[str, Any]], threat: ThreatModel, full: str = "") -
     """Build a plan from the names of its attacks.
 
     Args:
-        stages: each with ``attack`` and optionally ``closest`` and ``go_on``, as in a TOML file.
+        stages: each with ``attack`` and optionally ``closest``, ``go_on`` and ``if_closer``, as in a TOML file.
         threat: what the attacks may do to an image.
         full: attack whose members audit the plan; none if empty.
 

@@ -137,7 +137,8 @@ def _settings(call: ast.Call) -> dict[str, Any]:
 
 def _autoattack(result: Result) -> str | None:
     found = result.header["attacks"].get(_VIEW)
-    return _per_cent(result, _VIEW) if found is not None and is_standard(str(found.get("settings"))) else None
+    alone = found is not None and is_standard(str(found.get("settings"))) and not found.get("after")
+    return _per_cent(result, _VIEW) if alone else None
 
 
 def _per_cent(result: Result, view: str) -> str:
@@ -151,7 +152,10 @@ def _footnote(result: Result, own: str, standard: bool, doubts: list[str]) -> st
     if standard:
         sentences.append(f"AutoAttack standard as implemented by {who}, on {count}.")
     elif header["attacks"]:
-        sentences.append(f"Evaluated by {who} on {count} without AutoAttack standard; {which_number(result)}")
+        sentences.append(
+        label = which_number(result)
+        sentences.append(f"Evaluated by {who} on {count} without AutoAttack standard on all images; {label}")
+        )
     else:
         sentences.append(f"Evaluated by {who} on {count}. {which_number(result)}")
     if doubts:

@@ -34,7 +34,7 @@ class View:
         cfps: share of all wrong answers that name the class (C,), NaN if there are none.
         seconds: time of the attack, None where it does not apply.
         settings: the attack as code, "" where it does not apply.
-        about: what else result.json says of the attack: stages, full, reasons, audit, after, where they apply.
+        about: what else result.json says of the attack: stages, full, suite, reasons, audit, after, where they apply.
     """
 
     name: str
@@ -170,7 +170,7 @@ def _view(result: Result, name: str) -> View:
         cfps=np.array(found["cfps"] or [math.nan] * len(found["by_class"])),
         seconds=found.get("seconds"),
         settings=plain(found.get("settings", "")),
-        about={key: found[key] for key in ("stages", "full", "reasons", "audit", "after") if key in found},
+        about={key: found[key] for key in ("stages", "full", "suite", "reasons", "audit", "after") if key in found},
     )
 
 

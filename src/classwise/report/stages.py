@@ -43,26 +43,32 @@ def misses(contents: Contents) -> list[int] | None:
 
 
 def _worth(contents: Contents, view: View) -> str:
-    about = view.about
+    about, suite = view.about, plain(view.about.get("suite", ""))
+    if not view.correct.any():
+        return f"Nothing survives {view.name}, so that no attack could find more."
     if not about["full"]:
         return f"Upper bound only: {view.name} is quick and overstates robustness; never a headline."
     if about["reasons"]:
         why = "; ".join(plain(reason) for reason in about["reasons"])
         return (
-            f"At least as strong as AutoAttack standard as implemented here: {view.name} went on by itself, and every "
-            f"survivor met all of its members, because of {why}."
+            f"At least as strong as {suite} as implemented here: {view.name} went on by itself, and every survivor met "
+            f"all of it, because of {why}."
         )
     if not about["audit"]:
         return f"Not AutoAttack: {view.name}, not audited."
-    return f"Not AutoAttack's number: {view.name}, {_audited(contents, about['audit'])}"
+    return f"Not AutoAttack's number: {view.name}, {_audited(contents, view, suite)}"
 
 
-def _audited(contents: Contents, audit: dict[str, Any]) -> str:
+def _audited(contents: Contents, view: View, suite: str) -> str:
+    audit = view.about["audit"]
     sampled = sum(sum(turn["sampled"]) for turn in audit["rounds"])
     broken = sum(sum(turn["broken"]) for turn in audit["rounds"])
+    more = sum(int(np.sum(stage["broken"])) for stage in view.about["stages"] if stage["name"].startswith("full: "))
     survivors, size = sum(audit["rounds"][0]["survivors"]), int(contents.n.sum())
-    robust, bound = int(contents.worst_case.correct.sum()), audit["at_most"]
-    said = f"audited on {sampled:,} of {survivors:,} survivors, of which AutoAttack standard broke {broken or 'none'}"
+    said = f"audited on {sampled:,} of {survivors:,} survivors, of which {suite} broke {broken or 'none'}"
+    if broken:
+        said += f", after which what broke them was run on every survivor and broke {more:,} more"
+    robust, bound = int(view.correct.sum()), audit["at_most"]
     if not bound:
         return f"{said}; every survivor has met what could break it, so none is left to find."
     low, high = (f"{100 * max(0, count) / size:.2f}" for count in (robust - bound, robust))

@@ -90,7 +90,8 @@ def number_label(contents: Contents) -> str:
     count = len(contents.attacks)
     kinds = dict.fromkeys(view.name.partition("(")[0] for view in contents.attacks)
     names = ", ".join(view.name for view in contents.attacks) if count < 7 else f"{count} attacks ({', '.join(kinds)})"
-    planned = plan_label(contents)
+    standard = any(view.name == "autoattack" and view.settings.startswith("Ensemble(") for view in contents.attacks)
+    planned = None if standard else plan_label(contents)
     if planned is not None:
         return planned
     if not kinds:
@@ -98,7 +99,9 @@ def number_label(contents: Contents) -> str:
     worst = f"point-wise worst case of {names}" if count > 1 else f"{names} alone"
     if all(kind == "fgsm" or (kind.endswith("pgd") and kind != "apgd") for kind in kinds):
         return f"PGD only: {worst} – PGD family only, not AutoAttack."
-    if {"autoattack", "autoattack-plus"} & {view.name for view in contents.attacks}:  # with settings it may be weaker
+    # With settings it may be weaker, and from Python any attack may have that name.
+    named = {view.name for view in contents.attacks if view.settings.startswith("Ensemble(")}
+    if {"autoattack", "autoattack-plus"} & named:
         return f"AutoAttack as implemented here: {worst}."
     return f"Not AutoAttack: {worst}."
 
@@ -115,11 +118,7 @@ def class_sheet(contents: Contents) -> Sheet:
             note="simultaneous interval of the worst case: all classes hold at once",
         ),
         *(
-            [
-                Column(
-                    "AutoAttack may break", ("at_most",), note="at most so many more, by the audit; all classes at once"
-                )
-            ]
+            [Column("may still break", ("at_most",), note="at most so many more, by the audit; all classes at once")]
             if misses(contents) is not None
             else []
         ),
@@ -157,7 +156,10 @@ def attack_sheet(contents: Contents) -> Sheet:
         Column("seconds", ("seconds",)),
     )
     rows = tuple(_attack_row(contents, view) for view in contents.views)
-    return Sheet("attacks", "Each attack alone, and their point-wise worst case, in per cent", columns, rows)
+    caption = "Each attack alone, and their point-wise worst case, in per cent"
+    if any(view.about.get("after") for view in contents.attacks):
+        caption += "; an attack on survivors counts what those before it had broken"
+    return Sheet("attacks", caption, columns, rows)
 
 
 def spread_sheet(contents: Contents) -> Sheet:
