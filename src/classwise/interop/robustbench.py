@@ -152,10 +152,8 @@ def _footnote(result: Result, own: str, standard: bool, doubts: list[str]) -> st
     if standard:
         sentences.append(f"AutoAttack standard as implemented by {who}, on {count}.")
     elif header["attacks"]:
-        sentences.append(
         label = which_number(result)
         sentences.append(f"Evaluated by {who} on {count} without AutoAttack standard on all images; {label}")
-        )
     else:
         sentences.append(f"Evaluated by {who} on {count}. {which_number(result)}")
     if doubts:
