@@ -62,7 +62,8 @@ def make_result(
         "groups": groups or {},
         "attacks": {
             name: {
-                "settings": f"{'Ensemble' if name.startswith('autoattack') else 'PGD'}(threat=…, loss={name!r})",
+                "settings": f"{'Ensemble' if name.startswith('autoattack') else 'PGD'}"
+                f"(threat=ThreatModel(norm='Linf', eps=0.03), loss={name!r})",
                 "seconds": 10.0 + a,
             }
             for a, name in enumerate(attacks)
