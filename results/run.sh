@@ -24,4 +24,4 @@ evaluate cifar10-resnet2b-adv-8-autoattack cifar_resnet2b_adv cifar10 --eps 8/25
 # The default plan, audited.
 evaluate cifar10-resnet2b-adv-8-fast cifar_resnet2b_adv cifar10 --eps 8/255 --limit 1000
 evaluate cifar10-resnet2b-adv-2-fast cifar_resnet2b_adv cifar10 --eps 2/255 --limit 1000
-evaluate mnist-smallcnn-trades-0.3-fast mnist_smallcnn_trades mnist --eps 0.3 --limit 1000
+evaluate mnist-smallcnn-trades-0.3-fast mnist_smallcnn_trades mnist --eps 0.3 --limit 500 --audit 2

@@ -230,34 +230,35 @@ def crossing(x: Tensor, height: Tensor, gradient: Tensor, norm: Norm) -> Tensor:
         d (N, ...).
     """
     # Each coordinate moves one way only, so the problem is to fill rooms at a price: min ‖u‖ with <weight, u> = need.
-    slope = (-height.sign())[:, None] * gradient.flatten(1)
-    scale = slope.abs().amax(1, keepdim=True)
-    weight = torch.where(scale > 0, slope.abs() / scale, 0)
+    flat, position = gradient.flatten(1), x.flatten(1)
+    scale = flat.abs().amax(1, keepdim=True)
+    weight = (flat.abs() / scale).nan_to_num_()
     need = torch.where(scale[:, 0] > 0, height.abs() / scale[:, 0], 0)
-    position = x.flatten(1)
-    room = torch.where(weight > 0, torch.where(slope > 0, 1 - position, position), 0)
+    direction = flat.sign() * -height.sign()[:, None]
+    room = torch.where(direction > 0, 1 - position, position).mul_(direction != 0)
     if norm == "L1":
         amount = _fill_dearest(room, weight, need)
     else:
-        amount = _fill_level(room, weight, (weight > 0).to(weight) if norm == "Linf" else weight, need)
-    return (slope.sign() * amount).view_as(x)
+        amount = _fill_level(room, weight, None if norm == "Linf" else weight, need)
+    return (direction * amount).view_as(x)
 
 
-def _fill_level(room: Tensor, weight: Tensor, share: Tensor, need: Tensor) -> Tensor:
+def _fill_level(room: Tensor, weight: Tensor, share: Tensor | None, need: Tensor) -> Tensor:
     """Return u = min(level·share, room) with the level at which <weight, u> = need; u = room where even that is less.
 
     <weight, u> is concave and piecewise linear in the level. Newton's method from level 0 never overshoots a
     concave function, so rooms only ever become full, and it ends at the exact level once no further room does.
+    A share of None stands for ones.
     """
-    supply, price = weight * room, weight * share
-    full, level = room <= 0, torch.zeros_like(need)[:, None]
-    before = torch.full_like(need, -1)
+    supply, price = weight * room, weight if share is None else weight * share
+    reach, before = torch.zeros_like(need)[:, None], torch.full_like(need, -1)
     while True:
-        slope = price.masked_fill(full, 0).sum(1)
+        full = room <= reach
+        slope = torch.where(full, 0, price).sum(1)
         if torch.equal(slope, before):  # a room that became full would have taken its price away
-            return torch.where(full, room, level * share)
-        level = torch.where(slope > 0, (need - torch.where(full, supply, 0).sum(1)) / slope, 0).clamp_min(0)[:, None]
-        full, before = full | ((level * share >= room) & (share > 0)), slope
+            return torch.minimum(room, reach)
+        level = torch.where(slope > 0, (need - torch.where(full, supply, 0).sum(1)) / slope, torch.inf)[:, None]
+        reach, before = level.clamp_min_(0) if share is None else (level.clamp_min_(0) * share).nan_to_num_(), slope
 
 
 def _fill_dearest(room: Tensor, weight: Tensor, need: Tensor) -> Tensor:
