@@ -18,7 +18,7 @@ from tests.models_for_tests import MASKS, Smooth, labelled
 from torch import Tensor, nn
 
 from classwise import records, registry
-from classwise.attacks import PGD, Ensemble, Plan, build
+from classwise.attacks import PGD, Ensemble, Plan, Stage, build
 from classwise.attacks.plan import members_of
 from classwise.data import Images
 from classwise.errors import InputError
@@ -759,3 +759,33 @@ def test_two_processes_give_the_verdicts_of_one(tmp_path: Path) -> None:
     assert_same(one.outcomes, two.outcomes)
     assert one.document["attacks"]["brief"]["audit"] == two.document["attacks"]["brief"]["audit"]
     assert sorted(path.name for path in (tmp_path / "plan").iterdir()) == ["outcomes.npz", "result.json"]
+
+
+def test_a_plan_whose_stage_leaves_the_ball_is_flagged() -> None:
+    plan = Plan((Stage("claim", Claim(0.2)),))
+    result = evaluate(Bands().eval(), planted([[0.25] * 3, [0.25] * 3]), {"mine": plan})
+    assert ("outside_threat", "mine") in [(flag["flag"], flag["attack"]) for flag in result.header["flags"]]
+
+
+def test_the_flags_of_the_older_attacks_stay_when_one_is_added(tmp_path: Path) -> None:
+    data, first = planted([[0.25] * 3, [0.25] * 3]), {"claim": Claim(0.2)}
+    evaluate(Bands().eval(), data, first, directory=tmp_path)
+    result = evaluate(Bands().eval(), data, {**first, **build("pgd", THREAT)}, directory=tmp_path)
+    assert ("outside_threat", "claim") in [(flag["flag"], flag["attack"]) for flag in result.header["flags"]]
+
+
+def test_verdicts_are_float32_inside_a_callers_autocast() -> None:
+    model, data = blurry()
+    attacks = build("pgd(steps=3)", ThreatModel("Linf", 0.02))
+    plain = evaluate(model, data, attacks).outcomes
+    with torch.autocast("cpu", torch.bfloat16):
+        cast = evaluate(model, data, attacks).outcomes
+    assert (plain.margins["clean"] == cast.margins["clean"]).all()
+
+
+def test_the_suite_of_a_plan_is_called_autoattack_only_if_it_is() -> None:
+    model, data = blurry(n=20)
+    stages = (Stage("fgsm", build("fgsm", ThreatModel("Linf", 0.01))["fgsm"]),)
+    mine = Plan(stages, members_of("square(queries=2)", ThreatModel("Linf", 0.01)))
+    header = evaluate(model, data, {"mine": mine}).header["attacks"]["mine"]
+    assert header["suite"] == "square(queries=2)"

@@ -477,3 +477,21 @@ def test_every_flag_is_in_the_docs_and_every_serious_one_exists() -> None:
     assert len(names) > 10
     assert names <= documented
     assert names >= SERIOUS
+
+
+class Attentive(Plain):
+    """Has an attention layer, whose kernel without gradients rounds differently from that with them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            self.attention = nn.MultiheadAttention(4, 2, batch_first=True).eval()
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = x[:, 0].mean(2, keepdim=True).expand(-1, -1, 4)
+        return super().forward(x) + self.attention(tokens, tokens, tokens)[0].mean(2)
+
+
+def test_kernels_that_round_differently_without_gradients_are_no_randomness() -> None:
+    assert "non_deterministic" not in seen(Attentive().eval())

@@ -338,6 +338,15 @@ def test_the_sample_is_shared_out_among_the_classes() -> None:
     assert torch.bincount(y[images.seen[1][1]], minlength=5).tolist() == sampled
 
 
+def test_hundreds_of_classes_do_not_make_the_sample_larger() -> None:
+    # One image of each of 500 classes would be more than the 3.2·4000/40 that 1 point takes.
+    images = Planted(torch.arange(4000) % 500, -torch.ones(4000))
+    ending = climb(images, stage("a"), full=(member("m"),), points=1.0, num_classes=500)
+    assert ending.audit is not None
+    assert sum(ending.audit["rounds"][0]["sampled"]) < 330
+    assert ending.audit["at_most"] <= 40
+
+
 def test_a_set_of_one_image_is_audited() -> None:
     images = Planted(torch.tensor([2]), torch.tensor([-1.0]))
     audit = climb(images, stage("a", closest=0.1), full=FULL, points=1.0, num_classes=5).audit
