@@ -20,6 +20,5 @@ bench fast --model digits_cnn --n 360
 bench fast --model mnist_smallcnn_trades --n 200
 bench fast --eps 2/255 --n 300 --audit 0
 bench fast --model mnist_rounded --n 40 --audit 0
-bench fast --model preact_resnet18 --n 4 --audit 0
 bench full --n 150
 bench full --model mnist_smallcnn_trades --n 60

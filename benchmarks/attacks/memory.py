@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from side_by_side import BATCH, Case, by_classwise, open_case, options, save, table, title
+from side_by_side import Case, by_classwise, open_case, options, save, table, title
 
 from classwise.memory import batch_that_fits
 
@@ -110,7 +110,7 @@ def evaluation(case: Case, args: Namespace) -> None:
 def batch(case: Case) -> int:
     """Return the batch size that the engine chooses."""
     two = torch.arange(2)
-    return min(BATCH, batch_that_fits(case.model, case.data.fetch(two)))
+    return batch_that_fits(case.model, case.data.fetch(two))
 
 
 RUNS = {"load": load, "bare pass": bare_pass, "evaluation": evaluation}
