@@ -7,7 +7,7 @@ verdict: the caller's attacks decide that.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -149,51 +149,73 @@ def on_border(x_adv: Tensor, x: Tensor, threat: ThreatModel, felt: Tensor) -> Te
 
 def _loss_rising(rising: Tensor, unbroken: Tensor, y: Tensor, classes: Sequence[str]) -> Iterator[Flag]:
     # A loss that goes on rising on an image broken already has nothing left to find.
-    rising, y = rising[unbroken], y[unbroken]
-    if rising.sum() >= _FEWEST and rising.float().mean() > _LARGE_PART:
-        share = float(rising.float().mean())
-        yield Flag(
+    yield from _often(
+        Flag(
             "loss_rising",
-            f"On {share:.0%} of the images probed the loss of PGD still rises in the last quarter of its steps: the "
+            "On {share:.0%} of the images probed the loss of PGD still rises in the last quarter of its steps: the "
             "attacks have not converged; give them more steps, or take Auto-PGD.",
-            classes=concerned(rising, y, classes, _LARGE_PART),
-            value=share,
-        )
+        ),
+        rising[unbroken],
+        _LARGE_PART,
+        y[unbroken],
+        classes,
+    )
 
 
 def _off_border(border: Tensor, y: Tensor, classes: Sequence[str]) -> Iterator[Flag]:
     known = ~border.isnan()
-    off, y = border[known] < _FEW_ON_BORDER, y[known]
-    if off.sum() >= _FEWEST and off.float().mean() > _LARGE_PART:
-        share = float(off.float().mean())
-        yield Flag(
+    yield from _often(
+        Flag(
             "off_border",
-            f"On {share:.0%} of the images probed PGD ends mostly inside the ball, as along random signs: the "
+            "On {share:.0%} of the images probed PGD ends mostly inside the ball, as along random signs: the "
             "gradients are weak or contradict each other; add a score-based or transfer attack.",
-            classes=concerned(off, y, classes, _LARGE_PART),
-            value=share,
-        )
+        ),
+        border[known] < _FEW_ON_BORDER,
+        _LARGE_PART,
+        y[known],
+        classes,
+    )
 
 
 def _probe_breaks(fooled: Tensor, y: Tensor, classes: Sequence[str]) -> Iterator[Flag]:
-    share = float(fooled.float().mean())
-    if fooled.sum() >= _FEWEST and share > _BREAKS:
-        yield Flag(
+    yield from _often(
+        Flag(
             "probe_breaks",
-            f"Two restarts of PGD break {share:.0%} of the images probed, which had survived the attacks: the attacks "
+            "Two restarts of PGD break {share:.0%} of the images probed, which had survived the attacks: the attacks "
             "are too weak; add stronger ones.",
-            classes=concerned(fooled, y, classes, _BREAKS),
-            value=share,
-        )
+        ),
+        fooled,
+        _BREAKS,
+        y,
+        classes,
+    )
 
 
 def _restart_gain(gained: Tensor, y: Tensor, classes: Sequence[str]) -> Iterator[Flag]:
-    share = float(gained.float().mean())
-    if gained.sum() >= _FEWEST and share > _RESTART_GAIN:
-        yield Flag(
+    yield from _often(
+        Flag(
             "restart_gain",
-            f"A second restart of PGD breaks {share:.0%} of the images probed that the first did not: the attacks have "
+            "A second restart of PGD breaks {share:.0%} of the images probed that the first did not: the attacks have "
             "not converged; give them more restarts.",
-            classes=concerned(gained, y, classes, _RESTART_GAIN),
-            value=share,
-        )
+        ),
+        gained,
+        _RESTART_GAIN,
+        y,
+        classes,
+    )
+
+
+def _often(flag: Flag, found: Tensor, limit: float, y: Tensor, classes: Sequence[str]) -> Iterator[Flag]:
+    """Yield a flag, its share filled in, where it was found on more than a share of the images and on two at least.
+
+    Args:
+        flag: whose message names the share.
+        found: on which images, (N,) bool.
+        limit: the share.
+        y: labels (N,).
+        classes: names of the classes.
+    """
+    share = float(found.float().mean())
+    if found.sum() >= _FEWEST and share > limit:
+        message = flag.message.format(share=share)
+        yield replace(flag, message=message, classes=concerned(found, y, classes, limit), value=share)
