@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from time import perf_counter
 from typing import Any, NamedTuple
@@ -18,7 +18,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from classwise.attacks.base import input_gradient, predict
+from classwise.attacks.base import Attack, input_gradient, predict
 from classwise.attacks.plan import Stage
 from classwise.data.images import ImageSet, batches
 from classwise.errors import InputError
@@ -132,7 +132,7 @@ class Engine:
 
     def _attack(self, turn: Turn, stage: Stage, path: Path, positions: Tensor, x: Tensor, y: Tensor) -> None:
         noise = Noise(self.seed, self.data.index[positions].to(x.device), path)
-        x_adv = stage.attack(self.model, x, y, noise=noise)
+        x_adv = _with_room(stage.attack, self.batch_size)(self.model, x, y, noise=noise)
         valid, logits = stage.attack.threat.contains(x_adv, x), forward(self.model, x_adv)
         predicted, clean = predict(logits, y), self.records.clean
         # For a candidate outside the set the clean verdict stands.
@@ -243,6 +243,11 @@ class Field:
         self.stages.append(stage)
         self.turns.append(turn)
         return gain
+
+
+def _with_room(attack: Attack, rows: int) -> Attack:
+    """Tell an attack that can fill a batch with several attempts at each image how many rows memory holds."""
+    return replace(attack, rows=rows) if hasattr(attack, "rows") else attack  # type: ignore[type-var]
 
 
 def total(fabric: Fabric, value: Tensor) -> Tensor:

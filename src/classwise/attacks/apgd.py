@@ -13,20 +13,21 @@ in fra31/auto-attack (a392200). Where we depart from that code:
 - The number of coordinates that an L1 step moves is rounded down (the code: up), so that two can become one.
 - The stages of the L1 attack take ⌊0.3·steps⌋, ⌊0.3·steps⌋ and the remaining steps; the code rounds up.
 - An image that fools the model leaves at once, and what is returned is its first fooling iterate, not its last.
+- Restarts and targets may run side by side in one batch (``rows``), where the code has one after another.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from classwise import losses
-from classwise.attacks.base import attacking, input_gradient, predict
+from classwise.attacks.base import abreast, any_attempt, attacking, best_attempt, input_gradient, predict
 from classwise.attacks.pgd import likely_wrong
 from classwise.errors import InputError
 from classwise.noise import Noise
@@ -51,6 +52,8 @@ class APGD:
         rho: Linf and L2: the step is halved unless at least this share of the last steps raised the loss.
         large_eps: L1 only: spend three tenths of the steps in a ball of 3·eps, three in one of 2·eps and the rest in
             the ball itself; None for yes in L1.
+        rows: that the model may be given at once; restarts and targets then run side by side where the images leave
+            room. As many as there are images if None. Changes no verdict.
 
     Raises:
         InputError: a setting outside its range.
@@ -63,6 +66,7 @@ class APGD:
     targets: int = 0
     rho: float = 0.75
     large_eps: bool | None = None
+    rows: int | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         _check(self)
@@ -79,22 +83,26 @@ class APGD:
             best = torch.full(y.shape, -math.inf, device=x.device)
             active = torch.arange(len(x), device=x.device)
             ranks = likely_wrong(model, x, y, self.targets)
-            for attempt in itertools.product(range(self.restarts), range(max(1, ranks.shape[1]))):
-                if not len(active):
-                    break
-                images = _Images(x[active], y[active], ranks[active, attempt[1]] if self.targets else y[active])
-                stream = noise.select(active).fold("attempt", *attempt)
-                found, loss, fooled = self._attempt(model, images, stream)
-                better = fooled | (loss > best[active])
-                x_adv[active[better]], best[active[better]] = found[better], loss[better]
-                active = active[~fooled]
+            left = list(itertools.product(range(self.restarts), range(max(1, ranks.shape[1]))))
+            while left and len(active):
+                count = abreast(len(left), len(active), self.rows or len(x))
+                now, left = left[:count], left[count:]
+                targets = [ranks[active, target] if self.targets else y[active] for _, target in now]
+                images = _Images(x[active].repeat(count, 1, 1, 1), y[active].repeat(count), torch.cat(targets), len(active))
+                found, loss, fooled = self._attempt(model, images, noise.select(active), now)
+                row = best_attempt(torch.where(fooled, math.inf, loss), len(active))
+                better = fooled[row] | (loss[row] > best[active])
+                x_adv[active[better]], best[active[better]] = found[row[better]], loss[row[better]]
+                active = active[~fooled[row]]
         return x_adv
 
-    def _attempt(self, model: nn.Module, images: _Images, noise: Noise) -> tuple[Tensor, Tensor, Tensor]:
-        """Go through every stage from one random start: candidates, their loss, and which fooled the model."""
-        stages = self._stages()
-        x_adv = self._start(images.x, noise)
-        for radius, steps in stages:
+    def _attempt(
+        self, model: nn.Module, images: _Images, noise: Noise, attempts: list[tuple[int, int]]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Go through every stage from random starts: candidates, their loss, and which fooled the model, row by row."""
+        clean = images.x[: images.count]
+        x_adv = torch.cat([self._start(clean, noise.fold("attempt", *attempt)) for attempt in attempts])
+        for radius, steps in self._stages():
             ball = ThreatModel(self.threat.norm, radius)
             if ball.norm == "L1":
                 x_adv = project_l1_box(x_adv, images.x, radius)
@@ -104,7 +112,7 @@ class APGD:
     def _climb(
         self, model: nn.Module, images: _Images, x_adv: Tensor, ball: ThreatModel, steps: int
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Climb in one ball; only in the threat's own may an image stop as soon as it fools the model."""
+        """Climb in one ball; only in the threat's own may an image stop as soon as an attempt at it succeeds."""
         result, best = x_adv.clone(), torch.full(images.y.shape, -math.inf, device=x_adv.device)
         fooled = torch.zeros_like(images.y, dtype=torch.bool)
         state = _State.begin(images, x_adv, ball, sparse=self._in_stages())
@@ -113,12 +121,13 @@ class APGD:
             point = state.x_adv.detach().requires_grad_(step < steps)
             logits = model(point)
             loss = self._objective(state)(logits, state.y)
-            stays = (predict(logits.detach(), state.y) == state.y) | (ball != self.threat)
+            new = (predict(logits.detach(), state.y) != state.y) & (ball == self.threat)
+            if new.any():
+                result[state.index[new]], fooled[state.index[new]] = state.x_adv[new], True
+            stays = ~any_attempt(fooled, images.count)[state.index]
             go_on = step < steps and bool(stays.any())
             gradient = input_gradient(loss, point) if go_on else torch.zeros_like(point)
             if not stays.all():
-                result[state.index[~stays]] = state.x_adv[~stays]
-                fooled[state.index[~stays]] = True
                 state, loss, gradient = state.select(stays), loss[stays], gradient[stays]
             state.see(loss.detach().float(), gradient)
             if not go_on:
@@ -182,11 +191,19 @@ class APGD:
 
 @dataclass(frozen=True, eq=False)
 class _Images:
-    """Clean images, their classes, and the classes to drive them into (the true ones where nothing is aimed at)."""
+    """A row for each attempt at each image.
+
+    Attributes:
+        x: clean images.
+        y: their classes.
+        target: the classes to drive them into; the true ones where nothing is aimed at.
+        count: how many images there are, each with as many rows as attempts.
+    """
 
     x: Tensor
     y: Tensor
     target: Tensor
+    count: int
 
 
 @dataclass(eq=False)

@@ -95,6 +95,31 @@ def worth_dropping(right: Tensor) -> bool:
     return bool(right.sum() * _NARROW <= len(right) * (_NARROW - 1))
 
 
+def abreast(attempts: int, images: int, rows: int) -> int:
+    """Return how many attempts at each of ``images`` images to make side by side, at least 1.
+
+    Few images make a small batch, whose passes cost nearly as much as those of a larger one. As the attempts at an
+    image (its restarts and targets) do not know of each other, they can share a batch: row k·images + i is attempt k at
+    image i. No verdict depends on it; where one attempt succeeds, the others at this image stop.
+
+    Args:
+        attempts: that are left.
+        images: in the batch.
+        rows: that the model may be given at once.
+    """
+    return max(1, min(attempts, rows // images))
+
+
+def any_attempt(rows: Tensor, images: int) -> Tensor:
+    """Tell for each row of attempts side by side whether ``rows`` holds for any attempt at its image, (R,) -> (R,)."""
+    return rows.view(-1, images).any(0).repeat(len(rows) // images)
+
+
+def best_attempt(value: Tensor, images: int) -> Tensor:
+    """Return the row of the attempt with the largest value at each image, the first of several, (R,) -> (images,)."""
+    return value.view(-1, images).argmax(0) * images + torch.arange(images, device=value.device)
+
+
 def build(names: str | list[str], threat: ThreatModel) -> Mapping[str, Attack]:
     """Build attacks and suites by name: ``"pgd,margin-pgd(steps=100)"`` -> attack of each name, in order.
 

@@ -3,13 +3,13 @@
 Croce & Hein, "Minimally distorted adversarial examples with a fast adaptive boundary attack", ICML 2020; its targeted
 form is of Croce & Hein, "Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free
 attacks", ICML 2020. Departure: at a misclassified iterate the boundary is linearised there, not at the
-point of the backward step, so that one forward pass both checks an iterate and is differentiated; and the final
-search aims just beyond the boundary, as a point upon it is a tie that rounding decides.
+point of the backward step, so that one forward pass both checks an iterate and is differentiated; the final search aims
+just beyond the boundary, as a point upon it is a tie that rounding decides; and the targets of a restart may run side by
+side in one batch (``rows``), so that the radius of a random start knows of earlier restarts, not of earlier targets.
 """
 
 from __future__ import annotations
 
-import itertools
 import math
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from classwise.attacks.base import attacking, input_gradient, predict
+from classwise.attacks.base import abreast, any_attempt, attacking, best_attempt, input_gradient, predict
 from classwise.attacks.pgd import likely_wrong
 from classwise.errors import InputError
 from classwise.noise import Noise
@@ -42,6 +42,8 @@ class FAB:
         beta: share of its perturbation that a misclassified iterate keeps.
         eta: extrapolation of each projection beyond the boundary.
         final_search: secant steps between the clean image and the nearest misclassified one, at the end.
+        rows: that the model may be given at once; targets then run side by side where the images leave room. As many
+            as there are images if None. Changes no verdict.
 
     Raises:
         InputError: a setting outside its range.
@@ -55,6 +57,7 @@ class FAB:
     beta: float = 0.9
     eta: float = 1.05
     final_search: int = 3
+    rows: int | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         _check(self)
@@ -82,12 +85,16 @@ class FAB:
         with attacking(model):
             nearest = _Nearest(self.threat, x, y, verdict)
             ranks = likely_wrong(model, x, y, self.targets)
-            for attempt in itertools.product(range(self.restarts), range(max(1, ranks.shape[1]))):
-                active = nearest.open()
-                if not len(active):
-                    break
-                start = self._start(nearest, active, noise, attempt)
-                self._descend(model, nearest, active, start, ranks[:, attempt[1]] if self.targets else None)
+            for restart in range(self.restarts):
+                left = list(range(max(1, ranks.shape[1])))
+                while left and len(active := nearest.open()):
+                    count = abreast(len(left), len(active), self.rows or len(x))
+                    now, left = left[:count], left[count:]
+                    rows = nearest.rows(active, count)
+                    starts = [self._start(nearest, active, noise, (restart, target)) for target in now]
+                    goals = ranks[active][:, now].T.flatten() if self.targets else None
+                    self._descend(model, rows, torch.cat(starts), goals)
+                    nearest.take(active, rows)
             self._refine(model, nearest)
         return nearest
 
@@ -98,22 +105,21 @@ class FAB:
         radius = nearest.distance[active].clamp_max(self.threat.eps) / 2
         return self.threat.sample(x, noise.select(active).fold("attempt", *attempt), radius)
 
-    def _descend(
-        self, model: nn.Module, nearest: _Nearest, active: Tensor, x_adv: Tensor, target: Tensor | None
-    ) -> None:
-        """Walk along the boundary of the images at the positions ``active``, and record what is misclassified."""
+    def _descend(self, model: nn.Module, rows: _Nearest, x_adv: Tensor, target: Tensor | None) -> None:
+        """Walk along the boundary from each row's start, and record what is misclassified."""
+        active = torch.arange(len(x_adv), device=x_adv.device)
         for step in range(self.steps + 1):
             last = step == self.steps
             x_adv = x_adv.detach().requires_grad_(not last)
             logits = model(x_adv)
-            fooled = nearest.record(active, logits.detach(), x_adv.detach())
-            stays = ~nearest.settled[active]
+            fooled = rows.record(active, logits.detach(), x_adv.detach())
+            stays = ~any_attempt(rows.settled, rows.images)[active]
             if last or not stays.any():
                 break
             goal = None if target is None else target[active]
-            height, gradient = _linearise(logits, x_adv, nearest.y[active], goal, self.threat.norm)
+            height, gradient = _linearise(logits, x_adv, rows.y[active], goal, self.threat.norm)
             active, x_adv = active[stays], x_adv.detach()[stays]
-            x_adv = self._step(x_adv, nearest.x[active], height[stays], gradient[stays], fooled[stays])
+            x_adv = self._step(x_adv, rows.x[active], height[stays], gradient[stays], fooled[stays])
 
     def _step(self, x_adv: Tensor, x: Tensor, height: Tensor, gradient: Tensor, fooled: Tensor) -> Tensor:
         """Average the projections of the iterate and of the clean image on the linearised boundary.
@@ -157,13 +163,14 @@ class FAB:
 
 @dataclass(eq=False)
 class _Nearest:
-    """The nearest misclassified image of each image so far.
+    """The nearest misclassified image of each image so far, or of each attempt at it (a row).
 
     Attributes:
         threat: its norm is the distance.
         x: clean images (N, C, H, W).
         y: true classes (N,).
         verdict: whether one misclassified image within eps is enough.
+        images: how many images there are, each with as many rows as attempts.
         x_adv: the nearest so far, the clean image where there is none, (N, C, H, W).
         distance: its distance (N,), infinite where there is none.
         inside: whether it is in the threat set (N,).
@@ -173,12 +180,13 @@ class _Nearest:
     x: Tensor
     y: Tensor
     verdict: bool
+    images: int = field(init=False)
     x_adv: Tensor = field(init=False)
     distance: Tensor = field(init=False)
     inside: Tensor = field(init=False)
 
     def __post_init__(self) -> None:
-        self.x_adv = self.x.clone()
+        self.x_adv, self.images = self.x.clone(), len(self.x)
         self.distance = self.x.new_full((len(self.x),), torch.inf)
         self.inside = torch.zeros_like(self.y, dtype=torch.bool)
 
@@ -190,6 +198,20 @@ class _Nearest:
     def open(self) -> Tensor:
         """Return the positions of the other images."""
         return (~self.settled).nonzero().squeeze(1)
+
+    def rows(self, active: Tensor, attempts: int) -> _Nearest:
+        """Return rows for so many attempts at the images at the positions ``active``, which start from what is known."""
+        rows = _Nearest(self.threat, self.x[active].repeat(attempts, 1, 1, 1), self.y[active].repeat(attempts), self.verdict)
+        rows.images, rows.distance = len(active), self.distance[active].repeat(attempts)
+        return rows
+
+    def take(self, active: Tensor, rows: _Nearest) -> None:
+        """Keep what the rows of the images at the positions ``active`` have found nearer than before."""
+        row = best_attempt(-rows.distance, len(active))
+        nearer = rows.distance[row] < self.distance[active]
+        active, row = active[nearer], row[nearer]
+        self.x_adv[active], self.distance[active] = rows.x_adv[row], rows.distance[row]
+        self.inside[active] = rows.inside[row]
 
     def record(self, where: Tensor, logits: Tensor, x_adv: Tensor) -> Tensor:
         """Keep what is misclassified and nearer than before.

@@ -8,14 +8,14 @@ section 3) with a cosine schedule in place of its checkpoints, which few steps l
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from classwise import losses
-from classwise.attacks.base import attacking, input_gradient, predict, worth_dropping
+from classwise.attacks.base import abreast, any_attempt, attacking, best_attempt, input_gradient, predict, worth_dropping
 from classwise.errors import InputError
 from classwise.noise import Noise
 from classwise.registry import register
@@ -26,15 +26,17 @@ _MOMENTUM = 0.75  # weight of the new step; the rest repeats the last move
 
 @dataclass(frozen=True)
 class NearestPGD:
-    """Momentum PGD on the cross-entropy, then on the margin of each of the classes that came nearest so far.
+    """Momentum PGD on the cross-entropy, then on the margin of each of the classes that came nearest on the way.
 
-    How near a class came is the largest z_j − z_y on any iterate of this image, not on the clean image.
+    How near a class came is the largest z_j − z_y on any iterate of the first climb, not on the clean image.
 
     Attributes:
         threat: the set of allowed images.
         steps: gradients of each climb; the length of a step falls from 2·eps to 0 along a cosine.
         targets: climbs towards one class each, at most K − 1, from random starts.
         start: of the climb on the cross-entropy: "clean", or "uniform" in the ball.
+        rows: that the model may be given at once; targets then run side by side where the images leave room. As many
+            as there are images if None. Changes no verdict.
 
     Raises:
         InputError: a setting outside its range.
@@ -44,6 +46,7 @@ class NearestPGD:
     steps: int = 10
     targets: int = 3
     start: Literal["clean", "uniform"] = "clean"
+    rows: int | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         whole = isinstance(self.steps, int) and isinstance(self.targets, int)
@@ -59,40 +62,45 @@ class NearestPGD:
             For each image the first iterate that fooled the model, else the last one of the climb that ended with the
             largest margin.
         """
+        if not len(x):
+            return x.clone()
         with attacking(model):
-            x_adv = x.detach().clone()
-            images = _Images.begin(x.detach(), y)
-            for climb in range(self.targets + 1):
-                if not len(images.index) or (climb and climb >= images.nearest.shape[1]):
-                    break
-                if climb:
-                    images.aim()
-                stream = noise.select(images.index).fold("climb", climb)
-                start = images.x if climb == 0 and self.start == "clean" else self.threat.sample(images.x, stream)
-                images = self._climb(model, images, start, x_adv)
+            x = x.detach()
+            first = _Climb(x, y, None, len(x))
+            start = x if self.start == "clean" else self.threat.sample(x, noise.fold("climb", 0))
+            self._climb(model, first, start)
+            x_adv, best = first.x_adv, first.margin
+            nearest = first.nearest.topk(min(self.targets, first.nearest.shape[1] - 1), dim=1).indices
+            active, left = (~first.fooled).nonzero().squeeze(1), list(range(nearest.shape[1]))
+            while left and len(active):
+                count = abreast(len(left), len(active), self.rows or len(x))
+                now, left = left[:count], left[count:]
+                clean, streams = x[active], [noise.select(active).fold("climb", 1 + target) for target in now]
+                rows = clean.repeat(count, 1, 1, 1), y[active].repeat(count), nearest[active][:, now].T.flatten()
+                climb = _Climb(*rows, len(active))
+                self._climb(model, climb, torch.cat([self.threat.sample(clean, stream) for stream in streams]))
+                row = best_attempt(torch.where(climb.fooled, math.inf, climb.margin), len(active))
+                better = climb.fooled[row] | (climb.margin[row] > best[active])
+                x_adv[active[better]], best[active[better]] = climb.x_adv[row[better]], climb.margin[row[better]]
+                active = active[~climb.fooled[row]]
         return x_adv
 
-    def _climb(self, model: nn.Module, images: _Images, point: Tensor, x_adv: Tensor) -> _Images:
-        """Take all steps of one climb, write what it found into ``x_adv``, and return the images still right."""
-        before, project = point, self.threat.projection(images.x)
+    def _climb(self, model: nn.Module, climb: _Climb, point: Tensor) -> None:
+        """Take all steps from each row's start."""
+        before, project = point, self.threat.projection(climb.x)
+        index = torch.arange(len(point), device=point.device)
         for step in range(self.steps + 1):
             point = point.detach().requires_grad_(step < self.steps)
             logits = model(point)
-            fooled = images.look(logits.detach())
-            if fooled.any():
-                x_adv[images.index[fooled]] = point.detach()[fooled]
-            if step == self.steps or not images.right.any():
+            stays = climb.look(index, logits.detach(), point.detach())
+            if step == self.steps or not stays.any():
                 break
-            gradient, point = input_gradient(images.objective(logits), point), point.detach()
-            if worth_dropping(images.right):
-                keep, images = images.right, images.select(images.right)
-                point, before, gradient = point[keep], before[keep], gradient[keep]
-                project = self.threat.projection(images.x)
+            gradient, point = input_gradient(climb.objective(index, logits), point), point.detach()
+            if worth_dropping(stays):
+                index, point, before, gradient = (kept[stays] for kept in (index, point, before, gradient))
+                project = self.threat.projection(climb.x[index])
             point, before = self._move(point, before, gradient, project, step), point
-        ahead = images.right & (images.margin > images.best)
-        x_adv[images.index[ahead]] = point.detach()[ahead]
-        images.best = torch.where(ahead, images.margin, images.best)
-        return images.select(images.right)
+        climb.x_adv[index[stays]] = point.detach()[stays]
 
     def _move(self, point: Tensor, before: Tensor, gradient: Tensor, project: Projection, step: int) -> Tensor:
         length = self.threat.eps * (1 + math.cos(math.pi * step / self.steps))
@@ -105,65 +113,56 @@ class NearestPGD:
 
 
 @dataclass(eq=False)
-class _Images:
-    """What the attack knows of each image; every field has one row an image.
+class _Climb:
+    """A climb with each image, or with each image towards each of several classes: a row for each.
 
     Attributes:
-        index: position in the batch that the attack was called with.
         x: clean image.
         y: true class.
-        right: whether nothing has fooled the model yet.
+        target: class aimed at; None where the climb is on the cross-entropy.
+        images: how many images there are, each with as many rows as classes.
+        x_adv: first iterate that fooled the model, in the end else the last.
         margin: largest wrong logit minus true logit at the last pass.
-        best: largest margin at the end of a climb.
-        nearest: largest z_j − z_y on any iterate, (N, K); (N, 0) before the first pass.
-        tried: whether a climb aimed at the class, (N, K); (N, 0) before the first pass.
-        target: class aimed at; −1 for none.
+        fooled: whether an iterate fooled the model.
+        nearest: largest z_j − z_y on any iterate, (R, K); (R, 0) before the first pass.
     """
 
-    index: Tensor
     x: Tensor
     y: Tensor
-    right: Tensor
-    margin: Tensor
-    best: Tensor
-    nearest: Tensor
-    tried: Tensor
-    target: Tensor
+    target: Tensor | None
+    images: int
+    x_adv: Tensor = field(init=False)
+    margin: Tensor = field(init=False)
+    fooled: Tensor = field(init=False)
+    nearest: Tensor = field(init=False)
 
-    @classmethod
-    def begin(cls, x: Tensor, y: Tensor) -> _Images:
-        """Return images of which nothing is known."""
-        lowest = torch.full(y.shape, -math.inf, device=x.device)
-        nothing = x.new_empty(len(y), 0)
-        index, right = torch.arange(len(y), device=x.device), torch.ones_like(y, dtype=torch.bool)
-        return cls(index, x, y, right, lowest, lowest, nothing, nothing.bool(), torch.full_like(y, -1))
+    def __post_init__(self) -> None:
+        self.x_adv, self.fooled = self.x.clone(), torch.zeros_like(self.y, dtype=torch.bool)
+        self.margin = torch.full(self.y.shape, -math.inf, device=self.x.device)
+        self.nearest = self.margin.new_empty(len(self.y), 0)
 
-    def select(self, mask: Tensor) -> _Images:
-        """Keep the images of a mask."""
-        return _Images(**{field.name: getattr(self, field.name)[mask] for field in fields(self)})
+    def look(self, index: Tensor, logits: Tensor, point: Tensor) -> Tensor:
+        """Take note of iterates of the rows ``index`` and their logits (n, K); tell which rows go on.
 
-    def look(self, logits: Tensor) -> Tensor:
-        """Take note of the logits (N, K) of the current iterates; tell which fool the model for the first time."""
-        ahead = logits.float() - logits.float().gather(1, self.y[:, None])
-        ahead.scatter_(1, self.y[:, None], -math.inf)
+        A row goes on until the model is fooled by an iterate of its image, in whatever row.
+        """
+        y = self.y[index]
+        ahead = logits.float() - logits.float().gather(1, y[:, None])
+        ahead.scatter_(1, y[:, None], -math.inf)
         if not self.nearest.shape[1]:
-            self.nearest, self.tried = ahead, torch.zeros_like(ahead, dtype=torch.bool)
-        self.nearest, self.margin = torch.maximum(self.nearest, ahead), ahead.amax(1)
-        fooled = self.right & (predict(logits, self.y) != self.y)
-        self.right = self.right & ~fooled
-        return fooled
+            self.nearest = torch.full((len(self.y), ahead.shape[1]), -math.inf, device=ahead.device)
+        self.nearest[index] = torch.maximum(self.nearest[index], ahead)
+        self.margin[index] = ahead.amax(1)
+        new = (predict(logits, y) != y) & ~any_attempt(self.fooled, self.images)[index]
+        if new.any():
+            self.x_adv[index[new]], self.fooled[index[new]] = point[new], True
+        return ~any_attempt(self.fooled, self.images)[index]
 
-    def aim(self) -> None:
-        """Choose the nearest of each image's classes that no climb aimed at yet."""
-        reach = self.nearest.masked_fill(self.tried, -math.inf)
-        self.target = reach.argmax(1)
-        self.tried = self.tried.scatter(1, self.target[:, None], True)
-
-    def objective(self, logits: Tensor) -> Tensor:
-        """Return what the climb raises, (N,)."""
-        if (self.target < 0).all():
-            return losses.soft_margin(logits, self.y)
-        return losses.difference(logits, self.y, self.target)
+    def objective(self, index: Tensor, logits: Tensor) -> Tensor:
+        """Return what the climb raises, (n,)."""
+        if self.target is None:
+            return losses.soft_margin(logits, self.y[index])
+        return losses.difference(logits, self.y[index], self.target[index])
 
 
 @register("attack", "nearest-pgd", source="our design; Croce & Hein 2020 for the moves")
