@@ -161,10 +161,11 @@ class APGD:
         if ball.norm == "L1":
             moved = project_l1_box(x_adv + length * sparse_direction(state.gradient, state.moving), x, ball.eps)
         else:
-            moved = ball.project(x_adv + length * ball.ascend(state.gradient, x_adv), x)
+            project = ball.projection(x)
+            moved = project(torch.addcmul(x_adv, length, ball.ascend(state.gradient, x_adv)))
             if not first:
-                momentum = (1 - _MOMENTUM) * (x_adv - state.x_before)
-                moved = ball.project(x_adv + _MOMENTUM * (moved - x_adv) + momentum, x)
+                mixed = torch.lerp(x_adv, moved, _MOMENTUM)
+                moved = project(mixed.add_(x_adv - state.x_before, alpha=1 - _MOMENTUM))
         state.x_before, state.x_adv = x_adv, moved
 
     def _start(self, x: Tensor, noise: Noise) -> Tensor:
@@ -262,7 +263,7 @@ class _State:
             x_before=x_adv,
             gradient=torch.zeros_like(x_adv),
             loss=zeros + math.inf,
-            best_x=x_adv,
+            best_x=x_adv.clone(),
             best_gradient=torch.zeros_like(x_adv),
             best=zeros - math.inf,
             step_size=zeros + ball.eps * (1 if ball.norm == "L1" else 2),
@@ -285,8 +286,7 @@ class _State:
         self.loss, self.gradient = loss, gradient
         self.best = torch.where(better, loss, self.best)
         self.best_before = torch.where(first, self.best, self.best_before)
-        self.best_x = torch.where(_rows(better, self.x), self.x_adv, self.best_x)
-        self.best_gradient = torch.where(_rows(better, self.x), gradient, self.best_gradient)
+        self.best_x[better], self.best_gradient[better] = self.x_adv[better], gradient[better]
 
     def return_to_best(self, back: Tensor) -> None:
         """Go on from the best iterate with the images of a mask."""

@@ -11,6 +11,7 @@ side in one batch (``rows``), so that the radius of a random start knows of earl
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,6 +26,7 @@ from classwise.registry import register
 from classwise.threat import Norm, ThreatModel
 
 _DUAL = {"Linf": 1, "L2": 2, "L1": torch.inf}
+_CACHE = 1 << 18  # numbers of which a CPU's cache holds several: projections of more take twice the time
 _BEYOND = 1e-3  # share of its segment by which a step of the final search passes the boundary
 
 
@@ -119,7 +121,8 @@ class FAB:
             goal = None if target is None else target[active]
             height, gradient = _linearise(logits, x_adv, rows.y[active], goal, self.threat.norm)
             active, x_adv = active[stays], x_adv.detach()[stays]
-            x_adv = self._step(x_adv, rows.x[active], height[stays], gradient[stays], fooled[stays])
+            parts = _few_at_a_time(x_adv, rows.x[active], height[stays], gradient[stays], fooled[stays])
+            x_adv = torch.cat([self._step(*part) for part in parts])
 
     def _step(self, x_adv: Tensor, x: Tensor, height: Tensor, gradient: Tensor, fooled: Tensor) -> Tensor:
         """Average the projections of the iterate and of the clean image on the linearised boundary.
@@ -273,13 +276,20 @@ def _fill_level(room: Tensor, weight: Tensor, share: Tensor | None, need: Tensor
     A share of None stands for ones.
     """
     supply, price = weight * room, weight if share is None else weight * share
+    amount, rows = torch.empty_like(room), torch.arange(len(room), device=room.device)
     reach, before = torch.zeros_like(need)[:, None], torch.full_like(need, -1)
     while True:
         full = room <= reach
-        slope = torch.where(full, 0, price).sum(1)
-        if torch.equal(slope, before):  # a room that became full would have taken its price away
-            return torch.minimum(room, reach)
-        level = torch.where(slope > 0, (need - torch.where(full, supply, 0).sum(1)) / slope, torch.inf)[:, None]
+        slope = (price * ~full).sum(1)
+        open_ = slope != before  # a room that became full would have taken its price away
+        if 2 * open_.sum() <= len(rows):  # most rows end long before the last: the others go on without them
+            amount[rows] = torch.minimum(room, reach)
+            if not open_.any():
+                return amount
+            rows, room, supply, price = rows[open_], room[open_], supply[open_], price[open_]
+            need, slope, full = need[open_], slope[open_], full[open_]
+            share = share if share is None else share[open_]
+        level = torch.where(slope > 0, (need - (supply * full).sum(1)) / slope, torch.inf)[:, None]
         reach, before = level.clamp_min_(0) if share is None else (level.clamp_min_(0) * share).nan_to_num_(), slope
 
 
@@ -290,6 +300,12 @@ def _fill_dearest(room: Tensor, weight: Tensor, need: Tensor) -> Tensor:
     before = supply.cumsum(1) - supply
     amount = torch.where(weight > 0, (need[:, None] - before) / weight, 0).to(room.dtype).clamp_min(0)
     return torch.zeros_like(room).scatter_(1, order, amount).minimum(room)
+
+
+def _few_at_a_time(x_adv: Tensor, *others: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Yield rows of images and of tensors that belong to them, on a CPU so few that its cache holds them."""
+    size = max(1, _CACHE // x_adv.shape[1:].numel()) if x_adv.device.type == "cpu" else len(x_adv)
+    return zip(*(rows.split(size) for rows in (x_adv, *others)), strict=True)
 
 
 def _linearise(logits: Tensor, x_adv: Tensor, y: Tensor, target: Tensor | None, norm: Norm) -> tuple[Tensor, Tensor]:
