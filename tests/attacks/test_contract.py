@@ -326,3 +326,36 @@ def test_an_attack_is_frozen_settings(name: str, norm: str) -> None:
         with pytest.raises(dataclasses.FrozenInstanceError):
             setattr(attack, field.name, None)
         assert not isinstance(getattr(attack, field.name), (Tensor, nn.Module, torch.device))
+
+
+# How many rows the model is given.
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize(
+    "text",
+    ["apgd-t(steps=10, restarts=2)", "fab-t(steps=8, restarts=2)", "nearest-pgd(steps=3)", "square(queries=200)"],
+)
+def test_room_for_more_rows_changes_no_candidate(text: str, norm: str) -> None:
+    model = Smooth(6, 9, factor=2.0)
+    x, y = labelled(model, 40, (1, 3, 3))
+    attack = build([text], ThreatModel(norm, RADIUS[norm]))[text]  # type: ignore[arg-type]
+    alone = attack(model, x, y, noise=noise(40))
+    assert 0 < fooled(model, alone, y).sum() < 40
+    for rows in (1, 7, 60, 1000):
+        watched = Rows(model)
+        together = replace(attack, rows=rows)(watched, x, y, noise=noise(40))  # type: ignore[call-arg]
+        torch.testing.assert_close(together, alone, rtol=0, atol=1e-5)
+        assert rows < 60 or 40 < max(watched.rows) <= rows, "it did not use its room"
+
+
+class Rows(nn.Module):
+    """Remembers how many rows each pass had."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model, self.rows = model, list[int]()
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.rows.append(len(x))
+        return self.model(x)

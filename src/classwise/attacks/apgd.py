@@ -13,7 +13,7 @@ in fra31/auto-attack (a392200). Where we depart from that code:
 - The number of coordinates that an L1 step moves is rounded down (the code: up), so that two can become one.
 - The stages of the L1 attack take ⌊0.3·steps⌋, ⌊0.3·steps⌋ and the remaining steps; the code rounds up.
 - An image that fools the model leaves at once, and what is returned is its first fooling iterate, not its last.
-- Restarts and targets may run side by side in one batch (``rows``), where the code has one after another.
+- The targets of a restart run side by side in one batch, where the code has one after another.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from classwise import losses
-from classwise.attacks.base import abreast, any_attempt, attacking, best_attempt, input_gradient, predict
+from classwise.attacks.base import any_attempt, attacking, best_attempt, input_gradient, predict, side_by_side
 from classwise.attacks.pgd import likely_wrong
 from classwise.errors import InputError
 from classwise.noise import Noise
@@ -52,8 +52,7 @@ class APGD:
         rho: Linf and L2: the step is halved unless at least this share of the last steps raised the loss.
         large_eps: L1 only: spend three tenths of the steps in a ball of 3·eps, three in one of 2·eps and the rest in
             the ball itself; None for yes in L1.
-        rows: that the model may be given at once; restarts and targets then run side by side where the images leave
-            room. As many as there are images if None. Changes no verdict.
+        rows: that the model may be given at once; as many as there are images if None. Does not change what is found.
 
     Raises:
         InputError: a setting outside its range.
@@ -82,18 +81,18 @@ class APGD:
             x, x_adv = x.detach(), x.detach().clone()
             best = torch.full(y.shape, -math.inf, device=x.device)
             active = torch.arange(len(x), device=x.device)
-            ranks = likely_wrong(model, x, y, self.targets)
-            left = list(itertools.product(range(self.restarts), range(max(1, ranks.shape[1]))))
-            while left and len(active):
-                count = abreast(len(left), len(active), self.rows or len(x))
-                now, left = left[:count], left[count:]
-                targets = [ranks[active, target] if self.targets else y[active] for _, target in now]
-                images = _Images(x[active].repeat(count, 1, 1, 1), y[active].repeat(count), torch.cat(targets), len(active))
-                found, loss, fooled = self._attempt(model, images, noise.select(active), now)
-                row = best_attempt(torch.where(fooled, math.inf, loss), len(active))
-                better = fooled[row] | (loss[row] > best[active])
-                x_adv[active[better]], best[active[better]] = found[row[better]], loss[row[better]]
-                active = active[~fooled[row]]
+            ranks = likely_wrong(model, x, y, self.targets) if self.targets else y[:, None]
+            for restart in range(self.restarts):
+                fooled = torch.zeros_like(y, dtype=torch.bool)
+                for part in side_by_side(active, ranks.shape[1], self.rows or len(x)):
+                    attempts = [(restart, target) for target in range(ranks.shape[1])]
+                    images = _Images.rows(x[part], y[part], ranks[part])
+                    found, loss, success = self._attempt(model, images, noise.select(part), attempts)
+                    row = best_attempt(torch.where(success, math.inf, loss), len(part))
+                    better = success[row] | (loss[row] > best[part])
+                    x_adv[part[better]], best[part[better]] = found[row[better]], loss[row[better]]
+                    fooled[part] = success[row]
+                active = active[~fooled[active]]
         return x_adv
 
     def _attempt(
@@ -205,6 +204,12 @@ class _Images:
     y: Tensor
     target: Tensor
     count: int
+
+    @classmethod
+    def rows(cls, x: Tensor, y: Tensor, targets: Tensor) -> _Images:
+        """Return a row for each target (n, T) of each image (n, C, H, W)."""
+        times = targets.shape[1]
+        return cls(x.repeat(times, *[1] * (x.dim() - 1)), y.repeat(times), targets.T.flatten(), len(x))
 
 
 @dataclass(eq=False)

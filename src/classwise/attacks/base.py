@@ -95,19 +95,15 @@ def worth_dropping(right: Tensor) -> bool:
     return bool(right.sum() * _NARROW <= len(right) * (_NARROW - 1))
 
 
-def abreast(attempts: int, images: int, rows: int) -> int:
-    """Return how many attempts at each of ``images`` images to make side by side, at least 1.
+def side_by_side(images: Tensor, attempts: int, rows: int) -> tuple[Tensor, ...]:
+    """Split the positions of images (N,) into parts whose attempts, a row for each at each image, fit into ``rows``.
 
     Few images make a small batch, whose passes cost nearly as much as those of a larger one. As the attempts at an
-    image (its restarts and targets) do not know of each other, they can share a batch: row k·images + i is attempt k at
-    image i. No verdict depends on it; where one attempt succeeds, the others at this image stop.
-
-    Args:
-        attempts: that are left.
-        images: in the batch.
-        rows: that the model may be given at once.
+    image (towards its targets) do not know of each other, they share a batch: row k·n + i is attempt k at image i of n.
+    Where one succeeds, the others at this image stop; of two that succeed in the same step the first counts. So what an
+    image comes to does not depend on the parts.
     """
-    return max(1, min(attempts, rows // images))
+    return torch.split(images, max(1, rows // attempts)) if len(images) else ()
 
 
 def any_attempt(rows: Tensor, images: int) -> Tensor:

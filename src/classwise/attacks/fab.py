@@ -2,10 +2,10 @@
 
 Croce & Hein, "Minimally distorted adversarial examples with a fast adaptive boundary attack", ICML 2020; its targeted
 form is of Croce & Hein, "Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free
-attacks", ICML 2020. Departure: at a misclassified iterate the boundary is linearised there, not at the
-point of the backward step, so that one forward pass both checks an iterate and is differentiated; the final search aims
-just beyond the boundary, as a point upon it is a tie that rounding decides; and the targets of a restart may run side by
-side in one batch (``rows``), so that the radius of a random start knows of earlier restarts, not of earlier targets.
+attacks", ICML 2020. Departures: at a misclassified iterate the boundary is linearised there, not at the point of the
+backward step, so that one forward pass both checks an iterate and is differentiated; the final search aims just beyond
+the boundary, as a point upon it is a tie that rounding decides; and the targets of a restart run side by side in one
+batch, so that the radius of a random start knows of earlier restarts, not of earlier targets.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from classwise.attacks.base import abreast, any_attempt, attacking, best_attempt, input_gradient, predict
+from classwise.attacks.base import any_attempt, attacking, best_attempt, input_gradient, predict, side_by_side
 from classwise.attacks.pgd import likely_wrong
 from classwise.errors import InputError
 from classwise.noise import Noise
@@ -44,8 +44,7 @@ class FAB:
         beta: share of its perturbation that a misclassified iterate keeps.
         eta: extrapolation of each projection beyond the boundary.
         final_search: secant steps between the clean image and the nearest misclassified one, at the end.
-        rows: that the model may be given at once; targets then run side by side where the images leave room. As many
-            as there are images if None. Changes no verdict.
+        rows: that the model may be given at once; as many as there are images if None. Does not change what is found.
 
     Raises:
         InputError: a setting outside its range.
@@ -87,16 +86,13 @@ class FAB:
         with attacking(model):
             nearest = _Nearest(self.threat, x, y, verdict)
             ranks = likely_wrong(model, x, y, self.targets)
+            times = max(1, ranks.shape[1])
             for restart in range(self.restarts):
-                left = list(range(max(1, ranks.shape[1])))
-                while left and len(active := nearest.open()):
-                    count = abreast(len(left), len(active), self.rows or len(x))
-                    now, left = left[:count], left[count:]
-                    rows = nearest.rows(active, count)
-                    starts = [self._start(nearest, active, noise, (restart, target)) for target in now]
-                    goals = ranks[active][:, now].T.flatten() if self.targets else None
-                    self._descend(model, rows, torch.cat(starts), goals)
-                    nearest.take(active, rows)
+                for part in side_by_side(nearest.open(), times, self.rows or len(x)):
+                    rows = nearest.rows(part, times)
+                    starts = [self._start(nearest, part, noise, (restart, target)) for target in range(times)]
+                    self._descend(model, rows, torch.cat(starts), ranks[part].T.flatten() if self.targets else None)
+                    nearest.take(part, rows)
             self._refine(model, nearest)
         return nearest
 
@@ -203,8 +199,9 @@ class _Nearest:
         return (~self.settled).nonzero().squeeze(1)
 
     def rows(self, active: Tensor, attempts: int) -> _Nearest:
-        """Return rows for so many attempts at the images at the positions ``active``, which start from what is known."""
-        rows = _Nearest(self.threat, self.x[active].repeat(attempts, 1, 1, 1), self.y[active].repeat(attempts), self.verdict)
+        """Return a row for each attempt at the images at the positions ``active``, which knows how near they came."""
+        x, y = self.x[active].repeat(attempts, 1, 1, 1), self.y[active].repeat(attempts)
+        rows = _Nearest(self.threat, x, y, self.verdict)
         rows.images, rows.distance = len(active), self.distance[active].repeat(attempts)
         return rows
 
@@ -305,7 +302,7 @@ def _fill_dearest(room: Tensor, weight: Tensor, need: Tensor) -> Tensor:
 def _few_at_a_time(x_adv: Tensor, *others: Tensor) -> Iterator[tuple[Tensor, ...]]:
     """Yield rows of images and of tensors that belong to them, on a CPU so few that its cache holds them."""
     size = max(1, _CACHE // x_adv.shape[1:].numel()) if x_adv.device.type == "cpu" else len(x_adv)
-    return zip(*(rows.split(size) for rows in (x_adv, *others)), strict=True)
+    return zip(*(torch.split(rows, size) for rows in (x_adv, *others)), strict=True)
 
 
 def _linearise(logits: Tensor, x_adv: Tensor, y: Tensor, target: Tensor | None, norm: Norm) -> tuple[Tensor, Tensor]:

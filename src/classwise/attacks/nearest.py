@@ -15,7 +15,15 @@ import torch
 from torch import Tensor, nn
 
 from classwise import losses
-from classwise.attacks.base import abreast, any_attempt, attacking, best_attempt, input_gradient, predict, worth_dropping
+from classwise.attacks.base import (
+    any_attempt,
+    attacking,
+    best_attempt,
+    input_gradient,
+    predict,
+    side_by_side,
+    worth_dropping,
+)
 from classwise.errors import InputError
 from classwise.noise import Noise
 from classwise.registry import register
@@ -35,8 +43,7 @@ class NearestPGD:
         steps: gradients of each climb; the length of a step falls from 2·eps to 0 along a cosine.
         targets: climbs towards one class each, at most K − 1, from random starts.
         start: of the climb on the cross-entropy: "clean", or "uniform" in the ball.
-        rows: that the model may be given at once; targets then run side by side where the images leave room. As many
-            as there are images if None. Changes no verdict.
+        rows: that the model may be given at once; as many as there are images if None. Does not change what is found.
 
     Raises:
         InputError: a setting outside its range.
@@ -71,19 +78,21 @@ class NearestPGD:
             self._climb(model, first, start)
             x_adv, best = first.x_adv, first.margin
             nearest = first.nearest.topk(min(self.targets, first.nearest.shape[1] - 1), dim=1).indices
-            active, left = (~first.fooled).nonzero().squeeze(1), list(range(nearest.shape[1]))
-            while left and len(active):
-                count = abreast(len(left), len(active), self.rows or len(x))
-                now, left = left[:count], left[count:]
-                clean, streams = x[active], [noise.select(active).fold("climb", 1 + target) for target in now]
-                rows = clean.repeat(count, 1, 1, 1), y[active].repeat(count), nearest[active][:, now].T.flatten()
-                climb = _Climb(*rows, len(active))
-                self._climb(model, climb, torch.cat([self.threat.sample(clean, stream) for stream in streams]))
-                row = best_attempt(torch.where(climb.fooled, math.inf, climb.margin), len(active))
-                better = climb.fooled[row] | (climb.margin[row] > best[active])
-                x_adv[active[better]], best[active[better]] = climb.x_adv[row[better]], climb.margin[row[better]]
-                active = active[~climb.fooled[row]]
+            if nearest.shape[1]:
+                for part in side_by_side((~first.fooled).nonzero().squeeze(1), nearest.shape[1], self.rows or len(x)):
+                    climb = self._aimed(model, x[part], y[part], nearest[part], noise.select(part))
+                    row = best_attempt(torch.where(climb.fooled, math.inf, climb.margin), len(part))
+                    better = climb.fooled[row] | (climb.margin[row] > best[part])
+                    x_adv[part[better]], best[part[better]] = climb.x_adv[row[better]], climb.margin[row[better]]
         return x_adv
+
+    def _aimed(self, model: nn.Module, x: Tensor, y: Tensor, targets: Tensor, noise: Noise) -> _Climb:
+        """Climb from random starts towards each of the targets (n, T) of each image."""
+        times = targets.shape[1]
+        starts = [self.threat.sample(x, noise.fold("climb", 1 + target)) for target in range(times)]
+        climb = _Climb(x.repeat(times, *[1] * (x.dim() - 1)), y.repeat(times), targets.T.flatten(), len(x))
+        self._climb(model, climb, torch.cat(starts))
+        return climb
 
     def _climb(self, model: nn.Module, climb: _Climb, point: Tensor) -> None:
         """Take all steps from each row's start."""

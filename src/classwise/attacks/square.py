@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import functools
 import math
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 from classwise import losses
 from classwise.attacks.base import attacking, predict
 from classwise.errors import InputError
+from classwise.losses import Loss
 from classwise.noise import Noise
 from classwise.registry import register
 from classwise.threat import ThreatModel
@@ -29,7 +31,8 @@ from classwise.threat import ThreatModel
 _HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # of 10,000 queries (section 3.1 of the paper)
 _OVERSHOOT = 3  # of L1: 1 left 55 of 60 MNIST images robust where 3 and 9 left 20 (TRADES network, eps 15, 400 queries)
 _SLACK = 1 - 1e-6  # of L2: keeps the rounding of windows inside the tolerance of ThreatModel.contains
-_BLOCK = 32  # queries whose random numbers are drawn at once: small draws cost more in calls than in arithmetic
+_BLOCK = 64  # queries whose random numbers are drawn at once: small draws cost more in calls than in arithmetic
+_AHEAD = 0.25  # queries asked ahead, as a share of those between two that raise the loss: about half of it is in vain
 _RANGE = 1 << 31  # taken modulo the number of positions, this is uniform to one part in a million
 
 
@@ -44,6 +47,8 @@ class Square:
         loss: name of the loss that must rise.
         restarts: independent runs; each image keeps the first candidate that fools the model.
         rescale_schedule: stretch the schedule, which is stated for 10,000 queries, to ``queries``.
+        rows: that the model may be given at once; where images leave room, several of their queries are asked in one
+            batch. One query of each image at a time if None. Does not change what is found.
 
     Raises:
         InputError: a setting outside its range.
@@ -55,6 +60,7 @@ class Square:
     loss: str = "margin"
     restarts: int = 1
     rescale_schedule: bool = True
+    rows: int | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         whole = all(isinstance(count, int) for count in (self.queries, self.restarts))
@@ -84,30 +90,45 @@ class Square:
         return x_adv
 
     def _search(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
-        """Query until each image fools the model; return that candidate, else the best, and which fooled (N,)."""
-        climb, linf = losses.named(self.loss), self.threat.norm == "Linf"
-        best = candidate = (_stripes if linf else _tiles)(self.threat, x, noise.fold("start"))
-        propose, words = (_recolour, 2) if linf else (_move, 5)
-        result, reached, draws = best.clone(), x.new_full((len(x),), -math.inf), None
-        active = torch.arange(len(x), device=x.device)
-        for query in range(self.queries):
-            if query:
-                turn = (query - 1) % _BLOCK
-                if draws is None or turn == 0:
-                    draws = noise.fold("query", query).integers(_RANGE, (_BLOCK, words + x.shape[1]), x.device)
-                candidate = propose(self.threat, x, best, draws[:, turn], self._side(query, x))
-            logits = model(candidate)
-            fooled, value = predict(logits, y) != y, climb(logits, y).to(reached.dtype)
-            better = fooled | (value > reached)
-            best[better], reached[better] = candidate[better], value[better]
-            if fooled.any():
-                result[active[fooled]], going = best[fooled], ~fooled
-                active, x, y, best, reached = (kept[going] for kept in (active, x, y, best, reached))
-                noise, draws = noise.select(going), None if draws is None else draws[going]
-                if not len(active):
-                    break
-        result[active] = best
-        return result, ~torch.isin(torch.arange(len(result), device=x.device), active)
+        """Query until each image fools the model; return that candidate, else the best, and which fooled (N,).
+
+        Nearly all queries leave the best candidate as it was, so the next ones can be drawn from it at once and share a
+        batch: the first that raises the loss is taken, and those after it are drawn again from there. The outcome is
+        that of one query at a time.
+        """
+        linf, climb = self.threat.norm == "Linf", losses.named(self.loss)
+        start = (_stripes if linf else _tiles)(self.threat, x, noise.fold("start"))
+        propose, words = (_recolour if linf else _move), (2 if linf else 5) + x.shape[1]
+        images, between = _Images.begin(x, y, start), 1.0  # queries between two that raise the loss, of late
+        images.judge(torch.arange(len(x), device=x.device), climb, model(start), start, torch.ones_like(y)[None] > 0)
+        result, fooled = start.clone(), torch.zeros_like(y, dtype=torch.bool)
+        images = images.settle(result, fooled)
+        for first, count in self._runs(x):
+            if not len(images.y):
+                break
+            stream = noise.select(images.index).fold("query", first)
+            images.draws, images.turn = stream.integers(_RANGE, (count, words), x.device), torch.zeros_like(images.y)
+            size, asked, rises = self._side(first, x), count * len(images.y), 0
+            while len(open_ := (images.turn < count).nonzero().squeeze(1)):
+                left = count - int(images.turn[open_].min())
+                ahead = max(1, min(left, round(_AHEAD * between), (self.rows or 1) // len(open_)))
+                turns = images.turn[open_] + torch.arange(ahead, device=x.device)[:, None]
+                drawn = images.draws[open_, turns.clamp_max(count - 1)].flatten(0, 1)
+                clean, best = (kept[open_].repeat(ahead, 1, 1, 1) for kept in (images.x, images.best))
+                candidates = propose(self.threat, clean, best, drawn, size)
+                rises += images.judge(open_, climb, model(candidates), candidates, turns < count)
+                images = images.settle(result, fooled)
+            between = asked / max(rises, 1)
+        result[images.index] = images.best
+        return result, fooled
+
+    def _runs(self, x: Tensor) -> Iterator[tuple[int, int]]:
+        """Yield the first query and the length of runs of queries whose squares have one size, after the start's."""
+        first, sides = 1, [self._side(query, x) for query in range(self.queries)]
+        for query in range(2, self.queries + 1):
+            if query == self.queries or query - first == _BLOCK or sides[query] != sides[first]:
+                yield first, query - first
+                first = query
 
     def share(self, query: int) -> float:
         """Return the share of pixels that the square of a query covers, before it is rounded to whole pixels."""
@@ -117,6 +138,70 @@ class Square:
     def _side(self, query: int, x: Tensor) -> int:
         height, width = x.shape[2:]
         return side(self.share(query), height, width, bump=self.threat.norm != "Linf")
+
+
+@dataclass(eq=False)
+class _Images:
+    """What the search knows of each image that has not fooled the model; every field has one row an image.
+
+    Attributes:
+        index: position in the batch that the search began with.
+        x: clean image.
+        y: true class.
+        best: candidate of the largest loss.
+        reached: that loss.
+        turn: queries of this run that are decided.
+        draws: random numbers of each query of this run (N, queries, words).
+        fooled: whether the best candidate fools the model.
+    """
+
+    index: Tensor
+    x: Tensor
+    y: Tensor
+    best: Tensor
+    reached: Tensor
+    turn: Tensor
+    draws: Tensor
+    fooled: Tensor
+
+    @classmethod
+    def begin(cls, x: Tensor, y: Tensor, start: Tensor) -> _Images:
+        """Return images of which no candidate has been judged."""
+        nothing, lowest = torch.zeros_like(y), x.new_full((len(x),), -math.inf)
+        index = torch.arange(len(x), device=x.device)
+        return cls(index, x, y, start.clone(), lowest, nothing, nothing[:, None], nothing.bool())
+
+    def judge(self, where: Tensor, climb: Loss, logits: Tensor, candidates: Tensor, counts: Tensor) -> int:
+        """Take the first candidate of each image that fools the model or raises the loss.
+
+        Args:
+            where: positions of the images (n,).
+            climb: the loss.
+            logits: of the candidates (q·n, K), the first of each image before the second of each.
+            candidates: q for each image (q·n, C, H, W).
+            counts: which of them are queries of this run (q, n).
+
+        Returns:
+            How many images have a new best candidate.
+        """
+        y = self.y[where].repeat(len(counts))
+        lost = predict(logits, y) != y
+        value = climb(logits, y).to(self.reached.dtype)
+        better = (lost | (value > self.reached[where].repeat(len(counts)))).view_as(counts) & counts
+        hit, rank = better.any(0), better.int().argmax(0)
+        row = (rank * len(where) + torch.arange(len(where), device=where.device))[hit]
+        self.turn[where] += torch.where(hit, rank + 1, len(counts))
+        where = where[hit]
+        self.best[where], self.reached[where], self.fooled[where] = candidates[row], value[row], lost[row]
+        return len(where)
+
+    def settle(self, result: Tensor, fooled: Tensor) -> _Images:
+        """Write what fooled the model into the results (N, C, H, W) and (N,), and return the other images."""
+        if not self.fooled.any():
+            return self
+        done = self.index[self.fooled]
+        result[done], fooled[done] = self.best[self.fooled], True
+        return _Images(**{each.name: getattr(self, each.name)[~self.fooled] for each in fields(self)})
 
 
 def side(share: float, height: int, width: int, *, bump: bool) -> int:
