@@ -192,6 +192,8 @@ def fit(
     state.restore(folder / "checkpoint.pt", record)
     if fabric.is_global_zero:
         files.write_json(folder / "run.json", record)
+    for logger in fabric.loggers:
+        logger.log_hyperparams(asdict(run))
     for epoch in range(state.epoch, run.recipe.epochs):
         start = time.perf_counter()
         sums = job.train(epoch, state.last)
