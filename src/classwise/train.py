@@ -37,6 +37,7 @@ from classwise.memory import peak_memory
 from classwise.methods.base import Epoch, Method, Pass, Step, weakened
 from classwise.metrics import summaries
 from classwise.metrics.stats import ClassStats
+from classwise.models import folding
 from classwise.models.checkpoint import save_weights
 from classwise.noise import Noise
 from classwise.recipes import Recipe
@@ -126,6 +127,7 @@ class TrainStep(nn.Module):
         self.seed = seed
         self.perturbation = perturbation
         self.mean = mean
+        self.pairs = folding.pairs(model)
 
     def forward(self, x: Tensor, y: Tensor, index: Tensor, epoch: int, reach: float) -> Step:
         """Return the method's step on a batch.
@@ -138,7 +140,7 @@ class TrainStep(nn.Module):
             reach: share of radius and step that attacks have, 0 … 1.
         """
         noise = Noise(self.seed, index).fold("attack", epoch)
-        with weakened(self.method, reach):
+        with weakened(self.method, reach), folding.folded(self.pairs):
             if self.perturbation is not None and epoch >= self.perturbation.start:
                 return self.perturbation.step(self.method, self.model, x, y, noise, self.mean)
             step: Step = self.method(self.model, x, y, noise)
