@@ -7,6 +7,7 @@ import copy
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from classwise.models import folding, load_model
 
@@ -140,6 +141,30 @@ def test_layers_with_and_without_bias_and_weights_give_the_same(affine: bool, bi
 @pytest.mark.parametrize("kind", [Twice, ConvAgain, NormAgain, Choosing, OfAnotherKind, WithoutStatistics, Replaced])
 def test_where_folding_would_change_the_function_nothing_is_found(kind: type[nn.Module]) -> None:
     assert folding.pairs(kind()) == ()
+
+
+class Inheriting(nn.Conv2d):
+    """A convolution that leaves the pass as it is."""
+
+
+def halved(conv: nn.Conv2d) -> nn.Module:
+    """Let the weight be half of what is trained."""
+
+    class Half(nn.Module):
+        def forward(self, weight: Tensor) -> Tensor:
+            return weight / 2
+
+    return parametrize.register_parametrization(conv, "weight", Half())
+
+
+@pytest.mark.parametrize("conv", [Inheriting(2, 3, 3, padding=1), halved(nn.Conv2d(2, 3, 3, padding=1))])
+def test_convolutions_of_other_classes_that_convolve_alike_are_folded(conv: nn.Module) -> None:
+    model = conv_and_norm()
+    model[0] = conv.double()
+    plain, found = passed(model), folding.pairs(model)
+    assert len(found) == 1
+    with folding.folded(found):
+        torch.testing.assert_close(passed(model), plain, rtol=1e-12, atol=1e-12)
 
 
 def test_weights_that_change_meanwhile_are_followed() -> None:

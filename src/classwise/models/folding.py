@@ -54,7 +54,7 @@ def pairs(model: nn.Module) -> tuple[Pair, ...]:
     """
     try:
         with torch.random.fork_rng(devices=[]):
-            graph = fx.Tracer().trace(copy.deepcopy(model).eval())
+            graph = _Tracer().trace(copy.deepcopy(model).eval())
     except Exception:  # whatever the model's own code raises where it finds no tensor
         return ()
     calls = Counter(node.target for node in graph.nodes if node.op == "call_module")
@@ -90,6 +90,13 @@ def folded_weights(conv: nn.Conv2d, norm: nn.BatchNorm2d | nn.SyncBatchNorm) -> 
     mean = norm.running_mean if conv.bias is None else norm.running_mean - conv.bias
     bias = -mean * scale + norm.bias if norm.affine else -mean * scale
     return conv.weight * scale[:, None, None, None], bias
+
+
+class _Tracer(fx.Tracer):
+    """Records a convolution of another class as one layer too; whether it may be folded is judged afterwards."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return isinstance(m, nn.Conv2d) or super().is_leaf_module(m, module_qualified_name)
 
 
 def _convolved(conv: nn.Conv2d, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
