@@ -39,6 +39,7 @@ KINDS: dict[str, registry.Kind] = {
     "models": "model",
     "data": "data",
     "recipes": "recipe",
+    "loggers": "logger",
 }
 
 # A file of the user's with one model for every mistake.
@@ -433,28 +434,6 @@ def test_a_model_in_train_mode_is_evaluated_in_eval_mode(run: Run, tmp_path: Pat
     assert (one.correct() == other.correct()).all()
 
 
-def test_tensorboard_is_written_beside_the_run(run: Run, tmp_path: Path) -> None:
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    assert run("train", "standard", *TINY, "--out", "run", "--tensorboard").status == 0
-    (file,) = (tmp_path / "run").rglob("events.out.tfevents.*")
-    events = EventAccumulator(str(file))
-    events.Reload()
-    assert [event.step for event in events.Scalars("valid/robust/worst")] == [1, 2, 3]
-
-
-def test_a_missing_tensorboard_is_said_before_training(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def missing(*_: Any, **__: Any) -> None:
-        raise ModuleNotFoundError("No module named 'tensorboard'")
-
-    monkeypatch.setattr("classwise.arguments.TensorBoardLogger", missing)
-    done = run("train", "standard", *TINY, "--out", "run", "--tensorboard")
-    assert_one_sentence(done, "pip install 'classwise[tensorboard]'")
-    assert not (tmp_path / "run").exists()
-
-
 def test_averaged_weights_are_selected_saved_and_evaluated_by_name(run: Run, tmp_path: Path) -> None:
     done = run("train", "at", *TINY, "--wrappers", "awp(gamma=0.005),ema(decay=0.9)", "--out", "run")
     assert done.status == 0
@@ -668,6 +647,8 @@ BAD = [
     ((*TRAIN, "--wrappers", "emma"), ["wrapper 'emma'", "did you mean 'ema'"]),
     ((*TRAIN, "--wrappers", "ema(deca=0.9)"), ["deca"]),
     ((*TRAIN, "--wrappers", "ema,ema"), ["named twice"]),
+    ((*TRAIN, "--loggers", "tensorbord"), ["logger 'tensorbord'", "did you mean 'tensorboard'"]),
+    ((*TRAIN, "--loggers", "tensorboard(colour=1)"), ["colour"]),
     ((*TRAIN, "--eps", "0"), ["radius to train at is 0"]),
     ((*TRAIN, "--eps", "-0.1"), ["-0.1"]),
     ((*TRAIN, "--limit", "5"), ["5 training images for 10 classes"]),

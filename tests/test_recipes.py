@@ -37,6 +37,15 @@ def test_the_cyclic_rate_is_a_triangle_with_its_peak_at_two_fifths(share: float,
     assert Recipe(epochs=20, lr=0.4, schedule="cyclic").rate(20 * share) == pytest.approx(0.4 * part, abs=1e-15)
 
 
+@pytest.mark.parametrize(("progress", "share"), [(0, 0), (0.5, 0.125), (1, 0.25), (3, 0.75), (4, 1), (9, 1)])
+def test_the_reach_of_the_attack_grows_linearly_to_the_whole(progress: float, share: float) -> None:
+    assert Recipe(epochs=9, eps_warmup=4).reach(progress) == share
+
+
+def test_without_warm_up_the_attack_has_its_whole_reach_from_the_start() -> None:
+    assert {Recipe(epochs=3).reach(t) for t in (0, 0.01, 1, 3)} == {1.0}
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_a_registered_recipe_has_a_rate_between_zero_and_its_peak_all_along(name: str) -> None:
     recipe = registry.build("recipe", name)
@@ -117,6 +126,10 @@ def test_milestones_may_come_as_a_list() -> None:
         ("step_size", -0.1),
         ("step_size", "a"),
         ("step_size", math.inf),
+        ("eps_warmup", -1),
+        ("eps_warmup", 1.5),
+        ("eps_warmup", 5),
+        ("eps_warmup", "a"),
         ("attack_mode", "test"),
         ("normalize", "no"),
         ("holdout", -0.1),

@@ -27,6 +27,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from classwise import divergence, files, registry, selection, train
+from classwise.attacks import PGD
 from classwise.data import Images
 from classwise.errors import InputError
 from classwise.methods import Epoch, Method, Pass, Standard, Step
@@ -1112,6 +1113,79 @@ def test_a_training_attack_uses_the_steps_and_the_mode_of_the_recipe() -> None:
     assert (run.attack.steps, run.attack.mode, run.attack.start, run.attack.keep) == (7, "train", "uniform", "last")
     assert run.attack.length == pytest.approx(2 / 255)
     assert replace(run, recipe=replace(RECIPE, step_size=0.01)).attack.length == 0.01
+
+
+# BatchNorm in training attacks
+
+
+def convolutional() -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        layers = [nn.Conv2d(1, 6, 3), nn.BatchNorm2d(6), nn.Tanh(), nn.Flatten(), nn.Linear(24, 3)]
+        return nn.Sequential(*layers)
+
+
+@pytest.mark.parametrize(("mode", "passes"), [("eval", 1), ("train", 3)])
+def test_an_attack_in_eval_mode_makes_no_pass_over_batchnorm_and_the_step_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: Any, passes: int
+) -> None:
+    calls, batch_norm = [], nn.functional.batch_norm
+
+    def spy(*given: Any, **settings: Any) -> Tensor:
+        calls.append(given[0])
+        return batch_norm(*given, **settings)
+
+    monkeypatch.setattr(nn.functional, "batch_norm", spy)
+    recipe = replace(RECIPE, epochs=1, attack_mode=mode, holdout=0.0)
+    go(tmp_path, method="at", model=convolutional(), recipe=recipe)
+    assert len(calls) == 3 * passes  # of three steps, whose attack has two gradients each
+
+
+@pytest.mark.parametrize("method", ["at", "trades", "fat"])
+@pytest.mark.parametrize("wrappers", ["", "awp(gamma=0.05)"])
+def test_folding_batchnorm_changes_a_run_by_rounding_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, wrappers: str
+) -> None:
+    logs = [go(tmp_path / "folded", method=method, wrappers=wrappers, model=convolutional())]
+    monkeypatch.setattr("classwise.models.folding.pairs", lambda model: ())
+    logs += [go(tmp_path / "plain", method=method, wrappers=wrappers, model=convolutional())]
+    folded, plain = ([line["train"]["robust"]["loss"] for line in log] for log in logs)
+    assert folded[0] == pytest.approx(plain[0], rel=1e-5)
+    # The sign of a gradient near 0 turns on rounding, and what is trained on it drifts.
+    assert folded == pytest.approx(plain, rel=0.01)
+
+
+# Warm-up of the radius
+
+WARM = replace(RECIPE, eps_warmup=3)
+
+
+def test_radius_and_step_grow_with_every_step_and_validation_has_the_whole_radius(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used: dict[str, list[tuple[float, float]]] = {"last": [], "success": []}
+    attack = PGD.__call__
+
+    def spy(self: PGD, *arguments: Any, **settings: Any) -> Tensor:
+        used[self.keep].append((self.threat.eps, self.length))
+        return attack(self, *arguments, **settings)
+
+    monkeypatch.setattr(PGD, "__call__", spy)
+    go(tmp_path, method="at", recipe=WARM)
+    shares = [min(1.0, number / 9) for number in range(1, 13)]  # three steps an epoch
+    np.testing.assert_allclose(used["last"], [(share * 0.05, share * 0.0125) for share in shares], rtol=1e-12)
+    assert set(used["success"]) == {(0.05, 0.0125)}
+
+
+@pytest.mark.parametrize(("method", "wrappers"), [*((name, "") for name in METHODS), ("trades", "awp")])
+def test_a_run_stopped_while_its_radius_grows_goes_on_to_the_same_end_bit_for_bit(
+    tmp_path: Path, method: str, wrappers: str
+) -> None:
+    go(tmp_path / "whole", method=method, recipe=WARM, wrappers=wrappers)
+    with pytest.raises(Crash):
+        go(tmp_path / "stopped", method=method, recipe=WARM, wrappers=wrappers, watch=crash_at(1, 2))
+    go(tmp_path / "stopped", method=method, recipe=WARM, wrappers=wrappers)
+    assert_same(tmp_path / "stopped", tmp_path / "whole")
 
 
 # Several processes

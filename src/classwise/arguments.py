@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning_fabric import Fabric
-from lightning_fabric.loggers.tensorboard import TensorBoardLogger
+from lightning_fabric.loggers.logger import Logger
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from torch import nn
 
@@ -179,26 +179,22 @@ def fabric(
     devices: int,
     num_nodes: int = 1,
     precision: str = "32-true",
-    logs: Path | None = None,
+    loggers: Sequence[Logger] = (),
     strategy: str = "auto",
 ) -> Fabric:
     """Make and launch Fabric; it recognises torchrun, SLURM and other launchers by their environment.
 
     Raises:
-        InputError: the accelerator or the number of devices is not to be had, or TensorBoard is not installed.
+        InputError: the accelerator or the number of devices is not to be had.
     """
     devices, num_nodes = processes(devices, num_nodes)
     if accelerator == "auto":  # other accelerators than these two cannot sum in float64
         accelerator = "cuda" if torch.cuda.is_available() else "cpu"
     settings: dict[str, Any] = {"accelerator": accelerator, "devices": devices, "num_nodes": num_nodes}
-    try:
-        loggers = [] if logs is None else [TensorBoardLogger(logs, name="tensorboard")]
-    except ModuleNotFoundError as error:
-        raise InputError("TensorBoard is not installed; run pip install 'classwise[tensorboard]'.") from error
     if strategy == "auto" and devices * num_nodes > 1:
         strategy = "ddp"
     try:
-        made = Fabric(**settings, strategy=strategy, precision=precision, loggers=loggers)  # type: ignore[arg-type]
+        made = Fabric(**settings, strategy=strategy, precision=precision, loggers=list(loggers))  # type: ignore[arg-type]
     except (ValueError, RuntimeError, TypeError, MisconfigurationException) as error:
         reason = re.split(r"\.\s", str(error))[0].rstrip(".")
         raise InputError(f"Cannot use {devices} x {accelerator}: {reason}.") from error

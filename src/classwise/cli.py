@@ -23,8 +23,8 @@ from classwise import __version__
 from classwise.errors import InputError
 from classwise.registry import unknown
 
-Listed = Literal["attacks", "suites", "plans", "losses", "methods", "wrappers", "models", "data", "recipes"]
-_SWITCHES = ("download", "tensorboard", "sync_batchnorm")
+Listed = Literal["attacks", "suites", "plans", "losses", "methods", "wrappers", "models", "data", "recipes", "loggers"]
+_SWITCHES = ("download", "sync_batchnorm")
 # How jsonargparse's messages become the end of one plain sentence.
 _PLAIN = (
     (r'Parser key "(\w+)":', r"\1:"),
@@ -70,7 +70,7 @@ def train_model(
     strategy: Literal["auto", "ddp"] = "auto",
     sync_batchnorm: bool = False,
     precision: Literal["32-true", "bf16-mixed"] = "32-true",
-    tensorboard: bool = False,
+    loggers: str = "",
     download: bool = False,
 ) -> None:
     """Train a network with a defence; an interrupted run goes on where it stopped.
@@ -93,10 +93,11 @@ def train_model(
         strategy: auto, or ddp also for one process.
         sync_batchnorm: let BatchNorm see the batches of all processes; GPUs only.
         precision: arithmetic of the training steps.
-        tensorboard: also log for TensorBoard (extra `tensorboard`).
+        loggers: where to log besides, such as `tensorboard,wandb(project="mine")`; see `classwise list loggers`.
         download: fetch the data set into --data-dir if it is missing.
     """
     from classwise import arguments, registry, terminal
+    from classwise import loggers as logging
     from classwise.train import Run, fit
 
     images = arguments.training_images(data, data_dir, limit, seed, download)
@@ -107,11 +108,13 @@ def train_model(
     defence = registry.build("method", method, len(images.classes), run.attack)
     run = replace(run, model=arguments.headed(run.model, defence.head))
     network = arguments.model(run.model, images, seed)
-    fabric = arguments.fabric(accelerator, devices, num_nodes, precision, out if tensorboard else None, strategy)
+    fabric = arguments.fabric(accelerator, devices, num_nodes, precision, logging.build(loggers, out), strategy)
     if sync_batchnorm:
         network = arguments.synchronised(network, fabric)
     with terminal.training(run, images, out, quiet=not fabric.is_global_zero) as watch:
         log = fit(fabric, network, defence, images, run, out, watch)
+    for logger in fabric.loggers:
+        logger.finalize("success")
     if fabric.is_global_zero:
         terminal.trained(log, out)
 
@@ -222,7 +225,7 @@ def list_names(what: Listed) -> None:
     """Show what settings and options can name, each with one line and its source.
 
     Args:
-        what: attacks, suites, plans, losses, methods, wrappers, models, data or recipes.
+        what: attacks, suites, plans, losses, methods, wrappers, models, data, recipes or loggers.
     """
     from classwise import registry, terminal
 
@@ -236,6 +239,7 @@ def list_names(what: Listed) -> None:
         "models": "model",
         "data": "data",
         "recipes": "recipe",
+        "loggers": "logger",
     }
     terminal.entries(registry.entries(kinds[what]))
 

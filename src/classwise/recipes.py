@@ -29,6 +29,8 @@ class Recipe:
         augment: name of the augmentation: "none", "crop" or "crop-flip".
         steps: gradients of the training attack.
         step_size: its step in [0, 1] pixel units; None for eps/4 (2/255 at 8/255).
+        eps_warmup: epochs over which its radius and step grow linearly from 0 to their full size. Our design, for
+            radii at which training from scratch stays at chance, such as 0.3 on MNIST.
         attack_mode: mode of BatchNorm while the training attack runs.
         normalize: whether the model's first layer takes off the mean and divides by the deviation of the training
             images, by channel.
@@ -48,6 +50,7 @@ class Recipe:
     augment: str = "crop-flip"
     steps: int = 10
     step_size: float | None = None
+    eps_warmup: int = 0
     attack_mode: Mode = "eval"
     normalize: bool = True
     holdout: float = 0.02
@@ -67,6 +70,10 @@ class Recipe:
             return self.lr * (share / 0.4 if share < 0.4 else max(0.0, (1 - share) / 0.6))
         return self.lr * 0.5 * (1 + math.cos(math.pi * min(1.0, share)))
 
+    def reach(self, progress: float) -> float:
+        """Return the share of its radius and step that the training attack has after ``progress`` epochs, 0 … 1."""
+        return 1.0 if progress >= self.eps_warmup else progress / self.eps_warmup
+
 
 def _rules(recipe: Recipe) -> Iterator[tuple[str, bool, str]]:
     """Yield the name of each setting, whether it keeps its rule, and the rule."""
@@ -81,6 +88,8 @@ def _rules(recipe: Recipe) -> Iterator[tuple[str, bool, str]]:
     yield "augment", isinstance(recipe.augment, str), "the name of an augmentation"
     yield "steps", _whole(recipe.steps, 1), "a whole number of at least 1"
     yield "step_size", recipe.step_size is None or _number(recipe.step_size), "a finite number of at least 0"
+    warmup = _whole(recipe.eps_warmup, 0) and recipe.eps_warmup <= recipe.epochs
+    yield "eps_warmup", warmup, "a whole number of at least 0 and at most epochs"
     yield "attack_mode", recipe.attack_mode in get_args(Mode), f"one of {', '.join(get_args(Mode))}"
     yield "normalize", isinstance(recipe.normalize, bool), "True or False"
     yield "holdout", _number(recipe.holdout, below=1), "a number of at least 0 and below 1"

@@ -1,4 +1,4 @@
-"""What settings files and the command line can name: attacks, losses, methods, wrappers, models, data, recipes.
+"""What settings files and the command line can name: attacks, losses, methods, models, data, recipes and more.
 
 A file that is present is active: the first look-up of a kind imports every module of the package that
 holds it, and each module registers what it defines.
@@ -17,7 +17,7 @@ from typing import Any, Literal, TypeVar, get_args
 
 from classwise.errors import InputError
 
-Kind = Literal["attack", "suite", "plan", "loss", "method", "model", "data", "recipe", "wrapper"]
+Kind = Literal["attack", "suite", "plan", "loss", "method", "model", "data", "recipe", "wrapper", "logger"]
 Built = TypeVar("Built", bound=Callable[..., Any])
 
 _HOMES: dict[Kind, str] = {
@@ -30,6 +30,7 @@ _HOMES: dict[Kind, str] = {
     "data": "classwise.data",
     "recipe": "classwise.recipes",
     "wrapper": "classwise.wrappers",
+    "logger": "classwise.loggers",
 }
 
 

@@ -34,9 +34,10 @@ from classwise.errors import InputError
 from classwise.evaluation import environment
 from classwise.losses import cross_entropy
 from classwise.memory import peak_memory
-from classwise.methods.base import Epoch, Method, Pass, Step
+from classwise.methods.base import Epoch, Method, Pass, Step, weakened
 from classwise.metrics import summaries
 from classwise.metrics.stats import ClassStats
+from classwise.models import folding
 from classwise.models.checkpoint import save_weights
 from classwise.noise import Noise
 from classwise.recipes import Recipe
@@ -126,13 +127,23 @@ class TrainStep(nn.Module):
         self.seed = seed
         self.perturbation = perturbation
         self.mean = mean
+        self.pairs = folding.pairs(model)
 
-    def forward(self, x: Tensor, y: Tensor, index: Tensor, epoch: int) -> Step:
-        """Return the method's step on a batch; images (N, C, H, W), labels and positions (N,)."""
+    def forward(self, x: Tensor, y: Tensor, index: Tensor, epoch: int, reach: float) -> Step:
+        """Return the method's step on a batch.
+
+        Args:
+            x: images (N, C, H, W).
+            y: labels (N,).
+            index: positions of the images in the data set (N,).
+            epoch: epochs finished before this one.
+            reach: share of radius and step that attacks have, 0 … 1.
+        """
         noise = Noise(self.seed, index).fold("attack", epoch)
-        if self.perturbation is not None and epoch >= self.perturbation.start:
-            return self.perturbation.step(self.method, self.model, x, y, noise, self.mean)
-        step: Step = self.method(self.model, x, y, noise)
+        with weakened(self.method, reach), folding.folded(self.pairs):
+            if self.perturbation is not None and epoch >= self.perturbation.start:
+                return self.perturbation.step(self.method, self.model, x, y, noise, self.mean)
+            step: Step = self.method(self.model, x, y, noise)
         return step
 
 
@@ -183,6 +194,8 @@ def fit(
     state.restore(folder / "checkpoint.pt", record)
     if fabric.is_global_zero:
         files.write_json(folder / "run.json", record)
+    for logger in fabric.loggers:
+        logger.log_hyperparams(asdict(run))
     for epoch in range(state.epoch, run.recipe.epochs):
         start = time.perf_counter()
         sums = job.train(epoch, state.last)
@@ -311,7 +324,9 @@ class _Job:
         index, y = images.index[batch], images.y[batch]
         for group in optimizer.param_groups:
             group["lr"] = self.run.recipe.rate(epoch + number / self.steps)
-        step: Step = self.wrapped(self._augmented(batch, epoch), y, index, epoch)
+        # That of the step's end: no step attacks with a radius of 0.
+        reach = self.run.recipe.reach(epoch + (number + 1) / self.steps)
+        step: Step = self.wrapped(self._augmented(batch, epoch), y, index, epoch, reach)
         optimizer.zero_grad(set_to_none=True)
         self.fabric.backward(step.loss)
         gradients = [weight.grad for weight in self.wrapped.parameters() if weight.grad is not None]

@@ -16,6 +16,7 @@ import classwise.methods
 from classwise import registry
 from classwise.losses import cross_entropy
 from classwise.methods import Epoch, Method, Pass, Step
+from classwise.methods.base import weakened
 from classwise.metrics.stats import ClassStats
 
 NAMES = registry.names("method")
@@ -167,6 +168,45 @@ def test_everything_that_an_epoch_changes_is_in_the_state(name: str) -> None:
     method.end_epoch(epoch(LABELS["unbalanced"], 3))
     after = {key: value for key, value in vars(method).items() if not key.startswith("_")}
     assert settings == after, "what changes while training must be a buffer"
+
+
+@every_method
+def test_weakened_every_image_that_the_network_sees_is_within_its_share_of_the_radius(name: str) -> None:
+    model, y = network(name), LABELS["balanced"]
+    x, noise = batch(y)
+    seen: list[Tensor] = []
+    model.register_forward_pre_hook(lambda _, given: seen.append(given[0].detach().clone()))
+    method = build(name)
+    kept = method.attack
+    with weakened(method, 0.25):
+        method(model, x, y, noise)
+        reached = [float((given - x).abs().max()) for given in seen if len(given) == len(x)]
+    assert max(reached) <= 0.025 + 1e-6
+    # Two of its three steps of half the radius carry most pixels to the border.
+    assert max(reached) > 0.02 or name == "standard"
+    assert method.attack is kept
+
+
+@every_method
+def test_weakened_by_nothing_a_method_is_as_it_was(name: str) -> None:
+    method = build(name)
+    with weakened(method, 1.0):
+        whole = step(method, network(name), LABELS["balanced"])
+    assert torch.equal(whole.loss, step(build(name), network(name), LABELS["balanced"]).loss)
+
+
+def test_the_attacks_of_a_method_inside_a_method_are_weakened_and_put_back_after_an_error() -> None:
+    outer = build("at")
+    inner = outer.base = build("trades")
+
+    def fail() -> None:
+        with weakened(outer, 0.5):
+            assert (outer.attack.threat.eps, inner.attack.threat.eps, inner.attack.length) == (0.05, 0.05, 0.025)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert (outer.attack.threat.eps, inner.attack.threat.eps) == (0.1, 0.1)
 
 
 @every_method

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -55,7 +57,8 @@ class Method(nn.Module):
     """A training method: settings in attributes, class state in buffers, the loss of a batch in forward.
 
     Attributes:
-        attack: crafts the training images.
+        attack: crafts the training images. A method may keep other attacks in attributes of any name, as long as
+            they have a ``threat`` and, as PGD does, ``scaled``; what depends on the radius reads it there in forward.
         num_classes: number of classes.
         head: the last layer that the network must have, as ``models.heads`` reads it, such as "cosine(scale=10)";
             None for whatever it has. ``classwise train`` puts it there.
@@ -81,6 +84,30 @@ class Method(nn.Module):
 
     def end_epoch(self, epoch: Epoch) -> None:
         """Adapt the class state; nothing, unless the method says otherwise."""
+
+
+@contextmanager
+def attacks_replaced(method: Method, change: Callable[[Any], Any]) -> Iterator[None]:
+    """Put ``change(attack)`` in the place of each attack of a method and of methods inside it; then put all back."""
+    owners = [each for each in method.modules() if isinstance(each, Method)]
+    held = [
+        (owner, name, value)
+        for owner in owners
+        for name, value in vars(owner).items()
+        if callable(value) and hasattr(value, "threat")
+    ]
+    for owner, name, attack in held:
+        setattr(owner, name, change(attack))
+    try:
+        yield
+    finally:
+        for owner, name, attack in held:
+            setattr(owner, name, attack)
+
+
+def weakened(method: Method, share: float) -> AbstractContextManager[None]:
+    """Let every attack of a method have ``share`` times its radius and its step, share in 0 … 1."""
+    return nullcontext() if share == 1 else attacks_replaced(method, lambda attack: attack.scaled(share))
 
 
 def number(name: str, value: float, least: float = 0.0) -> float:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from classwise.errors import InputError
-from classwise.methods.base import Method, Step
+from classwise.methods.base import Method, Step, attacks_replaced
 from classwise.noise import Noise
 from classwise.registry import register
 
@@ -171,15 +171,9 @@ class _Taped:
 @contextmanager
 def crafting_once(method: Method) -> Iterator[Tape]:
     """Let every attack of a method attack in its first pass and repeat its result in the second."""
-    attacks = {name: value for name, value in vars(method).items() if callable(value) and hasattr(value, "threat")}
     tape = Tape()
-    for name, attack in attacks.items():
-        setattr(method, name, _Taped(attack, tape))
-    try:
+    with attacks_replaced(method, lambda attack: _Taped(attack, tape)):
         yield tape
-    finally:
-        for name, attack in attacks.items():
-            setattr(method, name, attack)
 
 
 @contextmanager
