@@ -278,3 +278,22 @@ def test_with_a_fixed_shape_no_bit_depends_on_the_batch() -> None:
         assert (other.margins["clean"] == found[0].margins["clean"]).all()
         assert (other.margins["pgd(steps=2)"] == found[0].margins["pgd(steps=2)"]).all()
         assert (other.distances["pgd(steps=2)"] == found[0].distances["pgd(steps=2)"]).all()
+
+
+@pytest.mark.parametrize("batch", [1, 64])
+def test_a_search_in_bfloat16_is_judged_in_float32(batch: int) -> None:
+    """Every image it breaks is wrong in float32, and it breaks nearly what the search in float32 breaks."""
+    model = convolutional()
+    data, attacks = pictures(model, 120), build("pgd(steps=4)", ThreatModel("Linf", 0.02))
+    exact, half = (
+        evaluate(model, data, attacks, batch_size=batch, search_precision=precision)  # type: ignore[arg-type]
+        for precision in ("float32", "bfloat16")
+    )
+    assert half.header["search_precision"] == "bfloat16"
+    assert half.header["identity"] != exact.header["identity"]
+    assert half.header["logits"] == exact.header["logits"]
+    assert (half.outcomes.margins["clean"] == exact.outcomes.margins["clean"]).all()
+    assert not (half.outcomes.margins["pgd(steps=4)"] == exact.outcomes.margins["pgd(steps=4)"]).all()
+    assert abs(int(half.outcomes.correct().sum()) - int(exact.outcomes.correct().sum())) <= 2
+    broken = ~half.outcomes.correct("pgd(steps=4)")
+    assert (half.outcomes.margins["pgd(steps=4)"][broken & half.outcomes.correct("clean")] >= 0).all()

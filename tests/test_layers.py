@@ -42,7 +42,7 @@ MAY_IMPORT = {
     "flags": {"errors", "losses", "attacks", "metrics"},
     "probe": {"losses", "noise", "threat", "attacks", "flags"},
     "memory": set(),
-    "engine": LAYER_1 | {"records"},
+    "engine": LAYER_1 | {"memory", "records"},
     "ladder": {"noise", "attacks", "metrics", "engine"},
     "evaluation": LAYER_2 | {"__init__", "memory", "records", "engine", "ladder", "flags", "probe"},
     "report": {"errors", "files", "metrics"},

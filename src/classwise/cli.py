@@ -131,6 +131,7 @@ def evaluate_model(
     limit: int | None = None,
     batch_size: int | None = None,
     fixed_shape: int | None = None,
+    search_precision: Literal["float32", "bfloat16"] = "float32",
     seed: int = 0,
     out: Path | None = None,
     accelerator: str = "auto",
@@ -152,6 +153,7 @@ def evaluate_model(
         limit: attack a stratified sample of this many images.
         batch_size: images attacked at once, what memory holds if not given; does not change a verdict.
         fixed_shape: images in every single pass, for verdicts that are equal to the last bit on any batch size.
+        search_precision: what attacks compute in, float32 or bfloat16; verdicts are float32 either way.
         seed: of the sample and of the attacks.
         out: folder for result.json and outcomes.npz; nothing is written if not given.
         accelerator: cpu, cuda or auto.
@@ -175,6 +177,7 @@ def evaluate_model(
             audit=audit,
             batch_size=batch_size,
             fixed_shape=fixed_shape,
+            search_precision=search_precision,
             directory=out,
             fabric=fabric,
             watch=watch,

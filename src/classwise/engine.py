@@ -23,6 +23,7 @@ from classwise.attacks.plan import Stage
 from classwise.data.images import ImageSet, batches
 from classwise.errors import InputError
 from classwise.losses import margin
+from classwise.memory import give_back
 from classwise.noise import Noise
 from classwise.records import Clean, Records, Row, Turn
 
@@ -54,7 +55,8 @@ class Engine:
     """One process's part of an evaluation.
 
     Attributes:
-        model: in eval mode, on the device.
+        model: in eval mode, on the device; settles the verdicts.
+        searched: the same function, as attacks pass images through it.
         data: all images, of every process.
         records: what this process has found out.
         seed: of the attacks' random numbers.
@@ -65,6 +67,7 @@ class Engine:
     """
 
     model: nn.Module
+    searched: nn.Module
     data: ImageSet
     records: Records
     seed: int
@@ -93,6 +96,7 @@ class Engine:
         clean, mine = self.records.clean, self.mine
         for positions, x, y in self._batches(mine & (clean.tried == 0)):
             self._in_parts(partial(self._look, clean), positions, x, y)
+            give_back()
             self.records.save_if_due()
             self._show("clean", mine, clean.tried, clean.prediction)
         return self.records.add_up_clean(self.total)
@@ -125,6 +129,7 @@ class Engine:
             start = perf_counter()
             self._in_parts(partial(self._attack, turn, stage, path), positions, x, y)
             turn.seconds += perf_counter() - start
+            give_back()
             self.records.save_if_due()
             still = torch.where(turn.tried == 1, turn.prediction, row.prediction)
             self._show(label, mine, turn.tried, still)
@@ -132,7 +137,7 @@ class Engine:
 
     def _attack(self, turn: Turn, stage: Stage, path: Path, positions: Tensor, x: Tensor, y: Tensor) -> None:
         noise = Noise(self.seed, self.data.index[positions].to(x.device), path)
-        x_adv = _with_room(stage.attack, self.batch_size)(self.model, x, y, noise=noise)
+        x_adv = _with_room(stage.attack, self.batch_size)(self.searched, x, y, noise=noise)
         valid, logits = stage.attack.threat.contains(x_adv, x), forward(self.model, x_adv)
         predicted, clean = predict(logits, y), self.records.clean
         # For a candidate outside the set the clean verdict stands.

@@ -33,6 +33,7 @@ from classwise.metrics.outcomes import CLEAN, Outcomes
 from classwise.metrics.result import Result
 from classwise.models.checkpoint import weights_sha256
 from classwise.models.fixed_shape import FixedShape
+from classwise.models.searched import Precision, Searched
 from classwise.noise import Noise
 from classwise.probe import probe
 from classwise.records import Clean, Records, Row, Turn
@@ -53,6 +54,7 @@ def evaluate(
     audit: float = AUDIT,
     batch_size: int | None = None,
     fixed_shape: int | None = None,
+    search_precision: Precision = "float32",
     device: torch.device | str | None = None,
     directory: Path | str | None = None,
     fabric: Fabric | None = None,
@@ -72,6 +74,8 @@ def evaluate(
         batch_size: images attacked at once; does not change a verdict. None for what memory holds.
         fixed_shape: pass exactly so many images at a time, the last ones filled up, so that verdicts stay the same
             to the last bit where kernels round differently by the number of images; None for any number.
+        search_precision: what the attacks compute in: "float32", or "bfloat16" on hardware that is faster with it. A
+            candidate counts only if it fools the model in float32.
         device: where to compute; the model's own device if None.
         directory: where ``result.json`` and ``outcomes.npz`` are written; an interrupted evaluation with the same
             settings goes on from there, and a finished one is returned as it is. Where the folder holds a finished
@@ -90,7 +94,7 @@ def evaluate(
     """
     where = torch.device(device or (fabric.device if fabric else _device(model)))
     folder, watch = None if directory is None else Path(directory), watch or (lambda snapshot: None)
-    settings = _Settings(seed, audit, batch_size, fixed_shape, where, name)
+    settings = _Settings(seed, audit, batch_size, fixed_shape, search_precision, where, name)
     job = _Job(model, data, attacks, settings, folder, fabric, watch)
     _check(job)
     earlier = _earlier(job)
@@ -113,6 +117,7 @@ class _Settings:
     audit: float
     batch_size: int | None
     fixed_shape: int | None
+    search_precision: Precision
     device: torch.device
     name: str | None
 
@@ -157,6 +162,8 @@ class _Job:
             parts.append({"audit": self.settings.audit})
         if self.settings.fixed_shape is not None:
             parts.append({"fixed_shape": self.settings.fixed_shape})
+        if self.settings.search_precision != "float32":
+            parts.append({"search_precision": self.settings.search_precision})
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     @property
@@ -208,13 +215,14 @@ def _ready(job: _Job) -> Iterator[tuple[Engine, list[flags.Flag]]]:
         with channels_last(model, x[:2]):
             ranks = 1 if job.fabric is None else job.fabric.world_size
             size = job.settings.batch_size or batch_that_fits(model, x[:2], ranks)
+            searched: nn.Module = Searched(model, x[:2], job.settings.search_precision)
             if job.settings.fixed_shape is not None:
-                model = FixedShape(model, job.settings.fixed_shape)
+                model, searched = (FixedShape(each, job.settings.fixed_shape) for each in (model, searched))
             few = max(1, min(_LOOK, size))
             seen += flags.look(model, x[:few], y[:few], job.data.classes)
             known = Records.open(len(job.data), job.partial, job.identity)
             known.save()  # a folder that cannot be written is noticed now, not hours later
-            yield Engine(model, job.data, known, job.settings.seed, size, device, job.fabric, job.watch), seen
+            yield Engine(model, searched, job.data, known, job.settings.seed, size, device, job.fabric, job.watch), seen
 
 
 _OF_THE_MODEL = ("zero_gradient", "non_deterministic", "in_forward_optimisation")
@@ -334,6 +342,7 @@ def _header(job: _Job, found: _Found) -> dict[str, Any]:
         **job.about,
         "identity": job.identity,
         "fixed_shape": job.settings.fixed_shape,
+        "search_precision": job.settings.search_precision,
         "device": str(job.settings.device),
         "environment": environment(),
         "flags": [flag.record() for flag in flags.distinct(found.flags)],
