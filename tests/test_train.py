@@ -24,6 +24,7 @@ from lightning_fabric import Fabric
 from lightning_fabric.loggers.tensorboard import TensorBoardLogger
 from lightning_fabric.plugins.environments import TorchElasticEnvironment
 from safetensors.torch import load_file
+from tests.methods import strategies
 from torch import Tensor, nn
 
 from classwise import divergence, files, registry, selection, train
@@ -99,7 +100,7 @@ def go(
     """Train a small network in a folder; what is not given is the same every time."""
     data = pictures() if data is None else data
     run = Run(name, method, recipe, threat, seed, wrappers)
-    defence = made or registry.build("method", method, len(data.classes), run.attack)
+    defence = made or strategies.method(method, len(data.classes), run.attack)
     model = network(len(data.classes)) if model is None else model
     if defence.head is not None and cosine_head(model) is None:
         with torch.random.fork_rng():

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import inspect
+from functools import cache
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
+from classwise import registry
 from classwise.attacks import PGD
+from classwise.methods import Method
 from classwise.models import put_head
+from classwise.models.teacher import Teacher
 from classwise.noise import Noise
 from classwise.threat import ThreatModel
 
@@ -53,3 +60,32 @@ class Watched(nn.Module):
 
 def attack(eps: float = 0.1, steps: int = 3, mode: str = "eval") -> PGD:
     return PGD(ThreatModel("Linf", eps), steps=steps, step_size=eps / 2, mode=mode)  # type: ignore[arg-type]
+
+
+def method(text: str, num_classes: int, attack: PGD) -> Method:
+    """Build a method by name, with what it needs beyond numbers: a teacher, superclasses."""
+    name, given = registry.parse(text)
+    asked = inspect.signature(registry.entry("method", name).build).parameters
+    makers = {"teacher": teacher, "groups": groups}
+    needed = {key: make(num_classes) for key, make in makers.items() if key in asked and key not in given}
+    built: Method = registry.build("method", text, num_classes, attack, **needed)
+    return built
+
+
+@cache
+def teacher(num_classes: int) -> Teacher:
+    """Return a network that has been trained on other images of the same kind."""
+    y = torch.arange(64 * num_classes) % num_classes
+    x, _ = batch(y)
+    model = network(num_classes, seed=1)
+    optimizer: Any = torch.optim.SGD(model.parameters(), lr=0.5, momentum=0.9)
+    for _ in range(40):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(x), y).backward()
+        optimizer.step()
+    return Teacher(model, "a tiny teacher")
+
+
+def groups(num_classes: int) -> tuple[tuple[int, ...], ...]:
+    """Return two superclasses: the even and the odd classes."""
+    return tuple(range(0, num_classes, 2)), tuple(range(1, num_classes, 2))

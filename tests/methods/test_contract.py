@@ -37,8 +37,7 @@ every_batch = pytest.mark.parametrize("case", LABELS)
 
 
 def build(name: str, num_classes: int = 3, eps: float = 0.1, mode: str = "eval") -> Method:
-    method: Method = registry.build("method", name, num_classes, attack(eps, mode=mode))
-    return method.train()
+    return strategies.method(name, num_classes, attack(eps, mode=mode)).train()
 
 
 def network(name: str, num_classes: int = 3) -> nn.Module:

@@ -3,6 +3,7 @@
 from classwise.methods.alp import ALP
 from classwise.methods.at import AT
 from classwise.methods.base import Epoch, Method, Pass, Step
+from classwise.methods.faal import FAAL
 from classwise.methods.fat import FAT
 from classwise.methods.gairat import GAIRAT
 from classwise.methods.he import HE
@@ -10,4 +11,4 @@ from classwise.methods.mart import MART
 from classwise.methods.standard import Standard
 from classwise.methods.trades import TRADES
 
-__all__ = ["ALP", "AT", "FAT", "GAIRAT", "HE", "MART", "TRADES", "Epoch", "Method", "Pass", "Standard", "Step"]
+__all__ = ["ALP", "AT", "FAAL", "FAT", "GAIRAT", "HE", "MART", "TRADES", "Epoch", "Method", "Pass", "Standard", "Step"]

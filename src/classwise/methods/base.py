@@ -116,3 +116,19 @@ def over_processes(value: Tensor) -> Tensor:
     value = value.clone()
     torch.distributed.all_reduce(value)
     return value
+
+
+def sums_by_class(value: Tensor, y: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
+    """Return how many images of each class the batch of all processes has, and the sum of their values, in float64.
+
+    Args:
+        value: one number an image, (N,); detached here.
+        y: true classes (N,).
+        num_classes: number of classes C.
+
+    Returns:
+        Counts (C,) and sums (C,).
+    """
+    rows = torch.stack([torch.ones_like(value, dtype=torch.float64), value.detach().double()])
+    count, total = over_processes(rows.new_zeros(2, num_classes).index_add_(1, y, rows))
+    return count, total
