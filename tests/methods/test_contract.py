@@ -31,6 +31,8 @@ LABELS = {
     "one class alone": torch.full((24,), 2),
 }
 SIZES = {"balanced": 3, "two classes": 2, "a hundred classes": 100, "unbalanced": 3, "one class alone": 3}
+MORE_PASSES = {"bat": 1}  # on images whose logits a step has no place for
+ROUNDING = {"bat": 0.1}  # of a loss in bfloat16, 0.05 for others: here a verdict decides which image is trained on
 
 every_method = pytest.mark.parametrize("name", NAMES)
 every_batch = pytest.mark.parametrize("case", LABELS)
@@ -118,7 +120,7 @@ def test_only_the_forward_passes_of_the_loss_move_batchnorm(name: str, mode: str
     model = network(name)
     made = step(build(name, mode=mode), model, LABELS["balanced"])
     passes = sum(logits is not None for logits in (made.logits, made.logits_adv))
-    assert int(model[2].num_batches_tracked) == passes
+    assert int(model[2].num_batches_tracked) == passes + MORE_PASSES.get(name, 0)
 
 
 @every_method
@@ -180,7 +182,7 @@ def test_mixed_precision_gives_nearly_the_same_loss(name: str) -> None:
     with torch.autocast("cpu", torch.bfloat16):
         made = step(build(name), copy.deepcopy(model), y)
     made.loss.backward()
-    assert float(made.loss.detach()) == pytest.approx(float(exact.detach()), rel=0.05)
+    assert float(made.loss.detach()) == pytest.approx(float(exact.detach()), rel=ROUNDING.get(name, 0.05))
 
 
 @every_method
