@@ -5,6 +5,7 @@ from classwise.methods.at import AT
 from classwise.methods.base import Epoch, Method, Pass, Step
 from classwise.methods.bat import BAT
 from classwise.methods.faal import FAAL
+from classwise.methods.fair_tat import FairTAT
 from classwise.methods.fat import FAT
 from classwise.methods.gairat import GAIRAT
 from classwise.methods.he import HE
