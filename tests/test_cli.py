@@ -7,6 +7,7 @@ import os
 import pickle
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -27,6 +28,7 @@ from classwise.attacks import PGD
 from classwise.cli import COMMANDS, main
 from classwise.errors import InputError
 from classwise.metrics.result import Result
+from classwise.models import load_model, weights_sha256
 
 TINY = ("--model", "digits_cnn", "--data", "digits", "--recipe", "digits(epochs=3, steps=2)", "--limit", "300")
 FAST = ("--limit", "40", "--attacks", "pgd(steps=3)")
@@ -466,6 +468,29 @@ def test_averaged_weights_are_selected_saved_and_evaluated_by_name(run: Run, tmp
     assert_one_sentence(run("evaluate", "run:run@swa-best", *FAST), "no swa-best.safetensors", "ema-best.safetensors")
 
 
+def test_a_student_learns_from_a_run(run: Run, trained: Path, tmp_path: Path) -> None:
+    assert run("train", f"rslad(teacher='run:{trained}', share=0.5)", *TINY, "--out", "run").status == 0
+    record = json.loads((tmp_path / "run/run.json").read_text())
+    assert record["teacher"] == {
+        "name": f"run:{trained}",
+        "sha256": weights_sha256(load_model(f"run:{trained}", num_classes=10, shape=(1, 8, 8))),
+    }
+    names = load_file(trained / "last.safetensors").keys()
+    assert load_file(tmp_path / "run/last.safetensors").keys() == names, "the student alone"
+    other = run("train", f"rslad(teacher='run:{trained}@last', share=0.5)", *TINY, "--out", "run")
+    assert_one_sentence(other, "holds a run with method")
+
+
+def test_a_teacher_whose_classes_have_other_names_is_refused(run: Run, trained: Path, tmp_path: Path) -> None:
+    shutil.copytree(trained, tmp_path / "teacher")
+    record = json.loads((trained / "run.json").read_text())
+    record["classes"][1:3] = record["classes"][2:0:-1]
+    (tmp_path / "teacher/run.json").write_text(json.dumps(record))
+    done = run("train", "rslad(teacher='run:teacher')", *TINY, "--out", "run")
+    assert_one_sentence(done, "has a class '2' where the data have '1'")
+    assert not (tmp_path / "run").exists()
+
+
 def test_synchronised_batchnorm_is_what_a_gpu_trains_with() -> None:
     class OnGpu:
         device = torch.device("cuda")
@@ -665,6 +690,13 @@ BAD = [
     ((*TRAIN, "--recipe", "digits(augment='crops')"), ["augmentation 'crops'", "did you mean 'crop'"]),
     ((*TRAIN, "--recipe", "digits(holdout=1)"), ["holdout is 1"]),
     (("train", "at(beta=6)", *TRAIN[2:]), ["beta"]),
+    (("train", "rslad", *TRAIN[2:]), ["RSLAD learns from a teacher", "teacher='run:FOLDER'"]),
+    (("train", "rslad(teacher='digits_cnn')", *TRAIN[2:]), ["'digits_cnn' has no weights", "ARCH@FILE"]),
+    (("train", "rslad(teacher=3)", *TRAIN[2:]), ["teacher 3 has no weights"]),
+    (("train", "rslad(teacher='run:nowhere')", *TRAIN[2:]), ["nowhere", "run.json"]),
+    (("train", "rslad(teacher='mine.py:seven')", *TRAIN[2:]), ["7 logits", "10 classes"]),
+    (("train", "rslad(teacher='mine.py:good', shar=1)", *TRAIN[2:]), ["shar"]),
+    (("train", "at(teacher='mine.py:good')", *TRAIN[2:]), ["teacher"]),
     ((*TRAIN, "--wrappers", "emma"), ["wrapper 'emma'", "did you mean 'ema'"]),
     ((*TRAIN, "--wrappers", "ema(deca=0.9)"), ["deca"]),
     ((*TRAIN, "--wrappers", "ema,ema"), ["named twice"]),

@@ -32,7 +32,7 @@ from classwise.data import Images
 from classwise.errors import InputError
 from classwise.methods import Epoch, Method, Pass, Standard, Step
 from classwise.metrics.stats import ClassStats
-from classwise.models import cosine_head, put_head
+from classwise.models import Teacher, cosine_head, put_head, weights_sha256
 from classwise.noise import Noise
 from classwise.recipes import Recipe
 from classwise.threat import ThreatModel
@@ -378,6 +378,42 @@ def test_another_setting_is_refused_by_name_and_changes_nothing(
         go(finished, **change, watch=lambda seen: pytest.fail("trained"))
     assert str(caught.value).startswith(f"{finished} holds a run with")
     assert contents(finished) == before
+
+
+def test_another_teacher_is_refused_by_its_weights_and_the_same_one_goes_on(tmp_path: Path) -> None:
+    def taught(by: nn.Module) -> Method:
+        return registry.build(
+            "method", "rslad", 3, Run("", "", RECIPE, THREAT).attack, teacher=Teacher(by, "same/path")
+        )
+
+    with pytest.raises(Crash):
+        go(tmp_path, method="rslad(teacher='same/path')", made=taught(network(seed=1)), watch=crash_at(2, 1))
+    record = json.loads((tmp_path / "run.json").read_text())
+    assert record["teacher"] == {"name": "same/path", "sha256": weights_sha256(network(seed=1))}
+    before = contents(tmp_path)
+    with pytest.raises(InputError, match=r"holds a run with teacher\.sha256 = "):
+        go(tmp_path, method="rslad(teacher='same/path')", made=taught(network(seed=2)))
+    assert contents(tmp_path) == before
+    go(tmp_path, method="rslad(teacher='same/path')", made=taught(network(seed=1)))
+    go(tmp_path / "whole", method="rslad(teacher='same/path')", made=taught(network(seed=1)))
+    for name in ("best", "last"):
+        assert contents(tmp_path)[f"{name}.safetensors"] == contents(tmp_path)[f"whole/{name}.safetensors"]
+
+
+def test_a_run_from_before_there_were_teachers_goes_on(finished: Path) -> None:
+    record = json.loads((finished / "run.json").read_text())
+    assert record.pop("teacher") is None
+    (finished / "run.json").write_text(json.dumps(record))
+    go(finished, watch=lambda seen: pytest.fail("trained"))
+
+
+def test_a_checkpoint_of_distillation_holds_the_student_alone(tmp_path: Path) -> None:
+    go(tmp_path / "taught", method="rslad")
+    go(tmp_path / "plain", method="trades")
+    taught, plain = (torch.load(tmp_path / name / "checkpoint.pt", weights_only=True) for name in ("taught", "plain"))
+    assert taught["model"].keys() == plain["model"].keys()
+    assert taught["method"] == {}
+    assert len(taught["optimizer"]["state"]) == len(plain["optimizer"]["state"])
 
 
 def test_other_pixels_are_refused(finished: Path) -> None:

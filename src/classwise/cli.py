@@ -96,7 +96,7 @@ def train_model(
         tensorboard: also log for TensorBoard (extra `tensorboard`).
         download: fetch the data set into --data-dir if it is missing.
     """
-    from classwise import arguments, registry, terminal
+    from classwise import arguments, terminal
     from classwise.train import Run, fit
 
     images = arguments.training_images(data, data_dir, limit, seed, download)
@@ -104,7 +104,7 @@ def train_model(
     run = Run(
         arguments.normalised(model, images, plan), method, plan, arguments.threat(data, eps, norm), seed, wrappers
     )
-    defence = registry.build("method", method, len(images.classes), run.attack)
+    defence = arguments.method(method, images, run.attack, seed)
     run = replace(run, model=arguments.headed(run.model, defence.head))
     network = arguments.model(run.model, images, seed)
     fabric = arguments.fabric(accelerator, devices, num_nodes, precision, out if tensorboard else None, strategy)

@@ -175,7 +175,7 @@ def fit(
     _refuse_gaps(train, positions, held_out)
     # Convolutions with channels last: 1.5 times as many images a second for small_resnet on one CPU core.
     model.to(memory_format=torch.channels_last)
-    record = _describe(run, method.attack, train, held_out, fabric, model)
+    record = _describe(run, method, train, held_out, fabric, model)
     _refuse_other_uses(folder, record)
     job = _Job(fabric, model, method, train.subset(positions), train.subset(held_out), run, watch)
     state = job.state
@@ -561,7 +561,7 @@ def _refuse_gaps(train: Images, positions: Tensor, held_out: Tensor) -> None:
 
 
 def _describe(
-    run: Run, attack: PGD, train: Images, held_out: Tensor, fabric: Fabric, model: nn.Module
+    run: Run, method: Method, train: Images, held_out: Tensor, fabric: Fabric, model: nn.Module
 ) -> dict[str, Any]:
     """Return what run.json holds; everything but the environment must agree for a run to be resumed."""
     size = min(run.recipe.batch_size, len(train) - len(held_out))
@@ -583,8 +583,9 @@ def _describe(
         "shape": list(train.shape),
         "recipe": asdict(run.recipe),
         "threat": asdict(run.threat),
-        "attack": repr(attack),
+        "attack": repr(method.attack),
         "method": run.method,
+        "teacher": None if method.teacher is None else method.teacher.record(),
         "wrappers": run.wrappers,
         "model": run.model,
         "held_out": train.index[held_out].tolist(),

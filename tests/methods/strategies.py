@@ -65,11 +65,15 @@ def attack(eps: float = 0.1, steps: int = 3, mode: str = "eval") -> PGD:
 def method(text: str, num_classes: int, attack: PGD) -> Method:
     """Build a method by name, with what it needs beyond numbers: a teacher, superclasses."""
     name, given = registry.parse(text)
-    asked = inspect.signature(registry.entry("method", name).build).parameters
     makers = {"teacher": teacher, "groups": groups}
-    needed = {key: make(num_classes) for key, make in makers.items() if key in asked and key not in given}
+    needed = {key: make(num_classes) for key, make in makers.items() if key in asked(name) and key not in given}
     built: Method = registry.build("method", text, num_classes, attack, **needed)
     return built
+
+
+def asked(name: str) -> set[str]:
+    """Return the settings that a method takes."""
+    return set(inspect.signature(registry.entry("method", name).build).parameters)
 
 
 @cache

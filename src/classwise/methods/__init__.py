@@ -2,7 +2,7 @@
 
 from classwise.methods.alp import ALP
 from classwise.methods.at import AT
-from classwise.methods.base import Epoch, Method, Pass, Step
+from classwise.methods.base import Distillation, Epoch, Method, Pass, Step
 from classwise.methods.bat import BAT
 from classwise.methods.faal import FAAL
 from classwise.methods.fair_tat import FairTAT
@@ -10,6 +10,7 @@ from classwise.methods.fat import FAT
 from classwise.methods.gairat import GAIRAT
 from classwise.methods.he import HE
 from classwise.methods.mart import MART
+from classwise.methods.rslad import RSLAD
 from classwise.methods.standard import Standard
 from classwise.methods.trades import TRADES
 
@@ -22,8 +23,11 @@ __all__ = [
     "GAIRAT",
     "HE",
     "MART",
+    "RSLAD",
     "TRADES",
+    "Distillation",
     "Epoch",
+    "FairTAT",
     "Method",
     "Pass",
     "Standard",

@@ -9,9 +9,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from classwise.attacks.base import predict
 from classwise.attacks.pgd import PGD
 from classwise.errors import InputError
+from classwise.losses import Loss
 from classwise.metrics.stats import ClassStats
+from classwise.models.teacher import Teacher
 from classwise.noise import Noise
 
 
@@ -59,9 +62,11 @@ class Method(nn.Module):
         num_classes: number of classes.
         head: the last layer that the network must have, as ``models.heads`` reads it, such as "cosine(scale=10)";
             None for whatever it has. ``classwise train`` puts it there.
+        teacher: the frozen network that it learns from, if any; run.json names it.
     """
 
     head: str | None = None
+    teacher: Teacher | None = None
 
     def __init__(self, num_classes: int, attack: PGD) -> None:
         super().__init__()
@@ -83,6 +88,87 @@ class Method(nn.Module):
         """Adapt the class state; nothing, unless the method says otherwise."""
 
 
+class Distillation(Method):
+    """A method whose student learns from a teacher: what to attack and the loss of each image; abstract.
+
+    Divergences are summed over classes, where most released codes take the mean. Their loss is smaller by the number
+    of classes, which with weight decay is another training: ``scale`` gives it back.
+
+    Args:
+        num_classes: number of classes.
+        attack: crafts the training images.
+        teacher: the frozen network.
+        scale: factor of the loss, at least 0.
+
+    Raises:
+        InputError: no teacher, a setting outside its range, or, when called, a teacher of other classes.
+    """
+
+    teacher: Teacher
+
+    def __init__(self, num_classes: int, attack: PGD, teacher: Teacher | None, scale: float = 1.0) -> None:
+        super().__init__(num_classes, attack)
+        if not isinstance(teacher, Teacher):
+            raise InputError(
+                f"{type(self).__name__} learns from a teacher: on the command line name its weights, as in "
+                "teacher='run:FOLDER' or teacher='ARCH@FILE', and in Python pass a models.Teacher."
+            )
+        self.teacher, self.scale = teacher, number("scale", scale)
+
+    def forward(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Step:
+        """Attack the batch, and return the mean of the loss."""
+        taught = self.taught(x)
+        x_adv = self.attack(model, x, y, noise=noise, loss=self.objective(taught))
+        step = self.errors(model, x, x_adv, y, taught)
+        return step._replace(loss=self.scale * step.loss.mean())
+
+    def taught(self, x: Tensor) -> Tensor:
+        """Return the teacher's logits (N, K) on images (N, C, H, W), without gradient."""
+        logits = self.teacher(x)
+        if logits.shape[1] != self.num_classes:
+            raise InputError(
+                f"The teacher {self.teacher.name!r} knows {logits.shape[1]} classes and its student is to learn "
+                f"{self.num_classes}; give a teacher that was trained on the same data set."
+            )
+        return logits
+
+    def objective(self, taught: Tensor) -> Loss | None:
+        """Return what the attack climbs on a batch, of which the teacher has logits (N, K); None for its own loss."""
+        raise NotImplementedError
+
+    def errors(self, model: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor, taught: Tensor) -> Step:
+        """Return a step whose loss is that of each image, (N,).
+
+        Args:
+            model: in train mode.
+            x: clean images (N, C, H, W) in [0, 1].
+            x_adv: attacked images (N, C, H, W).
+            y: true classes (N,).
+            taught: the teacher's logits on x, (N, K).
+        """
+        raise NotImplementedError
+
+
+class Trace:
+    """A loss that on the way counts how often each image is classified right; bound to one batch.
+
+    An attack asks for its loss before each of its K steps, so the count is κ of Zhang et al. (GAIRAT, 2021), from 0 to
+    K: the start is counted, and the result of the last step is not.
+
+    Attributes:
+        right: the counts so far, (N,) float32.
+    """
+
+    def __init__(self, loss: Loss, y: Tensor) -> None:
+        self.loss = loss
+        self.right = torch.zeros(len(y), device=y.device)
+
+    def __call__(self, logits: Tensor, y: Tensor) -> Tensor:
+        """Return the loss of each image, (N, K) and (N,) -> (N,)."""
+        self.right += predict(logits.detach(), y) == y
+        return self.loss(logits, y)
+
+
 def number(name: str, value: float, least: float = 0.0) -> float:
     """Return a setting that is a finite number of at least ``least``.
 
@@ -91,6 +177,17 @@ def number(name: str, value: float, least: float = 0.0) -> float:
     """
     if type(value) not in (int, float) or not least <= value < math.inf:
         raise InputError(f"The setting {name} is {value!r}, but must be a finite number of at least {least:g}.")
+    return float(value)
+
+
+def part(name: str, value: float) -> float:
+    """Return a setting that is a number from 0 to 1.
+
+    Raises:
+        InputError: it is something else.
+    """
+    if type(value) not in (int, float) or not 0 <= value <= 1:
+        raise InputError(f"The setting {name} is {value!r}, but must be a number from 0 to 1.")
     return float(value)
 
 

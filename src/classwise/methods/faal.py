@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from classwise.attacks.pgd import PGD
 from classwise.errors import InputError
 from classwise.losses import cross_entropy, kl, margin
-from classwise.methods.base import Method, Step, number, sums_by_class
+from classwise.methods.base import Method, Step, number, part, sums_by_class
 from classwise.noise import Noise
 from classwise.registry import register
 
@@ -42,7 +42,7 @@ class FAAL(Method):
         base: the loss that is weighted, "at" (the cross-entropy on x_adv) or "trades".
         divergence: r, at least 0; 0.5 in the release, 0 gives all classes the same weight.
         beta: weight of the divergence of base "trades"; 6 if not given.
-        decay: share of the past in the scores, in [0, 1); 0 for those of the batch. Our design, for data sets with
+        decay: share of the past in the scores, in [0, 1]; 0 for those of the batch. Our design, for data sets with
             many classes, of which a batch lacks some: 0.9, with a divergence of 0.1.
         official: score classes as the release does.
 
@@ -69,9 +69,7 @@ class FAAL(Method):
             raise InputError("FAAL with base 'at' has one term and no beta; leave it out.")
         super().__init__(num_classes, replace(attack, loss="kl", start="jitter") if base == "trades" else attack)
         self.base, self.beta = base, number("beta", 6.0 if beta is None else beta)
-        self.divergence, self.decay, self.official = number("divergence", divergence), number("decay", decay), official
-        if self.decay >= 1:
-            raise InputError(f"The setting decay is {decay!r}, but must be below 1.")
+        self.divergence, self.decay, self.official = number("divergence", divergence), part("decay", decay), official
         self.register_buffer("scores", torch.zeros(num_classes, dtype=torch.float64))
         self.register_buffer("seen", torch.zeros(num_classes, dtype=torch.bool))
 
