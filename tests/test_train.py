@@ -1223,7 +1223,7 @@ def test_two_processes_train_as_one_does(
     two = read_log(two_processes / folder)
     for left, right in zip(untimed(one), untimed(two), strict=True):
         for (name, a), (_, b) in zip(flat(left), flat(right), strict=True):
-            assert a == (pytest.approx(b, abs=1e-6) if isinstance(a, float) else b), name
+            assert a == (pytest.approx(b, rel=1e-6, abs=1e-6) if isinstance(a, float) else b), name
     for file in tmp_path.glob("*.safetensors"):
         weights, other = load_file(file), load_file(two_processes / folder / file.name)
         for name, value in weights.items():

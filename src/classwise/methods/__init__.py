@@ -1,6 +1,8 @@
 """Training methods: small modules whose forward is the loss of a batch, one paper a file."""
 
+from classwise.methods.absld import ABSLD
 from classwise.methods.alp import ALP
+from classwise.methods.ard import ARD
 from classwise.methods.at import AT
 from classwise.methods.base import Distillation, Epoch, Method, Pass, Step
 from classwise.methods.bat import BAT
@@ -15,7 +17,9 @@ from classwise.methods.standard import Standard
 from classwise.methods.trades import TRADES
 
 __all__ = [
+    "ABSLD",
     "ALP",
+    "ARD",
     "AT",
     "BAT",
     "FAAL",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -200,6 +201,18 @@ def whole(name: str, value: int, least: int = 0) -> int:
     if type(value) is not int or value < least:  # True is an int to isinstance
         raise InputError(f"The setting {name} is {value!r}, but must be a whole number of at least {least}.")
     return value
+
+
+def wholes(name: str, value: int | Sequence[int], fewest: int = 0) -> tuple[int, ...]:
+    """Return a setting that is a whole number of at least 0, or a list of them.
+
+    Raises:
+        InputError: it is something else, or has fewer than ``fewest``.
+    """
+    found = [value] if isinstance(value, int) else value
+    if not isinstance(found, list | tuple) or len(found) < fewest:
+        raise InputError(f"The setting {name} is {value!r}, but must be whole numbers, as in {name}=(0, 1, 2).")
+    return tuple(whole(name, each) for each in found)
 
 
 def over_processes(value: Tensor) -> Tensor:
