@@ -7,10 +7,12 @@ from classwise.methods.at import AT
 from classwise.methods.base import Distillation, Epoch, Method, Pass, Step
 from classwise.methods.bat import BAT
 from classwise.methods.faal import FAAL
+from classwise.methods.fair_ard import FairARD
 from classwise.methods.fair_tat import FairTAT
 from classwise.methods.fat import FAT
 from classwise.methods.gairat import GAIRAT
 from classwise.methods.he import HE
+from classwise.methods.iad import IAD
 from classwise.methods.mart import MART
 from classwise.methods.rslad import RSLAD
 from classwise.methods.standard import Standard
@@ -26,11 +28,13 @@ __all__ = [
     "FAT",
     "GAIRAT",
     "HE",
+    "IAD",
     "MART",
     "RSLAD",
     "TRADES",
     "Distillation",
     "Epoch",
+    "FairARD",
     "FairTAT",
     "Method",
     "Pass",
