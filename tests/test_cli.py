@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,9 +27,11 @@ import classwise
 from classwise import arguments, registry
 from classwise.attacks import PGD
 from classwise.cli import COMMANDS, main
+from classwise.data import Images
 from classwise.errors import InputError
 from classwise.metrics.result import Result
 from classwise.models import load_model, weights_sha256
+from classwise.threat import ThreatModel
 
 TINY = ("--model", "digits_cnn", "--data", "digits", "--recipe", "digits(epochs=3, steps=2)", "--limit", "300")
 FAST = ("--limit", "40", "--attacks", "pgd(steps=3)")
@@ -162,6 +165,7 @@ def test_help_of_every_command_imports_no_heavy_package() -> None:
     script = f"""
 import sys
 from classwise.cli import COMMANDS, main
+from classwise.data import Images
 from classwise.errors import InputError
 for words in [["--help"], ["--version"], *([name, "--help"] for name in COMMANDS), ["train", "at", "--print-config"]]:
     assert main(words) == 0, words
@@ -491,6 +495,15 @@ def test_a_teacher_whose_classes_have_other_names_is_refused(run: Run, trained: 
     assert not (tmp_path / "run").exists()
 
 
+def test_classes_are_named_and_superclasses_come_from_the_data() -> None:
+    data = Images(torch.zeros(3, 3, 2, 2, dtype=torch.uint8), torch.arange(3), ("cat", "car", "dog"), torch.arange(3))
+    data = replace(data, groups={"animals": ("cat", "dog"), "vehicles": ("car",)})
+    attack = PGD(ThreatModel("Linf", 0.1))
+    assert arguments.method("s-at(classes=('dog', 0))", data, attack, 0).classes == (0, 2)
+    assert arguments.method("cluster-reg", data, attack, 0).groups == ((0, 2), (1,))
+    assert arguments.method("cluster-reg(groups=((0, 1),))", data, attack, 0).groups == ((0, 1),)
+
+
 def test_synchronised_batchnorm_is_what_a_gpu_trains_with() -> None:
     class OnGpu:
         device = torch.device("cuda")
@@ -697,6 +710,9 @@ BAD = [
     (("train", "rslad(teacher='mine.py:seven')", *TRAIN[2:]), ["7 logits", "10 classes"]),
     (("train", "rslad(teacher='mine.py:good', shar=1)", *TRAIN[2:]), ["shar"]),
     (("train", "at(teacher='mine.py:good')", *TRAIN[2:]), ["teacher"]),
+    (("train", "s-at(classes=('3', 'thre'))", *TRAIN[2:]), ["class 'thre'", "known are 0, 1"]),
+    (("train", "s-at", *TRAIN[2:]), ["say which"]),
+    (("train", "cluster-reg", *TRAIN[2:]), ["the data set has none", "groups="]),
     ((*TRAIN, "--wrappers", "emma"), ["wrapper 'emma'", "did you mean 'ema'"]),
     ((*TRAIN, "--wrappers", "ema(deca=0.9)"), ["deca"]),
     ((*TRAIN, "--wrappers", "ema,ema"), ["named twice"]),

@@ -42,7 +42,14 @@ THREAT = ThreatModel("Linf", 0.05)
 RECIPE = Recipe(epochs=4, batch_size=16, lr=0.1, milestones=(2,), augment="crop-flip", steps=2, holdout=0.2)
 METHODS = registry.names("method")
 # Beyond the defaults, what divides by a sum over the batch, which is that of all processes.
-IN_PROCESSES = [*METHODS, "gairat(begin=1)", "faal(decay=0.5)", "faal(official=True)", "fair-ard(base='rslad')"]
+IN_PROCESSES = [
+    *METHODS,
+    "gairat(begin=1)",
+    "faal(decay=0.5)",
+    "faal(official=True)",
+    "fair-ard(base='rslad')",
+    "kl-instance-dro(rate=1)",
+]
 WRAPPERS = [
     "awp(gamma=0.05, start=1)",
     "ema(decay=0.9)",

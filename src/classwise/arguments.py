@@ -6,7 +6,7 @@ import inspect
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -122,7 +122,8 @@ def headed(model: str, head: str | None) -> str:
 
 
 def _written(name: str, settings: Mapping[str, Any]) -> str:
-    return f"{name}({', '.join(f'{key}={value!r}' for key, value in settings.items())})"
+    inside = ", ".join(f"{key}={value!r}" for key, value in settings.items())
+    return f"{name}({inside})" if inside else name
 
 
 def model(text: str, data: ImageSet, seed: int) -> nn.Module:
@@ -131,21 +132,36 @@ def model(text: str, data: ImageSet, seed: int) -> nn.Module:
 
 
 def method(text: str, data: ImageSet, attack: PGD, seed: int) -> Any:
-    """Build a training method, and give it what its settings cannot hold: its teacher, and the data's superclasses.
+    """Build a training method, and give it what it cannot know of its data: teacher, superclasses, numbers of classes.
 
     Raises:
-        InputError: no such method or setting, or a teacher that cannot teach these data.
+        InputError: no such method, setting or class, or a teacher that cannot teach these data.
     """
     name, settings = registry.parse(text)
     asked = inspect.signature(registry.entry("method", name).build).parameters
     given: dict[str, Any] = {}
-    if "teacher" in asked and "teacher" in settings:
-        given["teacher"] = teacher(settings.pop("teacher"), data, seed)
-        text = _written(name, settings)
     if "groups" in asked:
         members = data.groups.values()
         given["groups"] = tuple(tuple(data.classes.index(each) for each in names) for names in members)
-    return registry.build("method", text, len(data.classes), attack, **given)
+    if "teacher" in asked and "teacher" in settings:
+        given["teacher"] = teacher(settings.pop("teacher"), data, seed)
+    if "classes" in asked and "classes" in settings:
+        given["classes"] = class_numbers(settings.pop("classes"), data.classes)
+    return registry.build("method", _written(name, settings), len(data.classes), attack, **given)
+
+
+def class_numbers(classes: Any, known: Sequence[str]) -> Any:
+    """Put numbers in the place of names in a list of classes.
+
+    Raises:
+        InputError: the data have no class of such a name.
+    """
+    if not isinstance(classes, list | tuple):
+        return classes
+    for each in classes:
+        if isinstance(each, str) and each not in known:
+            raise InputError(registry.unknown("class", each, list(known)))
+    return tuple(known.index(each) if isinstance(each, str) else each for each in classes)
 
 
 def teacher(text: Any, data: ImageSet, seed: int) -> Teacher:

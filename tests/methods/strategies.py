@@ -63,9 +63,9 @@ def attack(eps: float = 0.1, steps: int = 3, mode: str = "eval") -> PGD:
 
 
 def method(text: str, num_classes: int, attack: PGD) -> Method:
-    """Build a method by name, with what it needs beyond numbers: a teacher, superclasses."""
+    """Build a method by name, with what it needs beyond numbers: a teacher, superclasses, or which classes."""
     name, given = registry.parse(text)
-    makers = {"teacher": teacher, "groups": groups}
+    makers: dict[str, Any] = {"teacher": teacher, "groups": groups, "classes": lambda num: groups(num)[0]}
     needed = {key: make(num_classes) for key, make in makers.items() if key in asked(name) and key not in given}
     built: Method = registry.build("method", text, num_classes, attack, **needed)
     return built

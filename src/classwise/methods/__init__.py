@@ -6,6 +6,7 @@ from classwise.methods.ard import ARD
 from classwise.methods.at import AT
 from classwise.methods.base import Distillation, Epoch, Method, Pass, Step
 from classwise.methods.bat import BAT
+from classwise.methods.cluster_reg import ClusterReg
 from classwise.methods.faal import FAAL
 from classwise.methods.fair_ard import FairARD
 from classwise.methods.fair_tat import FairTAT
@@ -13,8 +14,10 @@ from classwise.methods.fat import FAT
 from classwise.methods.gairat import GAIRAT
 from classwise.methods.he import HE
 from classwise.methods.iad import IAD
+from classwise.methods.kl_instance_dro import KLInstanceDRO
 from classwise.methods.mart import MART
 from classwise.methods.rslad import RSLAD
+from classwise.methods.s_at import SAT
 from classwise.methods.standard import Standard
 from classwise.methods.trades import TRADES
 
@@ -31,11 +34,14 @@ __all__ = [
     "IAD",
     "MART",
     "RSLAD",
+    "SAT",
     "TRADES",
+    "ClusterReg",
     "Distillation",
     "Epoch",
     "FairARD",
     "FairTAT",
+    "KLInstanceDRO",
     "Method",
     "Pass",
     "Standard",

@@ -12,9 +12,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from classwise.attacks.pgd import PGD
-from classwise.errors import InputError
 from classwise.losses import cross_entropy, kl
-from classwise.methods.base import Distillation, Step, number, part
+from classwise.methods.base import Distillation, Step, part, positive
 from classwise.models.teacher import Teacher
 from classwise.registry import register
 
@@ -47,9 +46,7 @@ class ARD(Distillation):
         scale: float = 1.0,
     ) -> None:
         super().__init__(num_classes, attack, teacher, scale)
-        self.temperature, self.share = number("temperature", temperature), part("share", share)
-        if self.temperature == 0:
-            raise InputError("The setting temperature is 0, but must be above 0.")
+        self.temperature, self.share = positive("temperature", temperature), part("share", share)
 
     def objective(self, taught: Tensor) -> None:
         """Leave the attack its own loss."""

@@ -181,6 +181,17 @@ def number(name: str, value: float, least: float = 0.0) -> float:
     return float(value)
 
 
+def positive(name: str, value: float) -> float:
+    """Return a setting that is a finite number above 0.
+
+    Raises:
+        InputError: it is something else.
+    """
+    if type(value) not in (int, float) or not 0 < value < math.inf:
+        raise InputError(f"The setting {name} is {value!r}, but must be a finite number above 0.")
+    return float(value)
+
+
 def part(name: str, value: float) -> float:
     """Return a setting that is a number from 0 to 1.
 
@@ -215,8 +226,8 @@ def wholes(name: str, value: int | Sequence[int], fewest: int = 0) -> tuple[int,
     return tuple(whole(name, each) for each in found)
 
 
-def over_processes(value: Tensor) -> Tensor:
-    """Return the sum of ``value`` over the processes that train together: for what a loss divides by.
+def over_processes(value: Tensor, *, largest: bool = False) -> Tensor:
+    """Return the sum, or the maximum, of ``value`` over the processes that train together: for what a loss divides by.
 
     Each process sees its share of a batch only, and dividing by the sum of a share would weigh images by the process
     that they happen to be in.
@@ -224,7 +235,7 @@ def over_processes(value: Tensor) -> Tensor:
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return value
     value = value.clone()
-    torch.distributed.all_reduce(value)
+    torch.distributed.all_reduce(value, torch.distributed.ReduceOp.MAX if largest else torch.distributed.ReduceOp.SUM)
     return value
 
 
