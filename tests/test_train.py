@@ -407,6 +407,20 @@ def test_another_teacher_is_refused_by_its_weights_and_the_same_one_goes_on(tmp_
         assert contents(tmp_path)[f"{name}.safetensors"] == contents(tmp_path)[f"whole/{name}.safetensors"]
 
 
+def test_what_the_teacher_achieves_on_held_out_images_is_written_down_by_class(tmp_path: Path) -> None:
+    go(tmp_path / "taught", method="rslad")
+    found = json.loads((tmp_path / "taught/teacher.json").read_text(), parse_constant=pytest.fail)
+    teacher, data = strategies.teacher(3), pictures()
+    record = json.loads((tmp_path / "taught/run.json").read_text())
+    assert {name: found[name] for name in ("name", "sha256")} == record["teacher"] == teacher.record()
+    held_out = torch.tensor(record["held_out"]) - 100
+    right = teacher(data.fetch(held_out)).argmax(1) == data.y[held_out]
+    assert found["valid"]["clean"]["correct"] == [int(right[data.y[held_out] == c].sum()) for c in range(3)]
+    assert sum(found["valid"]["robust"]["n"]) == len(held_out)
+    go(tmp_path / "nothing held out", method="rslad", recipe=replace(RECIPE, holdout=0))
+    assert json.loads((tmp_path / "nothing held out/teacher.json").read_text())["valid"] is None
+
+
 def test_a_run_from_before_there_were_teachers_goes_on(finished: Path) -> None:
     record = json.loads((finished / "run.json").read_text())
     assert record.pop("teacher") is None

@@ -38,6 +38,7 @@ from classwise.methods.base import Epoch, Method, Pass, Step
 from classwise.metrics import summaries
 from classwise.metrics.stats import ClassStats
 from classwise.models.checkpoint import save_weights
+from classwise.models.teacher import Teacher
 from classwise.noise import Noise
 from classwise.recipes import Recipe
 from classwise.threat import ThreatModel
@@ -149,7 +150,8 @@ def fit(
 
     The folder holds ``run.json`` (settings), ``log.jsonl`` (a line an epoch), ``checkpoint.pt``, the weights
     ``best.safetensors`` and ``last.safetensors``, for each average of weights NAME also ``NAME-best.safetensors`` and
-    ``NAME-last.safetensors``, and at the end ``summary.json``. How the best epoch is chosen is said in
+    ``NAME-last.safetensors``, for distillation ``teacher.json`` (what the teacher achieves on the held-out images), and
+    at the end ``summary.json``. How the best epoch is chosen is said in
     :mod:`classwise.selection`; its score is average plus worst robust accuracy on held-out training images, with more
     than 20 classes average plus mean of the worst tenth. Until an epoch can be judged its weights are in
     ``candidates``.
@@ -183,6 +185,8 @@ def fit(
     state.restore(folder / "checkpoint.pt", record)
     if fabric.is_global_zero:
         files.write_json(folder / "run.json", record)
+    if method.teacher is not None and state.epoch == 0:
+        _measure_teacher(job, method.teacher, folder)
     for epoch in range(state.epoch, run.recipe.epochs):
         start = time.perf_counter()
         sums = job.train(epoch, state.last)
@@ -380,6 +384,13 @@ def _finish(state: _State, folder: Path, fabric: Fabric, record: Mapping[str, An
         files.write_bytes(folder / "checkpoint.pt", state.content(record))
         _drop_candidates(state, folder, epochs)
     fabric.barrier()
+
+
+def _measure_teacher(job: _Job, teacher: Teacher, folder: Path) -> None:
+    """Write down what the teacher achieves on the held-out images by class: a student inherits its weaknesses."""
+    found = {**teacher.record(), **_held_out(job.validate(teacher.network.to(job.fabric.device)))}
+    if job.fabric.is_global_zero:
+        files.write_json(folder / "teacher.json", found)
 
 
 def _keep_best(folder: Path, name: str, model: nn.Module, scores: selection.Scores, epochs: int) -> None:

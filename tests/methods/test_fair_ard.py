@@ -101,13 +101,13 @@ def test_the_weights_of_the_second_epoch_come_from_the_right_iterates_of_the_fir
     for _ in range(2):
         made(method, copy.deepcopy(model).train())  # the same batch twice: sums double, means do not
     means = torch.stack([right[:12].mean(), right[12:20].mean(), right.new_zeros(()), right[20:].mean()])
-    assert (method.right / method.count.clamp(min=1)).tolist() == pytest.approx(means.tolist())
+    assert (method.sums[1] / method.sums[0].clamp(min=1)).tolist() == pytest.approx(means.tolist())
     assert means.unique().numel() == 4, "classes must hold out differently for this test to say anything"
     end(method)
     wanted = class_weight(means, torch.tensor([True, True, False, True]), 2.0)
     wanted[2] = 1.0
     assert method.weight.tolist() == pytest.approx(wanted.tolist())
-    assert method.count.sum() == 0
+    assert method.sums.sum() == 0
     end(method, 1)
     assert method.weight.tolist() == pytest.approx(wanted.tolist()), "an epoch without images changes nothing"
 

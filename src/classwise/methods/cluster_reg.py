@@ -39,8 +39,6 @@ class ClusterReg(Method):
         InputError: no superclasses, a class that there is not or that is in two, or a beta outside its range.
     """
 
-    group: Tensor
-
     def __init__(
         self,
         num_classes: int,
@@ -56,12 +54,12 @@ class ClusterReg(Method):
             )
         self.groups = tuple(wholes("groups", members) for members in groups)
         self.beta = number("beta", beta)
-        self.register_buffer("group", numbered(self.groups, num_classes), persistent=False)  # a setting, not a state
+        self.group = numbered(self.groups, num_classes)  # a setting, not a state, so no buffer
 
     def forward(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Step:
         """Attack the batch, and return the cross-entropy and the spread of its logits."""
         logits_adv = model(self.attack(model, x, y, noise=noise))
-        errors = cross_entropy(logits_adv, y) + 0.1 * self.beta * spread(logits_adv.float(), self.group)
+        errors = cross_entropy(logits_adv, y) + 0.1 * self.beta * spread(logits_adv.float(), self.group.to(y.device))
         return Step(errors.mean(), logits_adv)
 
 

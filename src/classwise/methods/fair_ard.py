@@ -42,8 +42,7 @@ class FairARD(Method):
         InputError: another base, no teacher, or a setting outside its range.
     """
 
-    right: Tensor
-    count: Tensor
+    sums: Tensor
     weight: Tensor
 
     def __init__(
@@ -59,8 +58,7 @@ class FairARD(Method):
         inner: Distillation = build("method", base, num_classes, attack, teacher=teacher)
         super().__init__(num_classes, inner.attack)
         self.teacher, self.base, self.power = inner.teacher, inner, number("power", power)
-        self.register_buffer("right", torch.zeros(num_classes, dtype=torch.float64))
-        self.register_buffer("count", torch.zeros(num_classes, dtype=torch.float64))
+        self.register_buffer("sums", torch.zeros(2, num_classes, dtype=torch.float64))  # images, and their κ
         self.register_buffer("weight", torch.ones(num_classes))
 
     def forward(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Step:
@@ -68,20 +66,17 @@ class FairARD(Method):
         taught = self.base.taught(x)
         trace = Trace(self.base.objective(taught) or cross_entropy, y)
         x_adv = self.attack(model, x, y, noise=noise, loss=trace)
-        count, right = sums_by_class(trace.right, y, self.num_classes)
-        self.count += count
-        self.right += right
+        self.sums += torch.stack(sums_by_class(trace.right, y, self.num_classes))
         step = self.base.errors(model, x, x_adv, y, taught)
         return step._replace(loss=self.base.scale * (self.weight[y] * step.loss).mean())
 
     def end_epoch(self, epoch: Epoch) -> None:
         """Set the weights for the next epoch; a class that was not trained on keeps its own."""
         self.base.end_epoch(epoch)
-        known = self.count > 0
-        weight = class_weight(self.right / self.count.clamp(min=1), known, self.power)
-        self.weight.copy_(torch.where(known, weight, self.weight))
-        self.right.zero_()
-        self.count.zero_()
+        count, right = self.sums
+        weight = class_weight(right / count.clamp(min=1), count > 0, self.power)
+        self.weight.copy_(torch.where(count > 0, weight, self.weight))
+        self.sums.zero_()
 
 
 def class_weight(held: Tensor, known: Tensor, power: float) -> Tensor:

@@ -43,8 +43,6 @@ class SAT(Method):
         InputError: a class that there is not, none said, or a weight outside its range.
     """
 
-    attacked: Tensor
-
     def __init__(
         self,
         num_classes: int,
@@ -60,13 +58,10 @@ class SAT(Method):
             raise InputError(f"There is no class {self.classes[-1]}; the data have classes 0 to {num_classes - 1}.")
         increasing = increasing_weight(len(self.classes), num_classes) if weight == "increasing" else weight
         self.weight = number("weight", increasing)  # type: ignore[arg-type]
-        attacked = torch.zeros(num_classes, dtype=torch.bool)
-        attacked[list(self.classes)] = True
-        self.register_buffer("attacked", attacked, persistent=False)  # a setting, not a state
 
     def forward(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Step:
         """Attack the images of A, and return the weighted cross-entropy of the batch."""
-        attacked = self.attacked[y]
+        attacked = torch.isin(y, torch.tensor(self.classes, dtype=y.dtype, device=y.device))
         logits = model(self._crafted(model, x, y, noise, attacked))
         loss = (torch.where(attacked, self.weight, 1.0) * cross_entropy(logits, y)).mean()
         return Step(loss, logits) if self.classes else Step(loss, None, logits)
