@@ -120,7 +120,9 @@ def test_a_restored_method_goes_on_with_its_temperatures() -> None:
     assert torch.equal(made(fresh).loss, made(tempered()).loss)
 
 
-@pytest.mark.parametrize("wrong", [{"rate": -1}, {"share": 1.5}, {"milestones": (1.5,)}, {"milestones": "a"}])
+@pytest.mark.parametrize(
+    "wrong", [{"rate": -1}, {"share": 1.5}, {"milestones": (1.5,)}, {"milestones": "a"}, {"official": 1}]
+)
 def test_a_setting_outside_its_range_is_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(InputError, match=f"setting {next(iter(wrong))}"):
         ABSLD(3, attack(), TEACHER, **wrong)

@@ -172,7 +172,15 @@ def test_scores_with_a_memory_keep_absent_classes() -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"divergence": -1}, {"divergence": math.inf}, {"decay": 1.1}, {"decay": -0.1}, {"beta": 2.0}, {"base": "mart"}],
+    [
+        {"divergence": -1},
+        {"divergence": math.inf},
+        {"decay": 1.1},
+        {"decay": -0.1},
+        {"official": "False"},
+        {"beta": 2.0},
+        {"base": "mart"},
+    ],
 )
 def test_a_setting_outside_its_range_is_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(InputError, match=next(iter(wrong))):

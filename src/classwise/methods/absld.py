@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from classwise.attacks.pgd import PGD
 from classwise.losses import Loss, kl
-from classwise.methods.base import Distillation, Epoch, Step, number, part, wholes
+from classwise.methods.base import Distillation, Epoch, Step, flag, number, part, wholes
 from classwise.models.teacher import Teacher
 from classwise.registry import register
 
@@ -60,7 +60,7 @@ class ABSLD(Distillation):
         official: bool = False,
     ) -> None:
         super().__init__(num_classes, replace(attack, loss="kl", start="jitter"), teacher, scale)
-        self.rate, self.share, self.official = number("rate", rate), part("share", share), official
+        self.rate, self.share, self.official = number("rate", rate), part("share", share), flag("official", official)
         self.milestones = wholes("milestones", milestones)
         self.register_buffer("adv", torch.ones(num_classes))
         self.register_buffer("nat", torch.ones(num_classes))

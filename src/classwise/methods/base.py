@@ -226,6 +226,17 @@ def wholes(name: str, value: int | Sequence[int], fewest: int = 0) -> tuple[int,
     return tuple(whole(name, each) for each in found)
 
 
+def flag(name: str, value: bool) -> bool:
+    """Return a setting that is True or False.
+
+    Raises:
+        InputError: it is something else, which Python would take for one of the two.
+    """
+    if not isinstance(value, bool):
+        raise InputError(f"The setting {name} is {value!r}, but must be True or False.")
+    return value
+
+
 def over_processes(value: Tensor, *, largest: bool = False) -> Tensor:
     """Return the sum, or the maximum, of ``value`` over the processes that train together: for what a loss divides by.
 

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from classwise.attacks.pgd import PGD
 from classwise.errors import InputError
 from classwise.losses import cross_entropy, kl, margin
-from classwise.methods.base import Method, Step, number, part, sums_by_class
+from classwise.methods.base import Method, Step, flag, number, part, sums_by_class
 from classwise.noise import Noise
 from classwise.registry import register
 
@@ -69,7 +69,8 @@ class FAAL(Method):
             raise InputError("FAAL with base 'at' has one term and no beta; leave it out.")
         super().__init__(num_classes, replace(attack, loss="kl", start="jitter") if base == "trades" else attack)
         self.base, self.beta = base, number("beta", 6.0 if beta is None else beta)
-        self.divergence, self.decay, self.official = number("divergence", divergence), part("decay", decay), official
+        self.divergence, self.decay = number("divergence", divergence), part("decay", decay)
+        self.official = flag("official", official)
         self.register_buffer("scores", torch.zeros(num_classes, dtype=torch.float64))
         self.register_buffer("seen", torch.zeros(num_classes, dtype=torch.bool))
 
@@ -127,7 +128,7 @@ def worst_case(scores: Tensor, known: Tensor, divergence: float) -> Tensor:
     for _ in range(_ROUNDS):
         grid = low + (high - low) * steps
         beyond = (_divergence(_log_q(gap, grid), known) > divergence).sum().clamp(1, _GRID - 1)
-        low, high = grid[beyond - 1], grid[beyond]
+        low, high = grid.take(beyond - 1), grid.take(beyond)  # an index in brackets would make the host wait
     uniform = known.double() / known.sum()
     return torch.where(worst - best < 1e-12, uniform, _log_q(gap, high[None])[0].exp())
 
