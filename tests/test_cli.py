@@ -165,7 +165,6 @@ def test_help_of_every_command_imports_no_heavy_package() -> None:
     script = f"""
 import sys
 from classwise.cli import COMMANDS, main
-from classwise.data import Images
 from classwise.errors import InputError
 for words in [["--help"], ["--version"], *([name, "--help"] for name in COMMANDS), ["train", "at", "--print-config"]]:
     assert main(words) == 0, words
