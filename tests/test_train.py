@@ -705,7 +705,7 @@ def planted_validation(monkeypatch: pytest.MonkeyPatch, right: list[list[int]], 
         stats = ClassStats(torch.full_like(counts, n), confusion, confusion / n, counts)
         return Pass(stats, stats)
 
-    monkeypatch.setattr(train, "_validate", validate)
+    monkeypatch.setattr(train._Job, "validate", validate)
 
 
 def captured(folder: Path, classes: int, epochs: int) -> list[dict[str, Tensor]]:
