@@ -24,6 +24,7 @@ from lightning_fabric import Fabric
 from lightning_fabric.loggers.tensorboard import TensorBoardLogger
 from lightning_fabric.plugins.environments import TorchElasticEnvironment
 from safetensors.torch import load_file
+from tests.methods.strategies import in_action
 from torch import Tensor, nn
 
 from classwise import divergence, files, registry, selection, train
@@ -39,9 +40,9 @@ from classwise.train import Run, Snapshot, fit
 
 THREAT = ThreatModel("Linf", 0.05)
 RECIPE = Recipe(epochs=4, batch_size=16, lr=0.1, milestones=(2,), augment="crop-flip", steps=2, holdout=0.2)
-METHODS = registry.names("method")
-# Beyond the defaults, what divides by a sum over the batch, which is that of all processes.
-IN_PROCESSES = [*METHODS, "gairat(begin=1)"]
+# With settings by which each acts on the classes within these few epochs.
+METHODS = [in_action(name) for name in registry.names("method")]
+KILLED = ["at", in_action("fat"), "wat", "cfol(rate=0.01)"]
 WRAPPERS = [
     "awp(gamma=0.05, start=1)",
     "ema(decay=0.9)",
@@ -88,7 +89,7 @@ def go(
     recipe: Recipe = RECIPE,
     threat: ThreatModel = THREAT,
     seed: int = 0,
-    name: str = "network",
+    name: str = "network@start.pt",
     data: Images | None = None,
     model: nn.Module | None = None,
     watch: Callable[[Snapshot], None] | None = None,
@@ -185,8 +186,10 @@ def finished(tmp_path: Path) -> Path:
 # Resumption
 
 
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize(("epoch", "step"), [(0, 1), (1, 2), (2, 1), (3, 3)])
+@pytest.mark.parametrize(
+    ("method", "epoch", "step"),
+    [*((method, *at) for method in METHODS for at in [(0, 1), (2, 1)]), ("at", 1, 2), ("at", 3, 3)],
+)
 def test_a_run_stopped_inside_an_epoch_goes_on_to_the_same_end_bit_for_bit(
     method: str, epoch: int, step: int, whole: Callable[[str], Path], tmp_path: Path
 ) -> None:
@@ -265,7 +268,7 @@ def test_a_run_stopped_before_it_drops_weights_goes_on_to_the_same_end(
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 @pytest.mark.parametrize(
-    ("method", "wrappers"), [*((method, "") for method in METHODS), *(("at", wrappers) for wrappers in WRAPPERS)]
+    ("method", "wrappers"), [*((method, "") for method in KILLED), *(("at", wrappers) for wrappers in WRAPPERS)]
 )
 def test_a_run_killed_again_and_again_ends_the_same(
     method: str, wrappers: str, whole: Callable[..., Path], tmp_path: Path
@@ -358,7 +361,7 @@ def test_class_state_that_is_undefined_is_no_divergence(tmp_path: Path) -> None:
         ({"recipe": replace(RECIPE, milestones=(3,))}, r"recipe.milestones = \[2\], and now recipe.milestones = \[3\]"),
         ({"recipe": replace(RECIPE, holdout=0.3)}, "recipe.holdout = 0.2"),
         ({"method": "at"}, 'method = "standard", and now method = "at"'),
-        ({"name": "other"}, 'model = "network", and now model = "other"'),
+        ({"name": "other"}, 'model = "network@start.pt", and now model = "other"'),
         ({"wrappers": "ema"}, 'wrappers = "", and now wrappers = "ema"'),
         ({"data": pictures(45)}, "data.n = 60, and now data.n = 45"),
         ({"data": pictures(60, first=7)}, "held_out"),
@@ -970,7 +973,7 @@ def test_the_checkpoint_is_plain_data_with_its_settings(finished: Path) -> None:
 
 def test_run_json_says_what_was_trained_how_and_on_what(finished: Path) -> None:
     record = json.loads((finished / "run.json").read_text(), parse_constant=pytest.fail)
-    assert record["model"] == "network"
+    assert record["model"] == "network@start.pt"
     assert record["method"] == "standard"
     assert record["recipe"]["milestones"] == [2]
     assert record["threat"] == {"norm": "Linf", "eps": 0.05}
@@ -1127,7 +1130,7 @@ def _rank(rank: int, port: int, folder: str) -> None:
     fabric = Fabric(accelerator="cpu", devices=2, strategy="ddp", plugins=[TorchElasticEnvironment()])
     fabric.launch()
     path = Path(folder)
-    for method in IN_PROCESSES:
+    for method in METHODS:
         go(path / method, method=method, recipe=DDP, model=smooth(), fabric=fabric)
     go(path / "wrapped", method="at", recipe=DDP, model=smooth(), fabric=fabric, wrappers=WRAPPED)
     go(path / "normed", method="at", recipe=DDP, fabric=fabric, wrappers="swa(start=0)")
@@ -1177,7 +1180,7 @@ def two_processes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("folder", "method", "wrappers"), [*((method, method, "") for method in IN_PROCESSES), ("wrapped", "at", WRAPPED)]
+    ("folder", "method", "wrappers"), [*((method, method, "") for method in METHODS), ("wrapped", "at", WRAPPED)]
 )
 def test_two_processes_train_as_one_does(
     two_processes: Path, tmp_path: Path, folder: str, method: str, wrappers: str

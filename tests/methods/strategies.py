@@ -11,6 +11,20 @@ from classwise.noise import Noise
 from classwise.threat import ThreatModel
 
 SHAPE = (1, 4, 4)
+SOON = {
+    "cfol": "cfol(rate=0.01)",
+    "cfol-rw": "cfol-rw(rate=0.01)",
+    "dafa": "dafa(warmup=1)",
+    "fat": "fat(milestones=(1, 2))",
+    "gairat": "gairat(begin=1)",
+    **{f"tv-{what}": f"tv-{what}(warmup=1)" for what in ("weight", "margin", "radius", "beta")},
+}
+"""Settings by which a method acts on the classes after an epoch or two, where its defaults wait for longer."""
+
+
+def in_action(name: str) -> str:
+    """Return a method's name, with settings by which it acts in a short run."""
+    return SOON.get(name, name)
 
 
 def network(num_classes: int, seed: int = 0, dropout: float = 0.0, head: str | None = None) -> nn.Module:

@@ -270,3 +270,9 @@ def normalised(weight: Tensor) -> Tensor:
     count, sum_of_weights = over_processes(torch.stack([torch.ones_like(weight).sum(), weight.sum()]))
     scaled: Tensor = weight * count / sum_of_weights
     return scaled.float()
+
+
+def by_class(value: Tensor, y: Tensor, num_classes: int) -> Tensor:
+    """Return the sums of a value of each image (N,) by class, over all processes: (C,) float64, without a graph."""
+    sums = torch.zeros(num_classes, dtype=torch.float64, device=y.device)
+    return over_processes(sums.index_add_(0, y, value.detach().double()))
