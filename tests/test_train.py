@@ -8,6 +8,7 @@ import json
 import multiprocessing
 import os
 import random
+import re
 import signal
 import socket
 import time
@@ -48,6 +49,7 @@ WRAPPERS = [
     "ema(decay=0.9)",
     "ema(each='epoch', decay=0.5, warmup=0.5)",
     "swa(start=0.5)",
+    "fawa(threshold=0.5, decay=0.5)",
     "awp,swa,ema(decay=0.9)",
 ]
 TIMES = ("seconds", "images_per_second", "peak_memory_bytes")
@@ -107,6 +109,11 @@ def go(
             torch.manual_seed(0)
             put_head(model, defence.head)
     return fit(fabric or cpu(), model, defence, data, run, folder, watch)
+
+
+def build(method: str) -> Method:
+    made: Method = registry.build("method", method, 3, Run("network", method, RECIPE, THREAT).attack)
+    return made
 
 
 class Crash(Exception):
@@ -457,6 +464,38 @@ def test_a_radius_of_zero_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="The radius to train at is 0"):
         go(tmp_path / "run", threat=ThreatModel("Linf", 0.0))
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("method", sorted(name for name in METHODS if build(name).validates))
+def test_a_method_that_needs_held_out_images_is_refused_without(method: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=rf"{re.escape(method)} needs held-out images, and the recipe has holdout=0"):
+        go(tmp_path / "run", method=method, recipe=replace(RECIPE, holdout=0))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("method", sorted(name for name in METHODS if build(name).fine_tunes))
+def test_a_method_that_goes_on_with_a_robust_network_is_refused_with_fresh_weights(method: str, tmp_path: Path) -> None:
+    with pytest.raises(
+        InputError, match=f"{re.escape(method)} goes on with a robust network"
+    ):
+        go(tmp_path / "run", method=method, name="network")
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_average_that_needs_held_out_images_is_refused_without(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="fawa needs held-out images"):
+        go(tmp_path / "run", wrappers="fawa", recipe=replace(RECIPE, holdout=0))
+
+
+def test_the_log_holds_what_each_method_knows_of_the_classes_and_it_is_not_what_it_began_with(
+    whole: Callable[..., Path],
+) -> None:
+    adaptive = [method for method in METHODS if train._class_state(build(method))]
+    assert "cfa" in adaptive
+    for method in adaptive:
+        log = read_log(whole(method))
+        assert log[-1]["class_state"].keys() == train._class_state(build(method)).keys(), method
+        assert log[-1]["class_state"] != train._class_state(build(method)), method
 
 
 def test_a_lost_candidate_is_named(tmp_path: Path) -> None:
@@ -1120,7 +1159,7 @@ def test_a_training_attack_uses_the_steps_and_the_mode_of_the_recipe() -> None:
 # Several processes
 
 DDP = replace(RECIPE, batch_size=16, epochs=3)
-WRAPPED = "awp(gamma=0.05),ema(decay=0.9),swa"
+WRAPPED = "awp(gamma=0.05),ema(decay=0.9),swa,fawa(threshold='median')"
 
 
 def _rank(rank: int, port: int, folder: str) -> None:

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from classwise.attacks import PGD
+from classwise.methods import Pass
+from classwise.metrics.stats import ClassStats
 from classwise.models import put_head
 from classwise.noise import Noise
 from classwise.threat import ThreatModel
@@ -67,3 +69,23 @@ class Watched(nn.Module):
 
 def attack(eps: float = 0.1, steps: int = 3, mode: str = "eval") -> PGD:
     return PGD(ThreatModel("Linf", eps), steps=steps, step_size=eps / 2, mode=mode)  # type: ignore[arg-type]
+
+
+def stats_of(accuracy: list[float], n: list[int] | int = 100) -> ClassStats:
+    """Return sums in which each class has these images and this share of them right; NaN for a class without any.
+
+    Wrong images are taken for the next class. The softmax is 1 for what is predicted.
+    """
+    stats = ClassStats.zeros(len(accuracy))
+    share = torch.tensor(accuracy, dtype=torch.float64)
+    count = torch.where(share.isnan(), 0, torch.as_tensor(n, dtype=torch.float64))
+    right = (share * count).nan_to_num(0)
+    stats.n += count
+    stats.confusion += right.diag() + (count - right).diag().roll(1, 1)
+    stats.probability += stats.confusion
+    return stats
+
+
+def pass_of(*, clean: list[float] | None = None, robust: list[float], n: list[int] | int = 100) -> Pass:
+    """Return sums with these class accuracies; clean ones equal robust ones unless given."""
+    return Pass(stats_of(robust if clean is None else clean, n), stats_of(robust, n))

@@ -9,7 +9,7 @@ import hypothesis.strategies as st
 import pytest
 import torch
 from hypothesis import given, settings
-from tests.methods.strategies import Watched, attack, batch, network
+from tests.methods.strategies import Watched, attack, batch, network, pass_of
 from torch import Tensor
 
 from classwise import registry
@@ -29,19 +29,6 @@ multipliers = st.lists(st.floats(-2, 2), min_size=2, max_size=12).map(lambda v: 
 def build(text: str, num_classes: int = 3, **settings: Any) -> FRL:
     method: FRL = registry.build("method", text, num_classes, attack(**settings))
     return method
-
-
-def accuracy(values: list[float]) -> ClassStats:
-    """Return sums of 100 images a class, of which this share is right."""
-    stats = ClassStats.zeros(len(values))
-    right = 100 * torch.tensor(values, dtype=torch.float64)
-    stats.n.fill_(100)
-    stats.confusion += right.diag() + (100 - right).diag().roll(1, 1)
-    return stats
-
-
-def seen(clean: list[float], robust: list[float]) -> Pass:
-    return Pass(accuracy(clean), accuracy(robust))
 
 
 @settings(deadline=None)
@@ -76,7 +63,7 @@ def test_one_update_of_reweighting_by_hand() -> None:
     Weights: 1/3 + φ − mean φ, with means 0.005/3 and 0.01/3.
     """
     method = build("frl-rw")
-    method.start_from(seen([0.9, 0.9, 0.6], [0.7, 0.7, 0.1]))
+    method.start_from(pass_of(clean=[0.9, 0.9, 0.6], robust=[0.7, 0.7, 0.1]))
     assert method.clean.tolist() == pytest.approx([0, 0, 0.005])
     assert method.boundary.tolist() == pytest.approx([0, 0, 0.01])
     assert frl_weight(method.clean).tolist() == pytest.approx([(1 - 0.005) / 3] * 2 + [1 / 3 + 0.01 / 3])
@@ -89,7 +76,7 @@ def test_one_update_of_remargin_by_hand() -> None:
     ψ = −0.02, −0.02, 0.01; radii exp(−0.04) = 0.961, cut to 0.98, and exp(0.02) = 1.0202.
     """
     method = build("frl-rm")
-    method.start_from(seen([0.9, 0.9, 0.6], [0.7, 0.7, 0.1]))
+    method.start_from(pass_of(clean=[0.9, 0.9, 0.6], robust=[0.7, 0.7, 0.1]))
     assert method.clean.tolist() == pytest.approx([0, 0, 0.005])
     assert method.boundary.tolist() == [0, 0, 0]
     assert method.psi.tolist() == pytest.approx([-0.02, -0.02, 0.01])
@@ -103,7 +90,7 @@ def test_multipliers_beyond_the_cap_are_scaled_down_to_it() -> None:
 def test_the_rate_halves_every_forty_epochs_counted_from_the_measurement_before_the_first() -> None:
     moved = []
     for number in (-1, 38, 39, 78, 79):
-        method, errors = build("frl-rw"), seen([0.9, 0.9, 0.6], [0.7, 0.7, 0.1])
+        method, errors = build("frl-rw"), pass_of(clean=[0.9, 0.9, 0.6], robust=[0.7, 0.7, 0.1])
         if number < 0:
             method.start_from(errors)
         else:
@@ -115,10 +102,10 @@ def test_the_rate_halves_every_forty_epochs_counted_from_the_measurement_before_
 @pytest.mark.parametrize("name", NAMES)
 def test_multipliers_decay_to_nothing_and_weights_to_equal_ones_once_all_constraints_are_met(name: str) -> None:
     method = build(name)
-    method.start_from(seen([0.9, 0.9, 0.4], [0.7, 0.7, 0.0]))
+    method.start_from(pass_of(clean=[0.9, 0.9, 0.4], robust=[0.7, 0.7, 0.0]))
     assert float(method.clean.sum()) > 0
     for number in range(30):
-        method.end_epoch(Epoch(number, NOTHING, None, seen([0.8] * 3, [0.5] * 3)))
+        method.end_epoch(Epoch(number, NOTHING, None, pass_of(clean=[0.8] * 3, robust=[0.5] * 3)))
     for state in (method.clean, method.boundary):
         assert state.tolist() == [0, 0, 0]
         assert frl_weight(state).tolist() == pytest.approx([1 / 3] * 3)

@@ -3,6 +3,7 @@
 from classwise.methods.alp import ALP
 from classwise.methods.at import AT
 from classwise.methods.base import Epoch, Method, Pass, Step
+from classwise.methods.cfa import CFA
 from classwise.methods.fat import FAT
 from classwise.methods.frl import FRL
 from classwise.methods.gairat import GAIRAT
@@ -11,4 +12,19 @@ from classwise.methods.mart import MART
 from classwise.methods.standard import Standard
 from classwise.methods.trades import TRADES
 
-__all__ = ["ALP", "AT", "FAT", "FRL", "GAIRAT", "HE", "MART", "TRADES", "Epoch", "Method", "Pass", "Standard", "Step"]
+__all__ = [
+    "ALP",
+    "AT",
+    "CFA",
+    "FAT",
+    "FRL",
+    "GAIRAT",
+    "HE",
+    "MART",
+    "TRADES",
+    "Epoch",
+    "Method",
+    "Pass",
+    "Standard",
+    "Step",
+]
