@@ -475,9 +475,7 @@ def test_a_method_that_needs_held_out_images_is_refused_without(method: str, tmp
 
 @pytest.mark.parametrize("method", sorted(name for name in METHODS if build(name).fine_tunes))
 def test_a_method_that_goes_on_with_a_robust_network_is_refused_with_fresh_weights(method: str, tmp_path: Path) -> None:
-    with pytest.raises(
-        InputError, match=f"{re.escape(method)} goes on with a robust network"
-    ):
+    with pytest.raises(InputError, match=f"{re.escape(method)} goes on with a robust network"):
         go(tmp_path / "run", method=method, name="network")
     assert not (tmp_path / "run").exists()
 
@@ -568,6 +566,40 @@ def test_each_image_is_drawn_at_most_once_an_epoch_in_another_order_every_epoch(
     orders = [torch.cat(spy.seen[epoch]).tolist() for epoch in range(4)]
     assert all(len(order) == len(set(order)) == 48 for order in orders)
     assert len({tuple(order) for order in orders}) == 4
+
+
+class Picky(Spy):
+    """Draws one class alone, the next one in every batch, and writes down the labels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.labels: list[list[int]] = []
+
+    def class_probs(self) -> Tensor:
+        return torch.eye(3)[len(self.labels) % 3]
+
+    def forward(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Step:
+        self.labels.append(y.tolist())
+        return super().forward(model, x, y, noise)
+
+
+def test_a_method_that_says_how_to_draw_is_asked_before_every_batch(tmp_path: Path) -> None:
+    picky = Picky()
+    log = go(tmp_path, made=picky)
+    assert picky.labels == [[number % 3] * 16 for number in range(12)]
+    assert log[0]["train"]["clean"]["n"] == [16, 16, 16]
+
+
+def test_an_image_that_is_drawn_twice_is_augmented_and_attacked_anew(tmp_path: Path) -> None:
+    picky, plain = Picky(), Picky()
+    go(tmp_path / "crop", made=picky)
+    go(tmp_path / "plain", made=plain, recipe=replace(RECIPE, augment="none"))
+    for epoch in range(4):
+        assert torch.cat(picky.seen[epoch]).tolist() == list(range(48)), "noise goes by the draw"
+    same, cropped = (s.pixels[0].flatten(1)[:, None] == s.pixels[0].flatten(1) for s in (plain, picky))
+    twice = same.all(2) & ~torch.eye(16, dtype=torch.bool)
+    assert twice.any(), "16 draws among the 16 images of a class"
+    assert not cropped.all(2)[twice].all(), "crops of the same image differ"
 
 
 def test_augmentation_differs_from_epoch_to_epoch_and_training_alone_sees_it(tmp_path: Path) -> None:

@@ -252,6 +252,17 @@ def whole(name: str, value: int, least: int = 0) -> int:
     return value
 
 
+def flag(name: str, value: bool) -> bool:
+    """Return a setting that is True or False.
+
+    Raises:
+        InputError: it is something else, which Python would take for one of the two.
+    """
+    if not isinstance(value, bool):
+        raise InputError(f"The setting {name} is {value!r}, but must be True or False.")
+    return value
+
+
 def over_processes(value: Tensor) -> Tensor:
     """Return the sum of ``value`` over the processes that train together: for what a loss divides by.
 
