@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -83,9 +83,9 @@ class Method(nn.Module):
     """
 
     head: str | None = None
-    validates: ClassVar[bool] = False
-    measures: ClassVar[bool] = False
-    fine_tunes: ClassVar[bool] = False
+    validates: bool = False
+    measures: bool = False
+    fine_tunes: bool = False
 
     def __init__(self, num_classes: int, attack: PGD) -> None:
         super().__init__()

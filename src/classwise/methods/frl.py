@@ -12,8 +12,6 @@ It goes on with a robust network at a low rate: recipe ``finetune-frl``.
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import torch
 from torch import Tensor, nn
 
@@ -49,9 +47,9 @@ class FRL(BasedMethod):
         psi: half the logarithm of the radius (C,), 0 at first.
     """
 
-    validates: ClassVar[bool] = True
-    measures: ClassVar[bool] = True
-    fine_tunes: ClassVar[bool] = True
+    validates: bool = True
+    measures: bool = True
+    fine_tunes: bool = True
     clean: Tensor
     boundary: Tensor
     psi: Tensor

@@ -11,8 +11,6 @@ The guarantee of the paper is for a mixture of all epochs, not for the last.
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import torch
 from torch import Tensor, nn
 
@@ -48,8 +46,8 @@ class WAT(BasedMethod):
         InputError: a setting outside its range.
     """
 
-    validates: ClassVar[bool] = True
-    measures: ClassVar[bool] = True
+    validates: bool = True
+    measures: bool = True
     total: Tensor
     weight: Tensor
 
