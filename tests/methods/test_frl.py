@@ -87,9 +87,10 @@ def test_multipliers_beyond_the_cap_are_scaled_down_to_it() -> None:
     assert capped(torch.tensor([-1.0, 0.6, 0.9]), 0.5).tolist() == pytest.approx([0, 0.2, 0.3])
 
 
-def test_the_rate_halves_every_forty_epochs_counted_from_the_measurement_before_the_first() -> None:
+def test_the_rate_halves_before_every_fortieth_epoch() -> None:
+    """What is learnt after epoch number + 1 serves epoch number + 2; the one before the first counts for epoch 1."""
     moved = []
-    for number in (-1, 38, 39, 78, 79):
+    for number in (-1, 37, 38, 77, 78):
         method, errors = build("frl-rw"), pass_of(clean=[0.9, 0.9, 0.6], robust=[0.7, 0.7, 0.1])
         if number < 0:
             method.start_from(errors)

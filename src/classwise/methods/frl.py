@@ -81,7 +81,7 @@ class FRL(BasedMethod):
             cap: largest sum of the multipliers of one kind, above 0 and below 1.
             rate: step of the multipliers of the clean errors; those of the boundary errors move twice as far.
             radius_rate: step of ψ.
-            halving: epochs after which ``rate`` is halved.
+            halving: every epoch whose number is a multiple of it halves ``rate``.
             reweights: whether the divergence is weighted by class.
             largest: largest radius, in units of ε.
             stretches: whether every step of the attack is as long as the largest radius in the batch needs.
@@ -121,9 +121,10 @@ class FRL(BasedMethod):
         self._move(measured, self.rate)
 
     def end_epoch(self, epoch: Epoch) -> None:
-        """Move the multipliers by what the network violates now; their rate halves every ``halving`` epochs."""
+        """Move the multipliers by what the network violates now, before the next epoch."""
         assert epoch.measured is not None, "refused before training"
-        self._move(epoch.measured, self.rate * 0.5 ** ((epoch.number + 1) // self.halving))
+        coming = epoch.number + 2  # counted from 1, as in the release, which halves the rate before its epoch 40
+        self._move(epoch.measured, self.rate * 0.5 ** (coming // self.halving))
 
     def _move(self, measured: Pass, rate: float) -> None:
         clean, robust = measured.clean.accuracy, measured.robust.accuracy
