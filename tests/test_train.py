@@ -44,7 +44,7 @@ RECIPE = Recipe(epochs=4, batch_size=16, lr=0.1, milestones=(2,), augment="crop-
 # With settings by which each acts on the classes within these few epochs.
 METHODS = [in_action(name) for name in registry.names("method")]
 AROUND = "ema(decay=0.9)"  # around every method
-KILLED = ["at", in_action("fat"), "wat", "cfol(rate=0.01)"]
+FEW = ["at", in_action("fat"), "wat", "cfol(rate=0.01)"]
 WRAPPERS = [
     "awp(gamma=0.05, start=1)",
     "ema(decay=0.9)",
@@ -276,7 +276,7 @@ def test_a_run_stopped_before_it_drops_weights_goes_on_to_the_same_end(
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 @pytest.mark.parametrize(
-    ("method", "wrappers"), [*((method, "") for method in KILLED), *(("at", wrappers) for wrappers in WRAPPERS)]
+    ("method", "wrappers"), [*((method, "") for method in FEW), *(("at", wrappers) for wrappers in WRAPPERS)]
 )
 def test_a_run_killed_again_and_again_ends_the_same(
     method: str, wrappers: str, whole: Callable[..., Path], tmp_path: Path
@@ -296,7 +296,7 @@ def test_a_run_killed_again_and_again_ends_the_same(
     assert_same(tmp_path, whole(method, wrappers))
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", FEW)
 def test_a_finished_run_is_not_trained_again(method: str, tmp_path: Path) -> None:
     log = go(tmp_path, method=method)
     before = contents(tmp_path)
@@ -1135,7 +1135,7 @@ def test_dropout_draws_anew_in_every_epoch(tmp_path: Path) -> None:
     assert not torch.equal(dropped[0], dropped[1])
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", FEW)
 def test_global_random_state_is_left_alone(tmp_path: Path, method: str) -> None:
     torch.manual_seed(5)
     before = torch.random.get_rng_state(), str(np.random.get_state()), random.getstate()  # noqa: NPY002
