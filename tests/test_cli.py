@@ -351,6 +351,53 @@ def test_a_run_names_its_own_data(run: Run, trained: Path, tmp_path: Path) -> No
     assert Result.read(tmp_path / "out").header["data"]["name"] == "digits"
 
 
+def weights_of(folder: Path, name: str = "last") -> torch.Tensor:
+    return torch.cat([value.flatten().float() for value in load_file(folder / f"{name}.safetensors").values()])
+
+
+@pytest.mark.parametrize("which", ["best", "last"])
+@pytest.mark.parametrize("form", ["run:{}@{}", "digits_cnn@{}/{}.safetensors"])
+def test_training_goes_on_with_a_trained_network(
+    run: Run, trained: Path, tmp_path: Path, form: str, which: str
+) -> None:
+    tiny = ("--data", "digits", "--limit", "300", "--out", tmp_path / "on")
+    words = ("train", "frl-rwrm", "--model", form.format(trained, which), *tiny)
+    assert run(*words, "--recipe", "finetune-frl(epochs=1, steps=1, augment='none')").status == 0
+    moved = (weights_of(tmp_path / "on") - weights_of(trained, which)).abs().max()
+    assert 0 < moved < 0.02, "a rate of 0.001 moves weights by little"
+    other = "last" if which == "best" else "best"
+    assert (weights_of(tmp_path / "on") - weights_of(trained, other)).abs().max() > moved
+
+
+def test_what_was_trained_on_from_a_run_loads_without_its_folder(run: Run, trained: Path, tmp_path: Path) -> None:
+    shutil.copytree(trained, tmp_path / "first")
+    tiny = ("--data", "digits", "--limit", "300", "--recipe", "finetune-frl(epochs=1, steps=1, augment='none')")
+    assert run("train", "at", "--model", f"run:{tmp_path / 'first'}", *tiny, "--out", tmp_path / "second").status == 0
+    assert run("train", "at", "--model", f"run:{tmp_path / 'second'}", *tiny, "--out", tmp_path / "third").status == 0
+    shutil.rmtree(tmp_path / "first")
+    shutil.rmtree(tmp_path / "second")
+    assert run("evaluate", f"run:{tmp_path / 'third'}", *FAST).status == 0
+
+
+@pytest.mark.parametrize("model", ["run:nowhere", "run:damaged", "run:", "mine.py:Net", "digits_cnn"])
+def test_a_model_that_is_no_run_of_an_architecture_stays_what_it_is(run: Run, tmp_path: Path, model: str) -> None:
+    (tmp_path / "damaged").mkdir()
+    (tmp_path / "damaged" / "run.json").write_text("{")
+    assert arguments.start(model) == model
+
+
+def test_a_run_of_a_file_of_ones_own_stays_a_run(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text(json.dumps({"model": "mine.py:Net"}))
+    assert arguments.start(f"run:{tmp_path}@last") == f"run:{tmp_path}@last"
+
+
+def test_a_method_that_goes_on_with_a_robust_network_says_so(run: Run, tmp_path: Path) -> None:
+    done = run("train", "frl-rw", *TINY, "--out", tmp_path / "run")
+    assert done.status == 2
+    assert "frl-rw goes on with a robust network" in done.err
+    assert not (tmp_path / "run").exists()
+
+
 def test_best_and_last_are_different_weights(run: Run, trained: Path, tmp_path: Path) -> None:
     hashes = set()
     for which in ("best", "last"):

@@ -73,6 +73,23 @@ def _record_of(run: str) -> Path:
     return Path(match[1] if match else "").expanduser() / "run.json"
 
 
+def start(model: str) -> str:
+    """Return architecture and weights file of a run to go on from, ``ARCH@FILE`` in place of ``run:FOLDER``.
+
+    What is trained from it can then be loaded without its folder. A run of a network that no text with a file can
+    name, such as one made by a Python file, stays as it is.
+    """
+    match = re.fullmatch(f"run:{RUN_FOLDER}", model)
+    path = Path(match[1] if match else "").expanduser() / "run.json"
+    try:
+        arch = str(json.loads(path.read_text())["model"]).partition("@")[0] if match else ""
+    except (OSError, ValueError, TypeError, KeyError):
+        return model  # the loader says what is wrong
+    if match is None or arch.startswith(("run:", "export:")) or ".py" in arch:
+        return model
+    return f"{arch}@{path.parent / (match[2] or 'best')}.safetensors"
+
+
 def threat(data: str, eps: str | float | None, norm: str | int | None) -> ThreatModel:
     """Return the threat model asked for, or the usual one of the data set.
 

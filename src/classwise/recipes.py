@@ -154,6 +154,12 @@ def finetune_faal(**changes: Any) -> Recipe:
     return _recipe(changes, epochs=2, milestones=(1,), lr=0.01)
 
 
+@register("recipe", "finetune-frl", source="hannxu123/fair_robust (Xu et al. 2021)")
+def finetune_frl(**changes: Any) -> Recipe:
+    """FRL goes on with a robust network: 40 epochs, lr 0.001, no normalisation, 6 % held out."""
+    return _recipe(changes, epochs=40, lr=0.001, milestones=(40,), normalize=False, holdout=0.06)
+
+
 @register("recipe", "fast", source="our design")
 def fast(**changes: Any) -> Recipe:
     """A first look in minutes on a GPU: 15 epochs, cyclic, 7 steps."""

@@ -11,13 +11,31 @@ from torch import Tensor, nn
 
 from classwise import registry
 from classwise.attacks import PGD
-from classwise.methods import Method
+from classwise.methods import Method, Pass
+from classwise.metrics.stats import ClassStats
 from classwise.models import put_head
 from classwise.models.teacher import Teacher
 from classwise.noise import Noise
 from classwise.threat import ThreatModel
 
 SHAPE = (1, 4, 4)
+SOON = {
+    "cfol": "cfol(rate=0.01)",
+    "cfol-rw": "cfol-rw(rate=0.01)",
+    "dafa": "dafa(warmup=1)",
+    "fat": "fat(milestones=(1, 2))",
+    "gairat": "gairat(begin=1)",
+    "iad": "iad(begin=2)",
+    **{f"tv-{what}": f"tv-{what}(warmup=1)" for what in ("weight", "margin", "radius")},
+    # With the default change one pixel's gradient is 0 to within rounding, and its sign another in two processes.
+    "tv-beta": "tv-beta(warmup=1, change=1.0)",
+}
+"""Settings by which a method acts on the classes after an epoch or two, where its defaults wait for longer."""
+
+
+def in_action(name: str) -> str:
+    """Return a method's name, with settings by which it acts in a short run."""
+    return SOON.get(name, name)
 
 
 def network(num_classes: int, seed: int = 0, dropout: float = 0.0, head: str | None = None) -> nn.Module:
@@ -93,3 +111,23 @@ def teacher(num_classes: int) -> Teacher:
 def groups(num_classes: int) -> tuple[tuple[int, ...], ...]:
     """Return two superclasses: the even and the odd classes."""
     return tuple(range(0, num_classes, 2)), tuple(range(1, num_classes, 2))
+
+
+def stats_of(accuracy: list[float], n: list[int] | int = 100) -> ClassStats:
+    """Return sums in which each class has these images and this share of them right; NaN for a class without any.
+
+    Wrong images are taken for the next class. The softmax is 1 for what is predicted.
+    """
+    stats = ClassStats.zeros(len(accuracy))
+    share = torch.tensor(accuracy, dtype=torch.float64)
+    count = torch.where(share.isnan(), 0, torch.as_tensor(n, dtype=torch.float64))
+    right = (share * count).nan_to_num(0)
+    stats.n += count
+    stats.confusion += right.diag() + (count - right).diag().roll(1, 1)
+    stats.probability += stats.confusion
+    return stats
+
+
+def pass_of(*, clean: list[float] | None = None, robust: list[float], n: list[int] | int = 100) -> Pass:
+    """Return sums with these class accuracies; clean ones equal robust ones unless given."""
+    return Pass(stats_of(robust if clean is None else clean, n), stats_of(robust, n))

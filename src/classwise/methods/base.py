@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from classwise.attacks.base import predict
 from classwise.attacks.pgd import PGD
 from classwise.errors import InputError
-from classwise.losses import Loss
+from classwise.losses import Loss, cross_entropy, kl
 from classwise.metrics.stats import ClassStats
 from classwise.models.teacher import Teacher
 from classwise.noise import Noise
@@ -33,6 +33,20 @@ class Step(NamedTuple):
     logits: Tensor | None = None
 
 
+class Measured(NamedTuple):
+    """What a method sees on held-out images.
+
+    Attributes:
+        logits: on the clean images (N, K).
+        logits_adv: on the attacked images (N, K).
+        loss: of each image (N,).
+    """
+
+    logits: Tensor
+    logits_adv: Tensor
+    loss: Tensor
+
+
 class Pass(NamedTuple):
     """Sums by class over one pass, clean and attacked; an empty one where nothing was measured."""
 
@@ -47,12 +61,14 @@ class Epoch:
     Attributes:
         number: epochs finished before this one.
         train: sums over the training batches.
-        valid: sums over the held-out images; None if nothing is held out.
+        valid: sums over the held-out images under PGD-10; None if nothing is held out.
+        measured: sums of what the method measured itself; None if it does not.
     """
 
     number: int
     train: Pass
     valid: Pass | None
+    measured: Pass | None = None
 
 
 class Method(nn.Module):
@@ -64,10 +80,16 @@ class Method(nn.Module):
         head: the last layer that the network must have, as ``models.heads`` reads it, such as "cosine(scale=10)";
             None for whatever it has. ``classwise train`` puts it there.
         teacher: the frozen network that it learns from, if any; run.json names it.
+        validates: whether it needs held-out images; training is refused without.
+        measures: whether it measures them itself, by ``measure``, before the first epoch and after each.
+        fine_tunes: whether it needs a network that is robust already; fresh weights are refused.
     """
 
     head: str | None = None
     teacher: Teacher | None = None
+    validates: bool = False
+    measures: bool = False
+    fine_tunes: bool = False
 
     def __init__(self, num_classes: int, attack: PGD) -> None:
         super().__init__()
@@ -85,8 +107,131 @@ class Method(nn.Module):
         """
         raise NotImplementedError
 
+    def class_probs(self) -> Tensor | None:
+        """Return the probability with which the next batch draws each class (C,), None to go through the images.
+
+        With probabilities, each item of a batch is a class drawn by them, and then an image of that class drawn
+        uniformly, with replacement. All processes must find the same.
+        """
+        return None
+
+    def measure(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Measured:
+        """Return what the class state depends on, on held-out images of a batch; only where it ``measures``."""
+        raise NotImplementedError
+
+    def start_from(self, measured: Pass) -> None:
+        """Adapt the class state to the network that training starts from; only where it ``measures``."""
+
     def end_epoch(self, epoch: Epoch) -> None:
         """Adapt the class state; nothing, unless the method says otherwise."""
+
+
+class Terms(NamedTuple):
+    """The two terms of a base method's loss, for each image, and the logits they are made of.
+
+    Attributes:
+        error: cross-entropy (N,), on the attacked images for "at", on the clean ones for "trades".
+        divergence: KL(p ‖ p_adv) (N,); 0 for "at".
+        logits_adv: logits on the attacked images (N, K).
+        logits: logits on the clean images (N, K); None for "at".
+    """
+
+    error: Tensor
+    divergence: Tensor
+    logits_adv: Tensor
+    logits: Tensor | None
+
+    def step(self, loss: Tensor) -> Step:
+        """Return the step whose loss is the mean of a loss of each image (N,)."""
+        return Step(loss.mean(), self.logits_adv, self.logits)
+
+
+class BasedMethod(Method):
+    """A method that changes a base method by class: abstract, since what changes is said in forward.
+
+    Base "at" is adversarial training (Madry et al. 2018), CE(f(x_adv), y); base "trades" is TRADES (Zhang et al. 2019),
+    CE(f(x), y) + β·KL(p(x) ‖ p(x_adv)), whose attack climbs the divergence from x + 0.001·N(0, 1).
+
+    Attributes:
+        base: "at" or "trades".
+        beta: weight of the divergence; 0 for "at".
+    """
+
+    def __init__(self, num_classes: int, attack: PGD, base: str, beta: float | None = None) -> None:
+        """Check the base, and give the attack its loss.
+
+        Args:
+            num_classes: number of classes.
+            attack: its steps, step size and mode are used.
+            base: "at" or "trades".
+            beta: weight of the divergence of "trades", at least 0; None for 6.
+
+        Raises:
+            InputError: no such base, a beta outside its range, or one for "at", which has no divergence.
+        """
+        if base not in ("at", "trades"):
+            raise InputError(f"There is no base {base!r}: use 'at' or 'trades'.")
+        if base == "at" and beta is not None:
+            raise InputError("The base 'at' has one term and no beta; leave it out, or use base='trades'.")
+        super().__init__(num_classes, attack if base == "at" else replace(attack, loss="kl", start="jitter"))
+        self.base = base
+        self.beta = 0.0 if base == "at" else number("beta", 6.0 if beta is None else beta)
+
+    def terms(
+        self,
+        model: nn.Module,
+        x: Tensor,
+        y: Tensor,
+        noise: Noise,
+        *,
+        radius: Tensor | None = None,
+        step: Tensor | None = None,
+    ) -> Terms:
+        """Attack the batch, and return the terms of the base.
+
+        Args:
+            model: in train mode.
+            x: clean images (N, C, H, W) in [0, 1].
+            y: true classes (N,).
+            noise: random numbers of these images in this epoch.
+            radius: radius of each image (N,), in units of the attack's; None for 1.
+            step: step size of each image (N,), in units of the attack's; None for 1.
+        """
+        eps = None if radius is None else radius.to(x.dtype) * self.attack.threat.eps
+        length = None if step is None else step.to(x.dtype) * self.attack.length
+        x_adv = self.attack(model, x, y, noise=noise, eps=eps, step_size=length)
+        if self.base == "at":
+            logits_adv = model(x_adv)
+            error = cross_entropy(logits_adv, y)
+            return Terms(error, torch.zeros_like(error), logits_adv, None)
+        logits, logits_adv = model(x), model(x_adv)
+        return Terms(cross_entropy(logits, y), kl(logits_adv, logits), logits_adv, logits)
+
+
+def under_attack(attack: PGD, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Measured:
+    """Return logits and cross-entropy under an attack on what is classified right.
+
+    An image that is wrong already is its own adversarial image, so robust accuracy never exceeds clean accuracy.
+
+    Args:
+        attack: how to perturb.
+        model: in eval mode.
+        x: images (N, C, H, W) in [0, 1].
+        y: true classes (N,).
+        noise: random numbers of these images.
+    """
+    with torch.no_grad():
+        logits = model(x)
+    right, x_adv = predict(logits, y) == y, x.clone()
+    x_adv[right] = attack(model, x[right], y[right], noise=noise.select(right))
+    with torch.no_grad():
+        logits_adv = model(x_adv)
+    return Measured(logits, logits_adv, cross_entropy(logits_adv, y))
+
+
+def kept(new: Tensor, old: Tensor) -> Tensor:
+    """Return the new class values (C,), and the old one of each class without images, whose new one is NaN."""
+    return torch.where(new.isfinite(), new, old.to(new.dtype))
 
 
 class Distillation(Method):
@@ -248,6 +393,19 @@ def over_processes(value: Tensor, *, largest: bool = False) -> Tensor:
     value = value.clone()
     torch.distributed.all_reduce(value, torch.distributed.ReduceOp.MAX if largest else torch.distributed.ReduceOp.SUM)
     return value
+
+
+def normalised(weight: Tensor) -> Tensor:
+    """Scale weights (N,) to mean 1 over the batch of all processes, in float32."""
+    count, sum_of_weights = over_processes(torch.stack([torch.ones_like(weight).sum(), weight.sum()]))
+    scaled: Tensor = weight * count / sum_of_weights
+    return scaled.float()
+
+
+def by_class(value: Tensor, y: Tensor, num_classes: int) -> Tensor:
+    """Return the sums of a value of each image (N,) by class, over all processes: (C,) float64, without a graph."""
+    sums = torch.zeros(num_classes, dtype=torch.float64, device=y.device)
+    return over_processes(sums.index_add_(0, y, value.detach().double()))
 
 
 def sums_by_class(value: Tensor, y: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:

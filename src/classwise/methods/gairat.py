@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from classwise.attacks.pgd import PGD
 from classwise.errors import InputError
 from classwise.losses import cross_entropy
-from classwise.methods.base import Epoch, Method, Step, Trace, over_processes, whole
+from classwise.methods.base import Epoch, Method, Step, Trace, normalised, whole
 from classwise.noise import Noise
 from classwise.registry import register
 
@@ -72,10 +72,3 @@ def geometry_weight(right: Tensor, steps: int, shift: Tensor | float) -> Tensor:
     """
     doubled: Tensor = 2 * (shift + 5 * (1 - 2 * right.double() / steps))
     return doubled.sigmoid()
-
-
-def normalised(weight: Tensor) -> Tensor:
-    """Scale weights (N,) to mean 1 over the batch of all processes, in float32."""
-    count, sum_of_weights = over_processes(torch.stack([torch.ones_like(weight).sum(), weight.sum()]))
-    scaled: Tensor = weight * count / sum_of_weights
-    return scaled.float()
