@@ -48,6 +48,7 @@ IN_PROCESSES = [
     "faal(decay=0.5)",
     "faal(official=True)",
     "fair-ard(base='rslad')",
+    "iad(begin=1)",
     "kl-instance-dro(rate=1)",
 ]
 WRAPPERS = [
