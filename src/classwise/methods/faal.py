@@ -12,16 +12,14 @@ The release takes a robust network and trains it for two more epochs: ``--model 
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from classwise.attacks.pgd import PGD
-from classwise.errors import InputError
-from classwise.losses import cross_entropy, kl, margin
-from classwise.methods.base import Method, Step, flag, number, part, sums_by_class
+from classwise.losses import margin
+from classwise.methods.base import BasedMethod, Step, flag, number, part, sums_by_class
 from classwise.noise import Noise
 from classwise.registry import register
 
@@ -29,7 +27,7 @@ _GRID, _ROUNDS = 257, 6  # narrows an interval of 660 to 2e-12
 
 
 @register("method", "faal", source="Zhang et al. 2024, TrustAI/FAAL")
-class FAAL(Method):
+class FAAL(BasedMethod):
     """Fairness-aware weights: C·⟨q_y·loss⟩, the worst q for the classes' margins with KL(U ‖ q) ≤ r.
 
     The score of a class is the mean of max_{j≠y} p_j(x_adv) − p_y(x_adv) over its images in the batch, and q maximises
@@ -63,12 +61,7 @@ class FAAL(Method):
         decay: float = 0.0,
         official: bool = False,
     ) -> None:
-        if base not in ("at", "trades"):
-            raise InputError(f"FAAL has no base {base!r}: use one of at, trades.")
-        if base == "at" and beta is not None:
-            raise InputError("FAAL with base 'at' has one term and no beta; leave it out.")
-        super().__init__(num_classes, replace(attack, loss="kl", start="jitter") if base == "trades" else attack)
-        self.base, self.beta = base, number("beta", 6.0 if beta is None else beta)
+        super().__init__(num_classes, attack, base, beta)
         self.divergence, self.decay = number("divergence", divergence), part("decay", decay)
         self.official = flag("official", official)
         self.register_buffer("scores", torch.zeros(num_classes, dtype=torch.float64))
@@ -76,15 +69,9 @@ class FAAL(Method):
 
     def forward(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Step:
         """Attack the batch, and return the loss of the base with the weights of this batch."""
-        x_adv = self.attack(model, x, y, noise=noise)
-        logits = model(x) if self.base == "trades" else None
-        logits_adv = model(x_adv)
-        if logits is None:
-            errors = cross_entropy(logits_adv, y)
-        else:
-            errors = cross_entropy(logits, y) + self.beta * kl(logits_adv, logits)
-        weight = self._weight(logits_adv.detach(), y).float()
-        return Step((weight[y] * errors).mean(), logits_adv, logits)
+        terms = self.terms(model, x, y, noise)
+        weight = self._weight(terms.logits_adv.detach(), y).float()
+        return terms.step(weight[y] * (terms.error + self.beta * terms.divergence))
 
     @torch.no_grad()
     def _weight(self, logits_adv: Tensor, y: Tensor) -> Tensor:
