@@ -45,6 +45,7 @@ RECIPE = Recipe(epochs=4, batch_size=16, lr=0.1, milestones=(2,), augment="crop-
 # With settings by which each acts on the classes within these few epochs.
 METHODS = [in_action(name) for name in registry.names("method")]
 AROUND = "ema(decay=0.9)"  # around every method
+IN_PROCESSES = [*METHODS, "faal(decay=0.5)", "faal(official=True)", "fair-ard(base='rslad')", "kl-instance-dro(rate=1)"]
 FEW = ["at", in_action("fat"), "wat", "cfol(rate=0.01)"]
 WRAPPERS = [
     "awp(gamma=0.05, start=1)",
@@ -1256,7 +1257,7 @@ def _rank(rank: int, port: int, folder: str) -> None:
     fabric = Fabric(accelerator="cpu", devices=2, strategy="ddp", plugins=[TorchElasticEnvironment()])
     fabric.launch()
     path = Path(folder)
-    for method in METHODS:
+    for method in IN_PROCESSES:
         go(path / method, method=method, recipe=DDP, model=smooth(), fabric=fabric)
     go(path / "wrapped", method="at", recipe=DDP, model=smooth(), fabric=fabric, wrappers=WRAPPED)
     go(path / "normed", method="at", recipe=DDP, fabric=fabric, wrappers="swa(start=0)")
@@ -1306,7 +1307,7 @@ def two_processes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("folder", "method", "wrappers"), [*((method, method, "") for method in METHODS), ("wrapped", "at", WRAPPED)]
+    ("folder", "method", "wrappers"), [*((method, method, "") for method in IN_PROCESSES), ("wrapped", "at", WRAPPED)]
 )
 def test_two_processes_train_as_one_does(
     two_processes: Path, tmp_path: Path, folder: str, method: str, wrappers: str
