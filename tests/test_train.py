@@ -49,7 +49,7 @@ IN_PROCESSES = [
     "faal(official=True)",
     "fair-ard(base='rslad')",
     "iad(begin=1)",
-    "kl-instance-dro(rate=1)",
+    "kl-instance-dro(rate=0.1)",
 ]
 WRAPPERS = [
     "awp(gamma=0.05, start=1)",
