@@ -45,7 +45,13 @@ RECIPE = Recipe(epochs=4, batch_size=16, lr=0.1, milestones=(2,), augment="crop-
 # With settings by which each acts on the classes within these few epochs.
 METHODS = [in_action(name) for name in registry.names("method")]
 AROUND = "ema(decay=0.9)"  # around every method
-IN_PROCESSES = [*METHODS, "faal(decay=0.5)", "faal(official=True)", "fair-ard(base='rslad')", "kl-instance-dro(rate=1)"]
+IN_PROCESSES = [
+    *METHODS,
+    "faal(decay=0.5)",
+    "faal(official=True)",
+    "fair-ard(base='rslad')",
+    "kl-instance-dro(rate=0.1)",
+]
 FEW = ["at", in_action("fat"), "wat", "cfol(rate=0.01)"]
 WRAPPERS = [
     "awp(gamma=0.05, start=1)",

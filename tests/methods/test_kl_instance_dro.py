@@ -94,6 +94,12 @@ def test_weights_rest_on_the_mean_of_all_batches_so_far() -> None:
     assert torch.equal(made(fresh).loss, made(method).loss)
 
 
+def test_by_default_a_batch_stands_for_itself() -> None:
+    method = KLInstanceDRO(3, attack())
+    made(method, seed=1)
+    torch.testing.assert_close(made(method).loss, made(KLInstanceDRO(3, attack())).loss)
+
+
 def test_the_order_of_the_batch_does_not_matter() -> None:
     x, noise = batch(Y)
     order = torch.randperm(24, generator=torch.Generator().manual_seed(0))

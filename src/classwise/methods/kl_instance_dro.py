@@ -34,6 +34,7 @@ class KLInstanceDRO(Method):
         attack: crafts the training images.
         temperature: r, above 0; large gives adversarial training, small the single worst image.
         rate: η in (0, 1], u ← (1 − η)·u + η·(mean over the batch); 1 for the batch alone, whose weights have mean 1.
+            Below, u lags behind a falling loss and remembers single large ones, and the step shrinks with it.
 
     Raises:
         InputError: a setting outside its range.
@@ -42,7 +43,7 @@ class KLInstanceDRO(Method):
     log_mean: Tensor
     begun: Tensor
 
-    def __init__(self, num_classes: int, attack: PGD, temperature: float = 1.0, rate: float = 0.1) -> None:
+    def __init__(self, num_classes: int, attack: PGD, temperature: float = 1.0, rate: float = 1.0) -> None:
         super().__init__(num_classes, attack)
         self.temperature, self.rate = positive("temperature", temperature), part("rate", positive("rate", rate))
         self.register_buffer("log_mean", torch.zeros((), dtype=torch.float64))
