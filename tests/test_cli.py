@@ -7,11 +7,13 @@ import os
 import pickle
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,8 +27,11 @@ import classwise
 from classwise import arguments, registry
 from classwise.attacks import PGD
 from classwise.cli import COMMANDS, main
+from classwise.data import Images
 from classwise.errors import InputError
 from classwise.metrics.result import Result
+from classwise.models import load_model, weights_sha256
+from classwise.threat import ThreatModel
 
 TINY = ("--model", "digits_cnn", "--data", "digits", "--recipe", "digits(epochs=3, steps=2)", "--limit", "300")
 FAST = ("--limit", "40", "--attacks", "pgd(steps=3)")
@@ -347,6 +352,53 @@ def test_a_run_names_its_own_data(run: Run, trained: Path, tmp_path: Path) -> No
     assert Result.read(tmp_path / "out").header["data"]["name"] == "digits"
 
 
+def weights_of(folder: Path, name: str = "last") -> torch.Tensor:
+    return torch.cat([value.flatten().float() for value in load_file(folder / f"{name}.safetensors").values()])
+
+
+@pytest.mark.parametrize("which", ["best", "last"])
+@pytest.mark.parametrize("form", ["run:{}@{}", "digits_cnn@{}/{}.safetensors"])
+def test_training_goes_on_with_a_trained_network(
+    run: Run, trained: Path, tmp_path: Path, form: str, which: str
+) -> None:
+    tiny = ("--data", "digits", "--limit", "300", "--out", tmp_path / "on")
+    words = ("train", "frl-rwrm", "--model", form.format(trained, which), *tiny)
+    assert run(*words, "--recipe", "finetune-frl(epochs=1, steps=1, augment='none')").status == 0
+    moved = (weights_of(tmp_path / "on") - weights_of(trained, which)).abs().max()
+    assert 0 < moved < 0.02, "a rate of 0.001 moves weights by little"
+    other = "last" if which == "best" else "best"
+    assert (weights_of(tmp_path / "on") - weights_of(trained, other)).abs().max() > moved
+
+
+def test_what_was_trained_on_from_a_run_loads_without_its_folder(run: Run, trained: Path, tmp_path: Path) -> None:
+    shutil.copytree(trained, tmp_path / "first")
+    tiny = ("--data", "digits", "--limit", "300", "--recipe", "finetune-frl(epochs=1, steps=1, augment='none')")
+    assert run("train", "at", "--model", f"run:{tmp_path / 'first'}", *tiny, "--out", tmp_path / "second").status == 0
+    assert run("train", "at", "--model", f"run:{tmp_path / 'second'}", *tiny, "--out", tmp_path / "third").status == 0
+    shutil.rmtree(tmp_path / "first")
+    shutil.rmtree(tmp_path / "second")
+    assert run("evaluate", f"run:{tmp_path / 'third'}", *FAST).status == 0
+
+
+@pytest.mark.parametrize("model", ["run:nowhere", "run:damaged", "run:", "mine.py:Net", "digits_cnn"])
+def test_a_model_that_is_no_run_of_an_architecture_stays_what_it_is(run: Run, tmp_path: Path, model: str) -> None:
+    (tmp_path / "damaged").mkdir()
+    (tmp_path / "damaged" / "run.json").write_text("{")
+    assert arguments.start(model) == model
+
+
+def test_a_run_of_a_file_of_ones_own_stays_a_run(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text(json.dumps({"model": "mine.py:Net"}))
+    assert arguments.start(f"run:{tmp_path}@last") == f"run:{tmp_path}@last"
+
+
+def test_a_method_that_goes_on_with_a_robust_network_says_so(run: Run, tmp_path: Path) -> None:
+    done = run("train", "frl-rw", *TINY, "--out", tmp_path / "run")
+    assert done.status == 2
+    assert "frl-rw goes on with a robust network" in done.err
+    assert not (tmp_path / "run").exists()
+
+
 def test_best_and_last_are_different_weights(run: Run, trained: Path, tmp_path: Path) -> None:
     hashes = set()
     for which in ("best", "last"):
@@ -443,6 +495,38 @@ def test_averaged_weights_are_selected_saved_and_evaluated_by_name(run: Run, tmp
     last, averaged = (load_file(tmp_path / f"run/{name}.safetensors") for name in ("last", "ema-last"))
     assert any(not torch.equal(value, averaged[name]) for name, value in last.items())
     assert_one_sentence(run("evaluate", "run:run@swa-best", *FAST), "no swa-best.safetensors", "ema-best.safetensors")
+
+
+def test_a_student_learns_from_a_run(run: Run, trained: Path, tmp_path: Path) -> None:
+    assert run("train", f"rslad(teacher='run:{trained}', share=0.5)", *TINY, "--out", "run").status == 0
+    record = json.loads((tmp_path / "run/run.json").read_text())
+    assert record["teacher"] == {
+        "name": f"run:{trained}",
+        "sha256": weights_sha256(load_model(f"run:{trained}", num_classes=10, shape=(1, 8, 8))),
+    }
+    names = load_file(trained / "last.safetensors").keys()
+    assert load_file(tmp_path / "run/last.safetensors").keys() == names, "the student alone"
+    other = run("train", f"rslad(teacher='run:{trained}@last', share=0.5)", *TINY, "--out", "run")
+    assert_one_sentence(other, "holds a run with method")
+
+
+def test_a_teacher_whose_classes_have_other_names_is_refused(run: Run, trained: Path, tmp_path: Path) -> None:
+    shutil.copytree(trained, tmp_path / "teacher")
+    record = json.loads((trained / "run.json").read_text())
+    record["classes"][1:3] = record["classes"][2:0:-1]
+    (tmp_path / "teacher/run.json").write_text(json.dumps(record))
+    done = run("train", "rslad(teacher='run:teacher')", *TINY, "--out", "run")
+    assert_one_sentence(done, "has a class '2' where the data have '1'")
+    assert not (tmp_path / "run").exists()
+
+
+def test_classes_are_named_and_superclasses_come_from_the_data() -> None:
+    data = Images(torch.zeros(3, 3, 2, 2, dtype=torch.uint8), torch.arange(3), ("cat", "car", "dog"), torch.arange(3))
+    data = replace(data, groups={"animals": ("cat", "dog"), "vehicles": ("car",)})
+    attack = PGD(ThreatModel("Linf", 0.1))
+    assert arguments.method("s-at(classes=('dog', 0))", data, attack, 0).classes == (0, 2)
+    assert arguments.method("cluster-reg", data, attack, 0).groups == ((0, 2), (1,))
+    assert arguments.method("cluster-reg(groups=((0, 1),))", data, attack, 0).groups == ((0, 1),)
 
 
 def test_synchronised_batchnorm_is_what_a_gpu_trains_with() -> None:
@@ -644,6 +728,16 @@ BAD = [
     ((*TRAIN, "--recipe", "digits(augment='crops')"), ["augmentation 'crops'", "did you mean 'crop'"]),
     ((*TRAIN, "--recipe", "digits(holdout=1)"), ["holdout is 1"]),
     (("train", "at(beta=6)", *TRAIN[2:]), ["beta"]),
+    (("train", "rslad", *TRAIN[2:]), ["RSLAD learns from a teacher", "teacher='run:FOLDER'"]),
+    (("train", "rslad(teacher='digits_cnn')", *TRAIN[2:]), ["'digits_cnn' has no weights", "ARCH@FILE"]),
+    (("train", "rslad(teacher=3)", *TRAIN[2:]), ["teacher 3 has no weights"]),
+    (("train", "rslad(teacher='run:nowhere')", *TRAIN[2:]), ["nowhere", "run.json"]),
+    (("train", "rslad(teacher='mine.py:seven')", *TRAIN[2:]), ["7 logits", "10 classes"]),
+    (("train", "rslad(teacher='mine.py:good', shar=1)", *TRAIN[2:]), ["shar"]),
+    (("train", "at(teacher='mine.py:good')", *TRAIN[2:]), ["teacher"]),
+    (("train", "s-at(classes=('3', 'thre'))", *TRAIN[2:]), ["class 'thre'", "known are 0, 1"]),
+    (("train", "s-at", *TRAIN[2:]), ["say which"]),
+    (("train", "cluster-reg", *TRAIN[2:]), ["the data set has none", "groups="]),
     ((*TRAIN, "--wrappers", "emma"), ["wrapper 'emma'", "did you mean 'ema'"]),
     ((*TRAIN, "--wrappers", "ema(deca=0.9)"), ["deca"]),
     ((*TRAIN, "--wrappers", "ema,ema"), ["named twice"]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import re
@@ -16,11 +17,11 @@ from lightning_fabric.utilities.exceptions import MisconfigurationException
 from torch import nn
 
 from classwise import registry
-from classwise.attacks import Transfer, contenders, transfer
+from classwise.attacks import PGD, Transfer, contenders, transfer
 from classwise.attacks.plan import Contender, joined
 from classwise.data import Images, ImageSet, default_threat, load, stratified_sample
 from classwise.errors import InputError
-from classwise.models import load_model
+from classwise.models import Teacher, load_model
 from classwise.models.checkpoint import weights_sha256
 from classwise.models.load import RUN_FOLDER
 from classwise.recipes import Recipe
@@ -58,14 +59,35 @@ def data_of_run(model: str) -> str:
     """
     if not model.startswith("run:"):
         raise InputError("Name the data set with --data; `classwise list data` shows which there are.")
-    match = re.fullmatch(RUN_FOLDER, model.removeprefix("run:"))
-    path = Path(match[1] if match else "").expanduser() / "run.json"
+    path = _record_of(model)
     if not path.is_file():
         raise InputError(f"{path.parent} is no folder of a run: it has no run.json; give one written by training.")
     try:
         return str(json.loads(path.read_text())["data"]["name"])
     except (ValueError, TypeError, KeyError) as error:
         raise InputError(f"{path} is damaged; name the data set with --data.") from error
+
+
+def _record_of(run: str) -> Path:
+    match = re.fullmatch(RUN_FOLDER, run.removeprefix("run:"))
+    return Path(match[1] if match else "").expanduser() / "run.json"
+
+
+def start(model: str) -> str:
+    """Return architecture and weights file of a run to go on from, ``ARCH@FILE`` in place of ``run:FOLDER``.
+
+    What is trained from it can then be loaded without its folder. A run of a network that no text with a file can
+    name, such as one made by a Python file, stays as it is.
+    """
+    match = re.fullmatch(f"run:{RUN_FOLDER}", model)
+    path = Path(match[1] if match else "").expanduser() / "run.json"
+    try:
+        arch = str(json.loads(path.read_text())["model"]).partition("@")[0] if match else ""
+    except (OSError, ValueError, TypeError, KeyError):
+        return model  # the loader says what is wrong
+    if match is None or arch.startswith(("run:", "export:")) or ".py" in arch:
+        return model
+    return f"{arch}@{path.parent / (match[2] or 'best')}.safetensors"
 
 
 def threat(data: str, eps: str | float | None, norm: str | int | None) -> ThreatModel:
@@ -117,12 +139,66 @@ def headed(model: str, head: str | None) -> str:
 
 
 def _written(name: str, settings: Mapping[str, Any]) -> str:
-    return f"{name}({', '.join(f'{key}={value!r}' for key, value in settings.items())})"
+    inside = ", ".join(f"{key}={value!r}" for key, value in settings.items())
+    return f"{name}({inside})" if inside else name
 
 
 def model(text: str, data: ImageSet, seed: int) -> nn.Module:
     """Load a model and check that it fits the data."""
     return load_model(text, num_classes=len(data.classes), shape=data.shape, seed=seed)
+
+
+def method(text: str, data: ImageSet, attack: PGD, seed: int) -> Any:
+    """Build a training method, and give it what it cannot know of its data: teacher, superclasses, numbers of classes.
+
+    Raises:
+        InputError: no such method, setting or class, or a teacher that cannot teach these data.
+    """
+    name, settings = registry.parse(text)
+    asked = inspect.signature(registry.entry("method", name).build).parameters
+    given: dict[str, Any] = {}
+    if "groups" in asked:
+        members = data.groups.values()
+        given["groups"] = tuple(tuple(data.classes.index(each) for each in names) for names in members)
+    if "teacher" in asked and "teacher" in settings:
+        given["teacher"] = teacher(settings.pop("teacher"), data, seed)
+    if "classes" in asked and "classes" in settings:
+        given["classes"] = class_numbers(settings.pop("classes"), data.classes)
+    return registry.build("method", _written(name, settings), len(data.classes), attack, **given)
+
+
+def class_numbers(classes: Any, known: Sequence[str]) -> Any:
+    """Put numbers in the place of names in a list of classes.
+
+    Raises:
+        InputError: the data have no class of such a name.
+    """
+    if not isinstance(classes, list | tuple):
+        return classes
+    for each in classes:
+        if isinstance(each, str) and each not in known:
+            raise InputError(registry.unknown("class", each, list(known)))
+    return tuple(known.index(each) if isinstance(each, str) else each for each in classes)
+
+
+def teacher(text: Any, data: ImageSet, seed: int) -> Teacher:
+    """Load the network that a student is to learn from.
+
+    Raises:
+        InputError: it has no weights, cannot be had, or was trained on other classes.
+    """
+    if not isinstance(text, str) or ("@" not in text and registry.parse(text)[0] in registry.names("model")):
+        raise InputError(f"The teacher {text!r} has no weights; write teacher='run:FOLDER' or teacher='ARCH@FILE'.")
+    network = model(text, data, seed)
+    if text.startswith("run:"):
+        classes = tuple(json.loads(_record_of(text).read_text())["classes"])
+        if classes != data.classes:
+            other = next(pair for pair in zip(classes, data.classes, strict=True) if pair[0] != pair[1])
+            raise InputError(
+                f"The teacher {text} has a class {other[0]!r} where the data have {other[1]!r}; give one that was "
+                "trained on the same data set."
+            )
+    return Teacher(network, text)
 
 
 def attacks(text: str, threat: ThreatModel, data: ImageSet, seed: int) -> Mapping[str, Contender]:

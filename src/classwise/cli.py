@@ -77,7 +77,7 @@ def train_model(
 
     Args:
         method: training method, see `classwise list methods`.
-        model: architecture or model string, see `classwise list models`.
+        model: architecture, see `classwise list models`; run:FOLDER or ARCH@FILE to go on with a trained network.
         data: data set, see `classwise list data`.
         data_dir: folder that holds it.
         recipe: training recipe, with changes like `digits(epochs=5)`; see `classwise list recipes`.
@@ -96,16 +96,15 @@ def train_model(
         loggers: where to log besides, such as `tensorboard,wandb(project="mine")`; see `classwise list loggers`.
         download: fetch the data set into --data-dir if it is missing.
     """
-    from classwise import arguments, registry, terminal
+    from classwise import arguments, terminal
     from classwise import loggers as logging
     from classwise.train import Run, fit
 
     images = arguments.training_images(data, data_dir, limit, seed, download)
     plan = arguments.recipe(recipe, data)
-    run = Run(
-        arguments.normalised(model, images, plan), method, plan, arguments.threat(data, eps, norm), seed, wrappers
-    )
-    defence = registry.build("method", method, len(images.classes), run.attack)
+    text = arguments.normalised(arguments.start(model), images, plan)
+    run = Run(text, method, plan, arguments.threat(data, eps, norm), seed, wrappers)
+    defence = arguments.method(method, images, run.attack, seed)
     run = replace(run, model=arguments.headed(run.model, defence.head))
     network = arguments.model(run.model, images, seed)
     fabric = arguments.fabric(accelerator, devices, num_nodes, precision, logging.build(loggers, out), strategy)

@@ -151,6 +151,24 @@ def mart(**changes: Any) -> Recipe:
     return _recipe(changes, epochs=120, milestones=(74, 89, 99), lr=0.01, weight_decay=3.5e-3, normalize=False)
 
 
+@register("recipe", "rslad", source="zibojia/RSLAD (Zi et al. 2021)")
+def rslad(**changes: Any) -> Recipe:
+    """Distillation on CIFAR: 300 epochs falling at 215, 260 and 285, weight decay 2e-4, no normalisation."""
+    return _recipe(changes, epochs=300, milestones=(215, 260, 285), weight_decay=2e-4, normalize=False)
+
+
+@register("recipe", "finetune-faal", source="TrustAI/FAAL (Zhang et al. 2024)")
+def finetune_faal(**changes: Any) -> Recipe:
+    """Two epochs on top of a robust network, `--model run:FOLDER`: lr 0.01, then 0.001."""
+    return _recipe(changes, epochs=2, milestones=(1,), lr=0.01)
+
+
+@register("recipe", "finetune-frl", source="hannxu123/fair_robust (Xu et al. 2021)")
+def finetune_frl(**changes: Any) -> Recipe:
+    """FRL goes on with a robust network: 40 epochs, lr 0.001, no normalisation, 6 % held out."""
+    return _recipe(changes, epochs=40, lr=0.001, milestones=(40,), normalize=False, holdout=0.06)
+
+
 @register("recipe", "fast", source="our design")
 def fast(**changes: Any) -> Recipe:
     """A first look in minutes on a GPU: 15 epochs, cyclic, 7 steps."""

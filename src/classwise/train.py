@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -23,22 +24,23 @@ from torch import Tensor, nn
 
 import classwise
 from classwise import files, selection, wrappers
-from classwise.attacks.base import attacking, predict
+from classwise.attacks.base import attacking
 from classwise.attacks.pgd import PGD
 from classwise.data.augment import Augment, augmentation
 from classwise.data.images import Images
-from classwise.data.splits import stratified_split
+from classwise.data.splits import draw_by_class, stratified_split
 from classwise.divergence import Watch
-from classwise.engine import exact_float32, forward, total
+from classwise.engine import exact_float32, total
 from classwise.errors import InputError
 from classwise.evaluation import environment
 from classwise.losses import cross_entropy
 from classwise.memory import peak_memory
-from classwise.methods.base import Epoch, Method, Pass, Step, weakened
+from classwise.methods.base import Epoch, Measured, Method, Pass, Step, under_attack, weakened
 from classwise.metrics import summaries
 from classwise.metrics.stats import ClassStats
 from classwise.models import folding
 from classwise.models.checkpoint import save_weights
+from classwise.models.teacher import Teacher
 from classwise.noise import Noise
 from classwise.recipes import Recipe
 from classwise.threat import ThreatModel
@@ -160,7 +162,8 @@ def fit(
 
     The folder holds ``run.json`` (settings), ``log.jsonl`` (a line an epoch), ``checkpoint.pt``, the weights
     ``best.safetensors`` and ``last.safetensors``, for each average of weights NAME also ``NAME-best.safetensors`` and
-    ``NAME-last.safetensors``, and at the end ``summary.json``. How the best epoch is chosen is said in
+    ``NAME-last.safetensors``, for distillation ``teacher.json`` (what the teacher achieves on the held-out images), and
+    at the end ``summary.json``. How the best epoch is chosen is said in
     :mod:`classwise.selection`; its score is average plus worst robust accuracy on held-out training images, with more
     than 20 classes average plus mean of the worst tenth. Until an epoch can be judged its weights are in
     ``candidates``.
@@ -179,14 +182,15 @@ def fit(
 
     Raises:
         InputError: the folder holds something else, a class lacks images, the batch does not divide over the
-            processes, or training diverged.
+            processes, the method lacks a trained start or held-out images, or training diverged.
     """
     folder = Path(directory)
     positions, held_out = _split(train, run)
     _refuse_gaps(train, positions, held_out)
+    _refuse_lacks(method, run, held_out)
     # Convolutions with channels last: 1.5 times as many images a second for small_resnet on one CPU core.
     model.to(memory_format=torch.channels_last)
-    record = _describe(run, method.attack, train, held_out, fabric, model)
+    record = _describe(run, method, train, held_out, fabric, model)
     _refuse_other_uses(folder, record)
     job = _Job(fabric, model, method, train.subset(positions), train.subset(held_out), run, watch)
     state = job.state
@@ -196,14 +200,20 @@ def fit(
         files.write_json(folder / "run.json", record)
     for logger in fabric.loggers:
         logger.log_hyperparams(asdict(run))
+    if method.teacher is not None and state.epoch == 0:
+        _measure_teacher(job, method.teacher, folder)
+    if state.epoch == 0 and method.measures:
+        method.start_from(job.measure())
     for epoch in range(state.epoch, run.recipe.epochs):
         start = time.perf_counter()
         sums = job.train(epoch, state.last)
         held = job.validate(model)
+        job.average(epoch, held)
         averages = {name: job.validate(each.model) for name, each in state.averages.items() if each.exists}
-        method.end_epoch(Epoch(epoch, sums, held))
+        method.end_epoch(Epoch(epoch, sums, held, job.measure() if method.measures else None))
         seconds = time.perf_counter() - start
-        _finish(state, folder, fabric, record, _log_line(epoch, run, sums, held, averages, seconds, fabric.device))
+        line = _log_line(epoch, run, sums, held, averages, seconds, fabric.device)
+        _finish(state, folder, fabric, record, {**line, "class_state": _class_state(method)})
     if fabric.is_global_zero:
         _conclude(state, folder, run.recipe.epochs)
     fabric.barrier()
@@ -299,14 +309,14 @@ class _Job:
         return len(self.images) // self.size
 
     def train(self, epoch: int, last: Mapping[str, Any] | None) -> Pass:
-        """Train for an epoch, bring the averages up to date, and return the sums over all processes."""
+        """Train for an epoch, and return the sums over all processes."""
         fabric, classes = self.fabric, self.images.classes
         sums = Pass(*(ClassStats.zeros(len(classes), fabric.device) for _ in range(2)))
         finite = Watch(epoch, classes, partial(total, fabric), fabric.device)
         self.wrapped.train()
         with _seeded_dropout(fabric, self.run.seed, epoch):
-            for number, batch in enumerate(self._batches(epoch)):
-                self._step(epoch, number, batch, sums, finite)
+            for number, (batch, index) in enumerate(self._batches(epoch)):
+                self._step(epoch, number, batch, index, sums, finite)
                 if self.watch is not None:
                     self.watch(Snapshot(epoch, self.run.recipe.epochs, number + 1, self.steps, sums, last))
         # A last step too long would otherwise be noticed only once it has replaced the last good checkpoint.
@@ -315,18 +325,17 @@ class _Job:
         weights = [value for value in model.state_dict().values() if value.is_floating_point()]
         finite.note(self.steps - 1, weights, None, self.images.y)
         finite.look()
-        self._end_epoch(epoch, model)
+        _agree(fabric, model)
         return Pass(*(_over_ranks(fabric, stats) for stats in sums))
 
-    def _step(self, epoch: int, number: int, batch: Tensor, sums: Pass, finite: Watch) -> None:
+    def _step(self, epoch: int, number: int, batch: Tensor, index: Tensor, sums: Pass, finite: Watch) -> None:
         """Take one step of the optimiser, and let the averages follow."""
-        images, optimizer = self.images, self.optimizer
-        index, y = images.index[batch], images.y[batch]
+        y, optimizer = self.images.y[batch], self.optimizer
         for group in optimizer.param_groups:
             group["lr"] = self.run.recipe.rate(epoch + number / self.steps)
         # That of the step's end: no step attacks with a radius of 0.
         reach = self.run.recipe.reach(epoch + (number + 1) / self.steps)
-        step: Step = self.wrapped(self._augmented(batch, epoch), y, index, epoch, reach)
+        step: Step = self.wrapped(self._augmented(batch, index, epoch), y, index, epoch, reach)
         optimizer.zero_grad(set_to_none=True)
         self.fabric.backward(step.loss)
         gradients = [weight.grad for weight in self.wrapped.parameters() if weight.grad is not None]
@@ -338,46 +347,70 @@ class _Job:
         for average in self.state.averages.values():
             average.follow(self.state.step.model, moment, "step")
 
-    def _end_epoch(self, epoch: int, model: nn.Module) -> None:
-        _agree(self.fabric, model)
-        moment = Moment(epoch, self.steps, self.steps, self.run.recipe.epochs)
+    def average(self, epoch: int, held: Pass | None) -> None:
+        """Let the averages follow that do so after an epoch, whose held-out sums some of them ask for."""
+        model, log = self.state.step.model, self.state.log
+        # A run that holds nothing out has no tail in any epoch.
+        tails = () if held is None else (*(line["tail"] for line in log), _tail(held))
+        moment = Moment(epoch, self.steps, self.steps, self.run.recipe.epochs, tails)
         for average in self.state.averages.values():
             average.follow(model, moment, "epoch")
             if average.exists and average.rule.statistics == "estimated":
-                batches = (self._augmented(batch, epoch) for batch in self._batches(epoch))
+                mine = (batch[self._mine] for batch in self._shuffled(epoch))
+                batches = (self._augmented(batch, self.images.index[batch], epoch) for batch in mine)
                 wrappers.estimate_statistics(average.model, batches, partial(total, self.fabric))
 
-    def _batches(self, epoch: int) -> Iterator[Tensor]:
-        """Yield the positions of this process's part of every batch of an epoch."""
-        order = _order(self.images, self.run.seed, epoch)[: self.steps * self.size]
-        for batch in order.view(self.steps, self.size):
-            yield batch[self.fabric.global_rank :: self.fabric.world_size]
+    @property
+    def _mine(self) -> slice:
+        """This process's part of a batch."""
+        return slice(self.fabric.global_rank, None, self.fabric.world_size)
 
-    def _augmented(self, batch: Tensor, epoch: int) -> Tensor:
-        noise = Noise(self.run.seed, self.images.index[batch]).fold("augment", epoch)
+    def _shuffled(self, epoch: int) -> Tensor:
+        """Return the positions of every batch of an epoch in which each image is seen at most once, (steps, size)."""
+        return _order(self.images, self.run.seed, epoch)[: self.steps * self.size].view(self.steps, self.size)
+
+    def _batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield this process's part of every batch: positions, and the number that each image's noise depends on.
+
+        That is the image's own, or, where a method draws with replacement, the draw's: an image that is drawn twice
+        is augmented and attacked anew. Probabilities are asked for before every batch, as they may change with each.
+        """
+        images, method = self.images, self.state.step.method
+        for number, batch in enumerate(self._shuffled(epoch)):
+            probs = method.class_probs()
+            if probs is None:
+                yield batch[self._mine], images.index[batch[self._mine]]
+            else:
+                draws = torch.arange(self.size, device=batch.device) + number * self.size
+                noise = Noise(self.run.seed, draws).fold("draw", epoch)
+                yield draw_by_class(images.y, probs, noise)[self._mine], draws[self._mine]
+
+    def _augmented(self, batch: Tensor, index: Tensor, epoch: int) -> Tensor:
+        noise = Noise(self.run.seed, index).fold("augment", epoch)
         return self.run.augment(self.images.fetch(batch), noise)
 
     def validate(self, model: nn.Module) -> Pass | None:
-        """Measure a model on the held-out images, if there are any."""
-        return None if self.valid is None else _validate(self.fabric, model, self.valid, self.run)
+        """Measure a model on the held-out images under PGD-10, if there are any."""
+        attack = PGD(self.run.threat, steps=10, step_size=self.run.threat.eps / 4, keep="success")
+        return None if self.valid is None else self._over_held_out(partial(under_attack, attack), model, "validate")
 
+    def measure(self) -> Pass:
+        """Measure the trained model on the held-out images as its method wants it."""
+        return self._over_held_out(self.state.step.method.measure, self.state.step.model, "measure")
 
-def _validate(fabric: Fabric, model: nn.Module, valid: Images, run: Run) -> Pass:
-    """Measure clean and PGD-10 accuracy on the held-out images, in float32 and eval mode."""
-    attack = PGD(run.threat, steps=10, step_size=run.threat.eps / 4, keep="success")
-    sums = Pass(*(ClassStats.zeros(len(valid.classes), fabric.device) for _ in range(2)))
-    mine = torch.arange(fabric.global_rank, len(valid), fabric.world_size, device=fabric.device)
-    with attacking(model), exact_float32():
-        for batch in torch.split(mine, run.recipe.batch_size):
-            x, y = valid.fetch(batch), valid.y[batch]
-            logits = forward(model, x)
-            right = predict(logits, y) == y
-            # An image that is wrong already is its own adversarial image: robust never exceeds clean.
-            noise, x_adv = Noise(run.seed, valid.index[batch]).fold("validate").select(right), x.clone()
-            x_adv[right] = attack(model, x[right], y[right], noise=noise)
-            for stats, seen in zip(sums, (logits, forward(model, x_adv)), strict=True):
-                stats.update(seen, y, cross_entropy(seen, y))
-    return Pass(*(_over_ranks(fabric, stats) for stats in sums))
+    def _over_held_out(self, measure: Callable[..., Measured], model: nn.Module, purpose: str) -> Pass:
+        """Sum over the held-out images, in float32 and eval mode."""
+        fabric, valid = self.fabric, self.valid
+        assert valid is not None, "refused before training"
+        sums = Pass(*(ClassStats.zeros(len(valid.classes), fabric.device) for _ in range(2)))
+        mine = torch.arange(fabric.global_rank, len(valid), fabric.world_size, device=fabric.device)
+        with attacking(model), exact_float32():
+            for batch in torch.split(mine, self.run.recipe.batch_size):
+                x, y = valid.fetch(batch), valid.y[batch]
+                found = measure(model, x, y, Noise(self.run.seed, valid.index[batch]).fold(purpose))
+                sums.clean.update(found.logits, y, cross_entropy(found.logits, y))
+                sums.robust.update(found.logits_adv, y, found.loss)
+        return Pass(*(_over_ranks(fabric, stats) for stats in sums))
 
 
 def _finish(state: _State, folder: Path, fabric: Fabric, record: Mapping[str, Any], line: dict[str, Any]) -> None:
@@ -395,6 +428,13 @@ def _finish(state: _State, folder: Path, fabric: Fabric, record: Mapping[str, An
         files.write_bytes(folder / "checkpoint.pt", state.content(record))
         _drop_candidates(state, folder, epochs)
     fabric.barrier()
+
+
+def _measure_teacher(job: _Job, teacher: Teacher, folder: Path) -> None:
+    """Write down what the teacher achieves on the held-out images by class: a student inherits its weaknesses."""
+    found = {**teacher.record(), **_held_out(job.validate(teacher.network.to(job.fabric.device)))}
+    if job.fabric.is_global_zero:
+        files.write_json(folder / "teacher.json", found)
 
 
 def _keep_best(folder: Path, name: str, model: nn.Module, scores: selection.Scores, epochs: int) -> None:
@@ -467,10 +507,21 @@ def _log_line(
 def _held_out(valid: Pass | None) -> dict[str, Any]:
     """Return what a model achieved on the held-out images, and its score."""
     if valid is None:
-        return {"valid": None, "score": None}
+        return {"valid": None, "score": None, "tail": None}
+    tail = _tail(valid)
+    return {"valid": _measured(valid), "score": float(valid.robust.average) + tail, "tail": tail}
+
+
+def _tail(valid: Pass) -> float:
+    """Return the lowest robust class accuracy, with many classes the mean of the worst tenth."""
     robust = valid.robust.accuracy.cpu().numpy()
-    tail = summaries.worst(robust) if len(robust) <= _MANY_CLASSES else summaries.worst_q(robust, 0.1)
-    return {"valid": _measured(valid), "score": float(valid.robust.average) + float(tail)}
+    return float(summaries.worst(robust) if len(robust) <= _MANY_CLASSES else summaries.worst_q(robust, 0.1))
+
+
+def _class_state(method: Method) -> dict[str, list[float | None]]:
+    """Return what a method knows of each class after an epoch, for the log: weights, radii and the like."""
+    vectors = {name: value for name, value in method.named_buffers() if value.shape == (method.num_classes,)}
+    return {name: [_json(number) for number in value.tolist()] for name, value in vectors.items()}
 
 
 def _measured(sums: Pass) -> dict[str, Any]:
@@ -575,8 +626,21 @@ def _refuse_gaps(train: Images, positions: Tensor, held_out: Tensor) -> None:
             raise InputError(f"Class {name!r} has no {what} images; {remedy}.")
 
 
+def _refuse_lacks(method: Method, run: Run, held_out: Tensor) -> None:
+    """Refuse a method or an average without what it needs: held-out images, or a trained network to start from."""
+    asking = {run.method: method.validates} | {name: rule.validates for name, rule in run.wrapped.averages.items()}
+    for name, asks in asking.items():
+        if asks and not len(held_out):
+            raise InputError(f"{name} needs held-out images, and the recipe has holdout=0; give it a share above 0.")
+    if method.fine_tunes and not re.search("[@:]", run.model):
+        raise InputError(
+            f"{run.method} goes on with a robust network, and {run.model!r} has fresh weights; give one that was "
+            "trained, as in --model run:DIR or ARCH@FILE."
+        )
+
+
 def _describe(
-    run: Run, attack: PGD, train: Images, held_out: Tensor, fabric: Fabric, model: nn.Module
+    run: Run, method: Method, train: Images, held_out: Tensor, fabric: Fabric, model: nn.Module
 ) -> dict[str, Any]:
     """Return what run.json holds; everything but the environment must agree for a run to be resumed."""
     size = min(run.recipe.batch_size, len(train) - len(held_out))
@@ -598,8 +662,9 @@ def _describe(
         "shape": list(train.shape),
         "recipe": asdict(run.recipe),
         "threat": asdict(run.threat),
-        "attack": repr(attack),
+        "attack": repr(method.attack),
         "method": run.method,
+        "teacher": None if method.teacher is None else method.teacher.record(),
         "wrappers": run.wrappers,
         "model": run.model,
         "held_out": train.index[held_out].tolist(),

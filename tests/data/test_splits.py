@@ -8,7 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from classwise.data import stratified_sample, stratified_split
+from classwise.data.splits import draw_by_class
 from classwise.errors import InputError
+from classwise.noise import Noise
 
 labels = st.lists(st.integers(0, 5), min_size=1, max_size=80).map(torch.tensor)
 shares = st.floats(0.01, 0.99)
@@ -130,3 +132,24 @@ def test_seven_seats_for_classes_of_53_24_and_23():
 def test_a_sample_of_no_images_is_refused():
     with pytest.raises(InputError, match="at least 1"):
         stratified_sample(BALANCED, 0)
+
+
+UNEQUAL = torch.tensor([2, 0, 0, 0, 4, 2, 4, 4, 0, 4])  # no image of class 1 or 3
+
+
+@pytest.mark.parametrize("probs", [[0.2] * 5, [0.5, 0.1, 0.1, 0.0, 0.3], [0.0, 0.5, 1.0, 0.5, 0.0]])
+def test_classes_are_drawn_with_their_probabilities_and_images_of_a_class_alike(probs):
+    """Of 40,000 draws the share of a class has a standard error below 0.0025; classes without images are left out."""
+    drawn = draw_by_class(UNEQUAL, torch.tensor(probs), Noise(3, torch.arange(40_000)))
+    there = torch.tensor(probs) * torch.tensor([1, 0, 1, 0, 1])
+    share = there / there.sum() / torch.tensor([4, 1, 2, 1, 4])
+    frequency = torch.bincount(drawn, minlength=10) / 40_000
+    assert frequency.tolist() == pytest.approx(share[UNEQUAL].tolist(), abs=0.01)
+    assert (frequency[share[UNEQUAL] == 0] == 0).all()
+
+
+def test_a_draw_depends_on_its_own_number_alone():
+    probs = torch.tensor([0.5, 0.0, 0.2, 0.0, 0.3])
+    whole = draw_by_class(UNEQUAL, probs, Noise(3, torch.arange(50)))
+    part = draw_by_class(UNEQUAL, probs, Noise(3, torch.arange(1, 50, 2)))
+    assert torch.equal(whole[1::2], part)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import ast
 import copy
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from tests.methods import strategies
-from tests.methods.strategies import attack, batch
+from tests.methods.strategies import attack, batch, in_action
 from torch import Tensor, nn
 
 import classwise.methods
@@ -32,14 +33,26 @@ LABELS = {
     "one class alone": torch.full((24,), 2),
 }
 SIZES = {"balanced": 3, "two classes": 2, "a hundred classes": 100, "unbalanced": 3, "one class alone": 3}
+MORE_PASSES = {"bat": 1}  # on images whose logits a step has no place for
+ROUNDING = {"bat": 0.1}  # of a loss in bfloat16, 0.05 for others: here a verdict decides which image is trained on
 
 every_method = pytest.mark.parametrize("name", NAMES)
 every_batch = pytest.mark.parametrize("case", LABELS)
 
 
 def build(name: str, num_classes: int = 3, eps: float = 0.1, mode: str = "eval") -> Method:
-    method: Method = registry.build("method", name, num_classes, attack(eps, mode=mode))
-    return method.train()
+    return strategies.method(in_action(name), num_classes, attack(eps, mode=mode)).train()
+
+
+def adapted(name: str, y: Tensor, num_classes: int = 3, mode: str = "eval") -> Method:
+    """Return the method after what it meets at the start of training and in two epochs."""
+    method, seen = build(name, num_classes, mode=mode), epoch(y, num_classes)
+    assert seen.measured is not None
+    if method.measures:
+        method.start_from(seen.measured)
+    for number in range(2):
+        method.end_epoch(replace(seen, number=number))
+    return method
 
 
 def network(name: str, num_classes: int = 3) -> nn.Module:
@@ -62,14 +75,14 @@ def epoch(y: Tensor, num_classes: int) -> Epoch:
         stats.update(logits, y, cross_entropy(logits, y))
         return stats
 
-    return Epoch(0, Pass(sums(), sums()), Pass(sums(), sums()))
+    return Epoch(0, *(Pass(sums(), sums()) for _ in range(3)))
 
 
 @every_method
 @every_batch
 def test_the_loss_is_one_finite_number_whose_gradient_reaches_every_weight(name: str, case: str) -> None:
     model, y = network(name, SIZES[case]), LABELS[case]
-    made = step(build(name, SIZES[case]), model, y)
+    made = step(adapted(name, y, SIZES[case]), model, y)
     assert made.loss.shape == ()
     assert made.loss.isfinite()
     made.loss.backward()
@@ -91,8 +104,7 @@ def test_the_logits_are_those_of_the_batch(name: str, case: str) -> None:
 @every_method
 @every_batch
 def test_the_class_state_adapts_to_any_epoch_and_stays_finite(name: str, case: str) -> None:
-    method = build(name, SIZES[case])
-    method.end_epoch(epoch(LABELS[case], SIZES[case]))
+    method = adapted(name, LABELS[case], SIZES[case])
     assert all(buffer.isfinite().all() for buffer in method.buffers() if buffer.is_floating_point())
     assert step(method, network(name, SIZES[case]), LABELS[case]).loss.isfinite()
 
@@ -100,7 +112,7 @@ def test_the_class_state_adapts_to_any_epoch_and_stays_finite(name: str, case: s
 @every_method
 def test_the_same_noise_gives_the_same_step(name: str) -> None:
     model, y = network(name), LABELS["balanced"]
-    first, second = (step(build(name), copy.deepcopy(model), y) for _ in range(2))
+    first, second = (step(adapted(name, y), copy.deepcopy(model), y) for _ in range(2))
     assert torch.equal(first.loss, second.loss)
 
 
@@ -118,9 +130,9 @@ def test_only_the_forward_passes_of_the_loss_move_batchnorm(name: str, mode: str
     # A forward pass in train mode moves the statistics by its own batch; gradients of the attack must not. So the
     # count of batches is that of the logits that the method hands out.
     model = network(name)
-    made = step(build(name, mode=mode), model, LABELS["balanced"])
+    made = step(adapted(name, LABELS["unbalanced"], mode=mode), model, LABELS["balanced"])
     passes = sum(logits is not None for logits in (made.logits, made.logits_adv))
-    assert int(model[2].num_batches_tracked) == passes
+    assert int(model[2].num_batches_tracked) == passes + MORE_PASSES.get(name, 0)
 
 
 @every_method
@@ -151,8 +163,7 @@ def test_images_and_labels_are_not_changed(name: str) -> None:
 
 @every_method
 def test_the_state_survives_saving_and_loading(name: str) -> None:
-    method, fresh = build(name), build(name)
-    method.end_epoch(epoch(LABELS["unbalanced"], 3))
+    method, fresh = adapted(name, LABELS["unbalanced"]), build(name)
     fresh.load_state_dict(method.state_dict())
     assert method.state_dict().keys() == fresh.state_dict().keys()
     for key, value in method.state_dict().items():
@@ -209,6 +220,29 @@ def test_the_attacks_of_a_method_inside_a_method_are_weakened_and_put_back_after
     assert (outer.attack.threat.eps, inner.attack.threat.eps) == (0.1, 0.1)
 
 
+@every_batch
+def test_the_probabilities_of_drawing_a_class_sum_to_1_if_there_are_any(name: str, case: str) -> None:
+    method = adapted(name, LABELS[case], SIZES[case])
+    step(method, network(name, SIZES[case]), LABELS[case])
+    probs = method.class_probs()
+    if probs is not None:
+        assert probs.shape == (SIZES[case],)
+        assert (probs >= 0).all()
+        assert float(probs.sum()) == pytest.approx(1)
+
+
+@every_method
+def test_what_a_method_measures_itself_it_measures_on_images_that_are_held_out(name: str) -> None:
+    method, model = build(name), network(name).eval()
+    assert method.validates or not method.measures
+    if method.measures:
+        x, noise = batch(LABELS["balanced"])
+        found = method.measure(model, x, LABELS["balanced"], noise)
+        assert found.logits.shape == found.logits_adv.shape == (24, 3)
+        assert found.loss.shape == (24,)
+        assert not any(value.requires_grad for value in found), "a graph of every batch would fill the memory"
+
+
 @every_method
 def test_a_method_has_no_weights_of_its_own_that_decay(name: str) -> None:
     assert list(build(name).parameters()) == []
@@ -217,11 +251,11 @@ def test_a_method_has_no_weights_of_its_own_that_decay(name: str) -> None:
 @every_method
 def test_mixed_precision_gives_nearly_the_same_loss(name: str) -> None:
     model, y = network(name), LABELS["balanced"]
-    exact = step(build(name), copy.deepcopy(model), y).loss
+    exact = step(adapted(name, y), copy.deepcopy(model), y).loss
     with torch.autocast("cpu", torch.bfloat16):
-        made = step(build(name), copy.deepcopy(model), y)
+        made = step(adapted(name, y), copy.deepcopy(model), y)
     made.loss.backward()
-    assert float(made.loss.detach()) == pytest.approx(float(exact.detach()), rel=0.05)
+    assert float(made.loss.detach()) == pytest.approx(float(exact.detach()), rel=ROUNDING.get(name, 0.05))
 
 
 @every_method
@@ -232,18 +266,17 @@ def test_the_entry_says_what_it_is_and_where_it_comes_from(name: str) -> None:
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_each_file_registers_exactly_one_method(path: Path) -> None:
+def test_each_file_registers_the_methods_of_one_source_and_nothing_else(path: Path) -> None:
     found = [
         node
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "register"
     ]
     kinds = [argument.value for node in found for argument in node.args[:1] if isinstance(argument, ast.Constant)]
-    assert kinds == ["method"]
-
-
-def test_as_many_methods_are_registered_as_there_are_files() -> None:
-    assert len(NAMES) == len(FILES)
+    assert set(kinds) == {"method"}
+    sources = [keyword.value for node in found for keyword in node.keywords if keyword.arg == "source"]
+    papers = {str(source.value).partition(",")[0] for source in sources if isinstance(source, ast.Constant)}
+    assert len(papers) == 1, "one paper, one file"
 
 
 def test_an_unknown_method_offers_the_nearest() -> None:

@@ -14,7 +14,8 @@ from tests.methods.strategies import attack, batch, network
 from classwise.attacks.base import attacking, predict
 from classwise.errors import InputError
 from classwise.methods import AT, GAIRAT, Epoch, Pass, Step
-from classwise.methods.gairat import geometry_weight, normalised
+from classwise.methods.base import normalised
+from classwise.methods.gairat import geometry_weight
 from classwise.metrics.stats import ClassStats
 
 Y = torch.arange(24) % 3

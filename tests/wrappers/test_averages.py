@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from classwise import registry, wrappers
 from classwise.errors import InputError
 from classwise.noise import Noise
-from classwise.wrappers import EMA, SWA, Average, Averaged, Moment, estimate_statistics, mix
+from classwise.wrappers import EMA, FAWA, SWA, Average, Averaged, Moment, estimate_statistics, mix
 
 
 def network(value: float = 0.0) -> nn.Module:
@@ -23,15 +24,16 @@ def network(value: float = 0.0) -> nn.Module:
     return model
 
 
-def followed(rule: Average, values: list[float], steps: int = 1) -> Averaged:
-    """Return the average after a run in which the weights take these values, step by step."""
+def followed(rule: Average, values: list[float], steps: int = 1, tails: tuple[float, ...] = ()) -> Averaged:
+    """Return the average after a run in which the weights take these values, step by step, and tails by epoch."""
     averaged = Averaged.of(rule, network(-1.0))
     epochs = len(values) // steps
     for number, value in enumerate(values):
         moment = Moment(number // steps, number % steps + 1, steps, epochs)
         averaged.follow(network(value), moment, "step")
         if moment.step == steps:
-            averaged.follow(network(value), moment, "epoch")
+            finished = tails[: moment.epoch + 1]
+            averaged.follow(network(value), replace(moment, tails=finished), "epoch")
     return averaged
 
 
@@ -87,9 +89,33 @@ def test_without_decay_the_average_is_the_model(each: Any) -> None:
     assert all(torch.equal(a, b) for a, b in zip(averaged.model.parameters(), network(4.1).parameters(), strict=True))
 
 
-@pytest.mark.parametrize("rule", [EMA(), EMA(each="epoch"), SWA(start=0)], ids=str)
+def test_fawa_averages_the_epochs_whose_worst_class_passes_from_the_first_of_them_on() -> None:
+    averaged = followed(FAWA(0.2, decay=0.8), [9.0, 1.0, 7.0, 2.0, 8.0], tails=(0.19, 0.2, 0.1, 0.3, 0.0))
+    assert weight(averaged) == pytest.approx(0.8 * 1 + 0.2 * 2)
+    assert statistic(averaged) == pytest.approx(weight(averaged)), "BatchNorm's statistics are averaged alike"
+
+
+def test_fawa_that_admits_no_epoch_falls_back_to_the_moving_average() -> None:
+    values = [1.0, 2.0, 4.0]
+    fallen = followed(FAWA(0.5, decay=0.8), values, tails=(0.1, 0.4, 0.2))
+    assert weight(fallen) == pytest.approx(weight(followed(EMA(decay=0.8, each="epoch"), values)))
+
+
+def test_fawa_without_decay_has_the_weights_last_admitted() -> None:
+    assert weight(followed(FAWA(0.2, decay=0), [9.0, 1.0, 7.0], tails=(0.3, 0.2, 0.1))) == 1.0
+
+
+def test_a_relative_threshold_is_the_median_of_the_last_twenty_epochs() -> None:
+    rule = FAWA("median")
+    assert [rule.admits(tails) for tails in [(0.1,), (0.1, 0.05), (0.1, 0.05, 0.07)]] == [True, False, True]
+    old, recent = (0.0,) * 20, (0.5,) * 19
+    assert not rule.admits((*old, *recent, 0.4)), "the first twenty no longer count"
+    assert rule.admits((*old, 0.4)), "against zeros it passes"
+
+
+@pytest.mark.parametrize("rule", [EMA(), EMA(each="epoch"), SWA(start=0), FAWA(0)], ids=str)
 def test_weights_that_do_not_change_are_their_own_average(rule: Average) -> None:
-    assert weight(followed(rule, [0.7] * 5)) == pytest.approx(0.7, abs=1e-6)
+    assert weight(followed(rule, [0.7] * 5, tails=(0.1,) * 5)) == pytest.approx(0.7, abs=1e-6)
 
 
 def test_swa_is_the_arithmetic_mean_of_the_epochs_from_its_start_on() -> None:
@@ -209,6 +235,9 @@ def test_wrappers_are_built_by_name_with_their_settings() -> None:
         ("ema(each='batch')", "not each 'batch'"),
         ("ema(warmup=1)", "warm-up of ema is 1"),
         ("swa(start=1)", "start of swa is 1"),
+        ("fawa(decay=-1)", "decay of fawa is -1"),
+        ("fawa(threshold=2)", "threshold of fawa is 2"),
+        ("fawa(threshold='mean')", "threshold of fawa is 'mean'"),
         ("awp(gamma='a')", "gamma of awp is 'a'"),
     ],
 )

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.methods import strategies
 from torch import Tensor, nn
 
 from classwise import models, registry
@@ -80,7 +81,7 @@ def test_a_frozen_weight_is_not_moved() -> None:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_without_gamma_it_is_the_method_itself(method: str) -> None:
-    built = [registry.build("method", method, 3, ATTACK) for _ in range(2)]
+    built = [strategies.method(method, 3, ATTACK) for _ in range(2)]
     one, other = network(built[0]), network(built[1])
     plain, wrapped = gradients(None, built[0], one), gradients(AWP(gamma=0), built[1], other)
     for name, value in plain.items():
@@ -112,7 +113,7 @@ def test_the_gradient_is_that_of_the_loss_at_w_plus_v_on_images_crafted_at_w() -
 
 @pytest.mark.parametrize("method", METHODS)
 def test_the_weights_stay_where_they_are_and_batchnorm_counts_one_pass(method: str) -> None:
-    built = [registry.build("method", method, 3, ATTACK) for _ in range(2)]
+    built = [strategies.method(method, 3, ATTACK) for _ in range(2)]
     model, plain = network(built[0]), network(built[1])
     before = copy.deepcopy(dict(model.named_parameters()))
     gradients(AWP(gamma=0.1), built[0], model)

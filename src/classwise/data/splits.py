@@ -76,6 +76,31 @@ def stratified_sample(y: Tensor, limit: int, seed: int = 0) -> Tensor:
     return turn.argsort(stable=True)[:limit].sort().values
 
 
+def draw_by_class(y: Tensor, probs: Tensor, noise: Noise) -> Tensor:
+    """Draw images with replacement: first a class, then an image of that class, each with equal probability.
+
+    Args:
+        y: labels (N,) int64, 0 … C − 1.
+        probs: probability of each class (C,), at least 0; a class without images is left out, the others scaled.
+        noise: one stream a draw, (M,).
+
+    Returns:
+        Positions (M,).
+
+    Example:
+        >>> y = torch.tensor([0, 1, 1])
+        >>> draw_by_class(y, torch.tensor([0.0, 1.0]), Noise(0, torch.arange(6))).unique().tolist()
+        [1, 2]
+    """
+    size = torch.bincount(y, minlength=len(probs))
+    ends = (probs.double() * (size > 0)).cumsum(0)
+    which, member = noise.fold("draw").uniform((2,), y.device).double().unbind(1)
+    # The first end above the number drawn: a class of probability 0 ends where the one before it does.
+    drawn = torch.searchsorted(ends, which * ends[-1], right=True)
+    first = size.cumsum(0) - size
+    return y.argsort(stable=True)[first[drawn] + (member * size[drawn]).long()]
+
+
 def _rank_in_class(y: Tensor, seed: int, purpose: str) -> tuple[Tensor, Tensor]:
     """Return the place of each image in a random order of its class, and the size of its class, both (N,)."""
     y = y.cpu()

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from classwise.attacks.base import predict
 from classwise.attacks.pgd import PGD
 from classwise.errors import InputError
+from classwise.losses import Loss, cross_entropy, kl
 from classwise.metrics.stats import ClassStats
+from classwise.models.teacher import Teacher
 from classwise.noise import Noise
 
 
@@ -31,6 +34,20 @@ class Step(NamedTuple):
     logits: Tensor | None = None
 
 
+class Measured(NamedTuple):
+    """What a method sees on held-out images.
+
+    Attributes:
+        logits: on the clean images (N, K).
+        logits_adv: on the attacked images (N, K).
+        loss: of each image (N,).
+    """
+
+    logits: Tensor
+    logits_adv: Tensor
+    loss: Tensor
+
+
 class Pass(NamedTuple):
     """Sums by class over one pass, clean and attacked; an empty one where nothing was measured."""
 
@@ -45,12 +62,14 @@ class Epoch:
     Attributes:
         number: epochs finished before this one.
         train: sums over the training batches.
-        valid: sums over the held-out images; None if nothing is held out.
+        valid: sums over the held-out images under PGD-10; None if nothing is held out.
+        measured: sums of what the method measured itself; None if it does not.
     """
 
     number: int
     train: Pass
     valid: Pass | None
+    measured: Pass | None = None
 
 
 class Method(nn.Module):
@@ -62,9 +81,17 @@ class Method(nn.Module):
         num_classes: number of classes.
         head: the last layer that the network must have, as ``models.heads`` reads it, such as "cosine(scale=10)";
             None for whatever it has. ``classwise train`` puts it there.
+        teacher: the frozen network that it learns from, if any; run.json names it.
+        validates: whether it needs held-out images; training is refused without.
+        measures: whether it measures them itself, by ``measure``, before the first epoch and after each.
+        fine_tunes: whether it needs a network that is robust already; fresh weights are refused.
     """
 
     head: str | None = None
+    teacher: Teacher | None = None
+    validates: bool = False
+    measures: bool = False
+    fine_tunes: bool = False
 
     def __init__(self, num_classes: int, attack: PGD) -> None:
         super().__init__()
@@ -81,6 +108,21 @@ class Method(nn.Module):
             noise: random numbers of these images in this epoch.
         """
         raise NotImplementedError
+
+    def class_probs(self) -> Tensor | None:
+        """Return the probability with which the next batch draws each class (C,), None to go through the images.
+
+        With probabilities, each item of a batch is a class drawn by them, and then an image of that class drawn
+        uniformly, with replacement. All processes must find the same.
+        """
+        return None
+
+    def measure(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Measured:
+        """Return what the class state depends on, on held-out images of a batch; only where it ``measures``."""
+        raise NotImplementedError
+
+    def start_from(self, measured: Pass) -> None:
+        """Adapt the class state to the network that training starts from; only where it ``measures``."""
 
     def end_epoch(self, epoch: Epoch) -> None:
         """Adapt the class state; nothing, unless the method says otherwise."""
@@ -110,6 +152,195 @@ def weakened(method: Method, share: float) -> AbstractContextManager[None]:
     return nullcontext() if share == 1 else attacks_replaced(method, lambda attack: attack.scaled(share))
 
 
+class Terms(NamedTuple):
+    """The two terms of a base method's loss, for each image, and the logits they are made of.
+
+    Attributes:
+        error: cross-entropy (N,), on the attacked images for "at", on the clean ones for "trades".
+        divergence: KL(p ‖ p_adv) (N,); 0 for "at".
+        logits_adv: logits on the attacked images (N, K).
+        logits: logits on the clean images (N, K); None for "at".
+    """
+
+    error: Tensor
+    divergence: Tensor
+    logits_adv: Tensor
+    logits: Tensor | None
+
+    def step(self, loss: Tensor) -> Step:
+        """Return the step whose loss is the mean of a loss of each image (N,)."""
+        return Step(loss.mean(), self.logits_adv, self.logits)
+
+
+class BasedMethod(Method):
+    """A method that changes a base method by class: abstract, since what changes is said in forward.
+
+    Base "at" is adversarial training (Madry et al. 2018), CE(f(x_adv), y); base "trades" is TRADES (Zhang et al. 2019),
+    CE(f(x), y) + β·KL(p(x) ‖ p(x_adv)), whose attack climbs the divergence from x + 0.001·N(0, 1).
+
+    Attributes:
+        base: "at" or "trades".
+        beta: weight of the divergence; 0 for "at".
+    """
+
+    def __init__(self, num_classes: int, attack: PGD, base: str, beta: float | None = None) -> None:
+        """Check the base, and give the attack its loss.
+
+        Args:
+            num_classes: number of classes.
+            attack: its steps, step size and mode are used.
+            base: "at" or "trades".
+            beta: weight of the divergence of "trades", at least 0; None for 6.
+
+        Raises:
+            InputError: no such base, a beta outside its range, or one for "at", which has no divergence.
+        """
+        if base not in ("at", "trades"):
+            raise InputError(f"There is no base {base!r}: use 'at' or 'trades'.")
+        if base == "at" and beta is not None:
+            raise InputError("The base 'at' has one term and no beta; leave it out, or use base='trades'.")
+        super().__init__(num_classes, attack if base == "at" else replace(attack, loss="kl", start="jitter"))
+        self.base = base
+        self.beta = 0.0 if base == "at" else number("beta", 6.0 if beta is None else beta)
+
+    def terms(
+        self,
+        model: nn.Module,
+        x: Tensor,
+        y: Tensor,
+        noise: Noise,
+        *,
+        radius: Tensor | None = None,
+        step: Tensor | None = None,
+    ) -> Terms:
+        """Attack the batch, and return the terms of the base.
+
+        Args:
+            model: in train mode.
+            x: clean images (N, C, H, W) in [0, 1].
+            y: true classes (N,).
+            noise: random numbers of these images in this epoch.
+            radius: radius of each image (N,), in units of the attack's; None for 1.
+            step: step size of each image (N,), in units of the attack's; None for 1.
+        """
+        eps = None if radius is None else radius.to(x.dtype) * self.attack.threat.eps
+        length = None if step is None else step.to(x.dtype) * self.attack.length
+        x_adv = self.attack(model, x, y, noise=noise, eps=eps, step_size=length)
+        if self.base == "at":
+            logits_adv = model(x_adv)
+            error = cross_entropy(logits_adv, y)
+            return Terms(error, torch.zeros_like(error), logits_adv, None)
+        logits, logits_adv = model(x), model(x_adv)
+        return Terms(cross_entropy(logits, y), kl(logits_adv, logits), logits_adv, logits)
+
+
+def under_attack(attack: PGD, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Measured:
+    """Return logits and cross-entropy under an attack on what is classified right.
+
+    An image that is wrong already is its own adversarial image, so robust accuracy never exceeds clean accuracy.
+
+    Args:
+        attack: how to perturb.
+        model: in eval mode.
+        x: images (N, C, H, W) in [0, 1].
+        y: true classes (N,).
+        noise: random numbers of these images.
+    """
+    with torch.no_grad():
+        logits = model(x)
+    right, x_adv = predict(logits, y) == y, x.clone()
+    x_adv[right] = attack(model, x[right], y[right], noise=noise.select(right))
+    with torch.no_grad():
+        logits_adv = model(x_adv)
+    return Measured(logits, logits_adv, cross_entropy(logits_adv, y))
+
+
+def kept(new: Tensor, old: Tensor) -> Tensor:
+    """Return the new class values (C,), and the old one of each class without images, whose new one is NaN."""
+    return torch.where(new.isfinite(), new, old.to(new.dtype))
+
+
+class Distillation(Method):
+    """A method whose student learns from a teacher: what to attack and the loss of each image; abstract.
+
+    Divergences are summed over classes, where most released codes take the mean. Their loss is smaller by the number
+    of classes, which with weight decay is another training: ``scale`` gives it back.
+
+    Args:
+        num_classes: number of classes.
+        attack: crafts the training images.
+        teacher: the frozen network.
+        scale: factor of the loss, at least 0.
+
+    Raises:
+        InputError: no teacher, a setting outside its range, or, when called, a teacher of other classes.
+    """
+
+    teacher: Teacher
+
+    def __init__(self, num_classes: int, attack: PGD, teacher: Teacher | None, scale: float = 1.0) -> None:
+        super().__init__(num_classes, attack)
+        if not isinstance(teacher, Teacher):
+            raise InputError(
+                f"{type(self).__name__} learns from a teacher: on the command line name its weights, as in "
+                "teacher='run:FOLDER' or teacher='ARCH@FILE', and in Python pass a models.Teacher."
+            )
+        self.teacher, self.scale = teacher, number("scale", scale)
+
+    def forward(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Step:
+        """Attack the batch, and return the mean of the loss."""
+        taught = self.taught(x)
+        x_adv = self.attack(model, x, y, noise=noise, loss=self.objective(taught))
+        step = self.errors(model, x, x_adv, y, taught)
+        return step._replace(loss=self.scale * step.loss.mean())
+
+    def taught(self, x: Tensor) -> Tensor:
+        """Return the teacher's logits (N, K) on images (N, C, H, W), without gradient."""
+        logits = self.teacher(x)
+        if logits.shape[1] != self.num_classes:
+            raise InputError(
+                f"The teacher {self.teacher.name!r} knows {logits.shape[1]} classes and its student is to learn "
+                f"{self.num_classes}; give a teacher that was trained on the same data set."
+            )
+        return logits
+
+    def objective(self, taught: Tensor) -> Loss | None:
+        """Return what the attack climbs on a batch, of which the teacher has logits (N, K); None for its own loss."""
+        raise NotImplementedError
+
+    def errors(self, model: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor, taught: Tensor) -> Step:
+        """Return a step whose loss is that of each image, (N,).
+
+        Args:
+            model: in train mode.
+            x: clean images (N, C, H, W) in [0, 1].
+            x_adv: attacked images (N, C, H, W).
+            y: true classes (N,).
+            taught: the teacher's logits on x, (N, K).
+        """
+        raise NotImplementedError
+
+
+class Trace:
+    """A loss that on the way counts how often each image is classified right; bound to one batch.
+
+    An attack asks for its loss before each of its K steps, so the count is κ of Zhang et al. (GAIRAT, 2021), from 0 to
+    K: the start is counted, and the result of the last step is not.
+
+    Attributes:
+        right: the counts so far, (N,) float32.
+    """
+
+    def __init__(self, loss: Loss, y: Tensor) -> None:
+        self.loss = loss
+        self.right = torch.zeros(len(y), device=y.device)
+
+    def __call__(self, logits: Tensor, y: Tensor) -> Tensor:
+        """Return the loss of each image, (N, K) and (N,) -> (N,)."""
+        self.right += predict(logits.detach(), y) == y
+        return self.loss(logits, y)
+
+
 def number(name: str, value: float, least: float = 0.0) -> float:
     """Return a setting that is a finite number of at least ``least``.
 
@@ -118,6 +349,28 @@ def number(name: str, value: float, least: float = 0.0) -> float:
     """
     if type(value) not in (int, float) or not least <= value < math.inf:
         raise InputError(f"The setting {name} is {value!r}, but must be a finite number of at least {least:g}.")
+    return float(value)
+
+
+def positive(name: str, value: float) -> float:
+    """Return a setting that is a finite number above 0.
+
+    Raises:
+        InputError: it is something else.
+    """
+    if type(value) not in (int, float) or not 0 < value < math.inf:
+        raise InputError(f"The setting {name} is {value!r}, but must be a finite number above 0.")
+    return float(value)
+
+
+def part(name: str, value: float) -> float:
+    """Return a setting that is a number from 0 to 1.
+
+    Raises:
+        InputError: it is something else.
+    """
+    if type(value) not in (int, float) or not 0 <= value <= 1:
+        raise InputError(f"The setting {name} is {value!r}, but must be a number from 0 to 1.")
     return float(value)
 
 
@@ -132,8 +385,31 @@ def whole(name: str, value: int, least: int = 0) -> int:
     return value
 
 
-def over_processes(value: Tensor) -> Tensor:
-    """Return the sum of ``value`` over the processes that train together: for what a loss divides by.
+def wholes(name: str, value: int | Sequence[int], fewest: int = 0) -> tuple[int, ...]:
+    """Return a setting that is a whole number of at least 0, or a list of them.
+
+    Raises:
+        InputError: it is something else, or has fewer than ``fewest``.
+    """
+    found = [value] if isinstance(value, int) else value
+    if not isinstance(found, list | tuple) or len(found) < fewest:
+        raise InputError(f"The setting {name} is {value!r}, but must be whole numbers, as in {name}=(0, 1, 2).")
+    return tuple(whole(name, each) for each in found)
+
+
+def flag(name: str, value: bool) -> bool:
+    """Return a setting that is True or False.
+
+    Raises:
+        InputError: it is something else, which Python would take for one of the two.
+    """
+    if not isinstance(value, bool):
+        raise InputError(f"The setting {name} is {value!r}, but must be True or False.")
+    return value
+
+
+def over_processes(value: Tensor, *, largest: bool = False) -> Tensor:
+    """Return the sum, or the maximum, of ``value`` over the processes that train together: for what a loss divides by.
 
     Each process sees its share of a batch only, and dividing by the sum of a share would weigh images by the process
     that they happen to be in.
@@ -141,5 +417,34 @@ def over_processes(value: Tensor) -> Tensor:
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return value
     value = value.clone()
-    torch.distributed.all_reduce(value)
+    torch.distributed.all_reduce(value, torch.distributed.ReduceOp.MAX if largest else torch.distributed.ReduceOp.SUM)
     return value
+
+
+def normalised(weight: Tensor) -> Tensor:
+    """Scale weights (N,) to mean 1 over the batch of all processes, in float32."""
+    count, sum_of_weights = over_processes(torch.stack([torch.ones_like(weight).sum(), weight.sum()]))
+    scaled: Tensor = weight * count / sum_of_weights
+    return scaled.float()
+
+
+def by_class(value: Tensor, y: Tensor, num_classes: int) -> Tensor:
+    """Return the sums of a value of each image (N,) by class, over all processes: (C,) float64, without a graph."""
+    sums = torch.zeros(num_classes, dtype=torch.float64, device=y.device)
+    return over_processes(sums.index_add_(0, y, value.detach().double()))
+
+
+def sums_by_class(value: Tensor, y: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
+    """Return how many images of each class the batch of all processes has, and the sum of their values, in float64.
+
+    Args:
+        value: one number an image, (N,); detached here.
+        y: true classes (N,).
+        num_classes: number of classes C.
+
+    Returns:
+        Counts (C,) and sums (C,).
+    """
+    rows = torch.stack([torch.ones_like(value, dtype=torch.float64), value.detach().double()])
+    count, total = over_processes(rows.new_zeros(2, num_classes).index_add_(1, y, rows))
+    return count, total

@@ -18,7 +18,7 @@ from classwise.attacks.base import attacking, input_gradient, predict
 from classwise.attacks.pgd import PGD
 from classwise.errors import InputError
 from classwise.losses import cross_entropy
-from classwise.methods.base import Epoch, Method, Step, number, whole
+from classwise.methods.base import Epoch, Method, Step, number, wholes
 from classwise.noise import Noise
 from classwise.registry import register
 
@@ -50,11 +50,9 @@ class FAT(Method):
         jitter: float = 0.001,
     ) -> None:
         super().__init__(num_classes, attack)
-        self.tau = tuple(whole("tau", each) for each in _listed("tau", tau))
+        self.tau = wholes("tau", tau, fewest=1)
         usual = (50, 90)[: len(self.tau) - 1]
-        self.milestones = tuple(
-            whole("milestones", each) for each in _listed("milestones", usual if milestones is None else milestones)
-        )
+        self.milestones = wholes("milestones", usual if milestones is None else milestones)
         if len(self.milestones) != len(self.tau) - 1 or list(self.milestones) != sorted(self.milestones):
             raise InputError(
                 f"{len(self.tau)} values of tau need {len(self.tau) - 1} milestones between them, in rising order, "
@@ -126,10 +124,3 @@ def _moved(attack: PGD, x_adv: Tensor, x: Tensor, gradient: Tensor, noise: Noise
     if jitter:
         step = step + jitter * noise.normal(x.shape[1:], x.device)
     return attack.threat.project(x_adv + step, x)
-
-
-def _listed(name: str, value: int | Sequence[int]) -> Sequence[int]:
-    found = [value] if isinstance(value, int) else value
-    if not isinstance(found, list | tuple) or (name == "tau" and not found):
-        raise InputError(f"The setting {name} is {value!r}, but must be whole numbers, as in {name}=(0, 1, 2).")
-    return found

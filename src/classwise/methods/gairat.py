@@ -15,11 +15,10 @@ import math
 import torch
 from torch import Tensor, nn
 
-from classwise.attacks.base import predict
 from classwise.attacks.pgd import PGD
 from classwise.errors import InputError
 from classwise.losses import cross_entropy
-from classwise.methods.base import Epoch, Method, Step, over_processes, whole
+from classwise.methods.base import Epoch, Method, Step, Trace, normalised, whole
 from classwise.noise import Noise
 from classwise.registry import register
 
@@ -53,7 +52,7 @@ class GAIRAT(Method):
 
     def forward(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Step:
         """Attack the batch, and return the weighted cross-entropy on the attacked images."""
-        trace = _Trace(torch.zeros(len(y), device=y.device))
+        trace = Trace(cross_entropy, y)
         x_adv = self.attack(model, x, y, noise=noise, loss=trace)
         logits_adv = model(x_adv)
         # Chosen on the device, since asking for the number would make the host wait for it in every step.
@@ -73,21 +72,3 @@ def geometry_weight(right: Tensor, steps: int, shift: Tensor | float) -> Tensor:
     """
     doubled: Tensor = 2 * (shift + 5 * (1 - 2 * right.double() / steps))
     return doubled.sigmoid()
-
-
-def normalised(weight: Tensor) -> Tensor:
-    """Scale weights (N,) to mean 1 over the batch of all processes, in float32."""
-    count, sum_of_weights = over_processes(torch.stack([torch.ones_like(weight).sum(), weight.sum()]))
-    scaled: Tensor = weight * count / sum_of_weights
-    return scaled.float()
-
-
-class _Trace:
-    """The cross-entropy, which on the way counts how often each image is classified right; bound to one batch."""
-
-    def __init__(self, right: Tensor) -> None:
-        self.right = right
-
-    def __call__(self, logits: Tensor, y: Tensor) -> Tensor:
-        self.right += predict(logits.detach(), y) == y
-        return cross_entropy(logits, y)

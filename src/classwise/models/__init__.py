@@ -7,11 +7,13 @@ from classwise.models.normalize import Normalize
 from classwise.models.preact_resnet import preact_resnet18
 from classwise.models.resnet import resnet18
 from classwise.models.small import digits_cnn, small_cnn, small_resnet
+from classwise.models.teacher import Teacher
 from classwise.models.wide_resnet import wrn_28_10, wrn_34_10
 
 __all__ = [
     "CosineHead",
     "Normalize",
+    "Teacher",
     "cosine_head",
     "digits_cnn",
     "load_model",

@@ -3,8 +3,21 @@
 from classwise.wrappers.awp import AWP
 from classwise.wrappers.base import Average, Averaged, Moment, mix
 from classwise.wrappers.ema import EMA
+from classwise.wrappers.fawa import FAWA
 from classwise.wrappers.named import Wrappers, build
 from classwise.wrappers.statistics import estimate_statistics
 from classwise.wrappers.swa import SWA
 
-__all__ = ["AWP", "EMA", "SWA", "Average", "Averaged", "Moment", "Wrappers", "build", "estimate_statistics", "mix"]
+__all__ = [
+    "AWP",
+    "EMA",
+    "FAWA",
+    "SWA",
+    "Average",
+    "Averaged",
+    "Moment",
+    "Wrappers",
+    "build",
+    "estimate_statistics",
+    "mix",
+]

@@ -24,12 +24,15 @@ class Moment:
         step: steps finished in this epoch, from 1.
         steps: steps of an epoch.
         epochs: epochs of the run.
+        tails: after an epoch, the lowest held-out robust class accuracy of the trained model in each epoch finished,
+            this one included; with more than 20 classes the mean of the worst tenth. Empty if nothing is held out.
     """
 
     epoch: int
     step: int
     steps: int
     epochs: int
+    tails: tuple[float, ...] = ()
 
     @property
     def done(self) -> int:
@@ -53,6 +56,11 @@ class Average(Protocol):
     @property
     def statistics(self) -> Statistics:
         """Where its buffers come from."""
+        ...
+
+    @property
+    def validates(self) -> bool:
+        """Whether it needs held-out images."""
         ...
 
     def share(self, moment: Moment, count: int) -> float | None:

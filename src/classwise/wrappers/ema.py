@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from classwise.errors import InputError
 from classwise.registry import register
@@ -36,6 +36,7 @@ class EMA:
     decay: float = 0.995
     each: Literal["step", "epoch"] = "step"
     warmup: float | None = None
+    validates: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if type(self.decay) not in (int, float) or not 0 <= self.decay <= 1:

@@ -28,6 +28,7 @@ class SWA:
     start: float = 0.275
     each: ClassVar[Literal["step", "epoch"]] = "epoch"
     statistics: ClassVar[Statistics] = "estimated"
+    validates: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if type(self.start) not in (int, float) or not 0 <= self.start < 1:
