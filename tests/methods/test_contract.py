@@ -220,6 +220,7 @@ def test_the_attacks_of_a_method_inside_a_method_are_weakened_and_put_back_after
     assert (outer.attack.threat.eps, inner.attack.threat.eps) == (0.1, 0.1)
 
 
+@every_method
 @every_batch
 def test_the_probabilities_of_drawing_a_class_sum_to_1_if_there_are_any(name: str, case: str) -> None:
     method = adapted(name, LABELS[case], SIZES[case])
