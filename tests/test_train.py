@@ -497,6 +497,13 @@ def test_the_log_holds_what_each_method_knows_of_the_classes_and_it_is_not_what_
         assert log[-1]["class_state"] != train._class_state(build(method)), method
 
 
+def test_the_log_holds_the_radius_of_each_class(whole: Callable[..., Path]) -> None:
+    dafa = read_log(whole("dafa(warmup=1)", AROUND))[-1]["class_state"]
+    assert dafa["radius"] == dafa["weight"]
+    wat = read_log(whole("wat", AROUND))[-1]["class_state"]
+    assert "radius" not in wat, "all are alike"
+
+
 def test_a_lost_candidate_is_named(tmp_path: Path) -> None:
     recipe = replace(RECIPE, epochs=8)
     with pytest.raises(Crash):

@@ -111,6 +111,13 @@ class Method(nn.Module):
         """
         return None
 
+    def class_radius(self) -> Tensor | None:
+        """Return the radius within which each class is attacked, in units of the run's (C,); None if all are alike.
+
+        For the log, where it says how much of a gain is plain strength.
+        """
+        return None
+
     def measure(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Measured:
         """Return what the class state depends on, on held-out images of a batch; only where it ``measures``."""
         raise NotImplementedError

@@ -100,10 +100,14 @@ class FRL(BasedMethod):
 
     def forward(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Step:
         """Attack each image within the radius of its class, and return the loss with the weights of the classes."""
-        radius = frl_radius(self.psi, self.largest)
+        radius = self.class_radius()
         terms = self.terms(model, x, y, noise, radius=radius[y], step=self._step(radius, y))
         clean, boundary = (normalised(frl_weight(each)[y]) for each in (self.clean, self.boundary))
         return terms.step(clean * terms.error + self.beta * boundary * terms.divergence)
+
+    def class_radius(self) -> Tensor:
+        """Return the radius of each class (C,)."""
+        return frl_radius(self.psi, self.largest)
 
     def _step(self, radius: Tensor, y: Tensor) -> Tensor | None:
         """Return the step of each image (N,): ten steps of ε/4 would end within 2.5ε, whatever the radius."""
