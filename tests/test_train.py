@@ -555,6 +555,13 @@ def test_the_log_holds_what_each_method_knows_of_the_classes_and_it_is_not_what_
         assert log[-1]["class_state"] != train._class_state(build(method)), method
 
 
+def test_the_log_holds_the_radius_of_each_class(whole: Callable[..., Path]) -> None:
+    dafa = read_log(whole("dafa(warmup=1)", AROUND))[-1]["class_state"]
+    assert dafa["radius"] == dafa["weight"]
+    wat = read_log(whole("wat", AROUND))[-1]["class_state"]
+    assert "radius" not in wat, "all are alike"
+
+
 def test_a_lost_candidate_is_named(tmp_path: Path) -> None:
     recipe = replace(RECIPE, epochs=8)
     with pytest.raises(Crash):
@@ -1208,6 +1215,23 @@ def test_global_random_state_is_left_alone_by_a_run_that_is_stopped(tmp_path: Pa
     with pytest.raises(Crash):
         go(tmp_path, watch=crash_at(1, 1))
     assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def unbalanced() -> Images:
+    """Return 60 images of three classes, of which most batches of 8 lack one."""
+    y = torch.tensor([0] * 42 + [1] * 14 + [2] * 4)
+    whole = pictures(180)
+    return whole.subset(torch.cat([(whole.y == c).nonzero().flatten()[: int((y == c).sum())] for c in range(3)]))
+
+
+@pytest.mark.parametrize("method", [method for method in METHODS if train._class_state(build(method))])
+@pytest.mark.parametrize("kind", ["unbalanced", "a hundred classes"])
+def test_it_trains_where_batches_lack_classes(tmp_path: Path, method: str, kind: str) -> None:
+    data, size = (unbalanced(), 8) if kind == "unbalanced" else (pictures(200, num_classes=100), 25)
+    log = go(tmp_path, method=method, data=data, recipe=replace(RECIPE, epochs=2, batch_size=size, steps=1))
+    for path, value in flat(read_log(tmp_path)[-1]["class_state"]):
+        assert value is not None, path
+    assert log[-1]["valid"]["clean"]["loss"] is not None
 
 
 # Where the loss is that of TRADES divided by 1 + beta.

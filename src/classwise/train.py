@@ -521,6 +521,8 @@ def _tail(valid: Pass) -> float:
 def _class_state(method: Method) -> dict[str, list[float | None]]:
     """Return what a method knows of each class after an epoch, for the log: weights, radii and the like."""
     vectors = {name: value for name, value in method.named_buffers() if value.shape == (method.num_classes,)}
+    if (radius := method.class_radius()) is not None:
+        vectors["radius"] = radius
     return {name: [_json(number) for number in value.tolist()] for name, value in vectors.items()}
 
 

@@ -233,6 +233,21 @@ def test_the_probabilities_of_drawing_a_class_sum_to_1_if_there_are_any(name: st
 
 
 @every_method
+@every_batch
+def test_each_class_is_attacked_within_the_radius_that_the_method_says(name: str, case: str) -> None:
+    method, y, model = adapted(name, LABELS[case], SIZES[case]), LABELS[case], network(name, SIZES[case])
+    watched = strategies.Watched(model)
+    x, noise = batch(y)
+    method(watched, x, y, noise)
+    radius = method.class_radius()
+    eps = method.attack.threat.eps * (torch.ones(SIZES[case]) if radius is None else radius)
+    for training, seen in watched.seen:
+        if training:
+            moved = (seen - x).abs().amax((1, 2, 3))
+            assert (moved <= eps[y] + 1e-6).all()
+
+
+@every_method
 def test_what_a_method_measures_itself_it_measures_on_images_that_are_held_out(name: str) -> None:
     method, model = build(name), network(name).eval()
     assert method.validates or not method.measures

@@ -56,6 +56,24 @@ def test_relabelling_the_classes_permutes_the_weights(values: Tensor, random: An
     torch.testing.assert_close(frl_weight(capped(values[order], 0.5)), frl_weight(capped(values, 0.5))[order])
 
 
+@pytest.mark.parametrize(
+    ("name", "published"),
+    [
+        ("frl-rw", {"beta": 1.5, "tau_clean": 0.1, "cap": 0.5, "radius_rate": 0.0, "largest": 1.0, "stretches": False}),
+        ("frl-rm", {"beta": 1.0, "tau_clean": 0.1, "cap": 0.3, "radius_rate": 0.1, "largest": 2.5, "stretches": False}),
+        (
+            "frl-rwrm",
+            {"beta": 1.5, "tau_clean": 0.07, "cap": 0.5, "radius_rate": 0.2, "largest": 3.0, "stretches": True},
+        ),
+    ],
+)
+def test_the_defaults_are_those_of_the_released_scripts(name: str, published: dict[str, Any]) -> None:
+    method = build(name)
+    assert {key: getattr(method, key) for key in published} == published
+    assert (method.tau_boundary, method.rate, method.halving) == (published["tau_clean"], 0.05, 40)
+    assert method.reweights == (name != "frl-rm")
+
+
 def test_one_update_of_reweighting_by_hand() -> None:
     """Clean error 0.1, 0.1, 0.4 (mean 0.2), boundary 0.2, 0.2, 0.5 (mean 0.3), both tau 0.1.
 
@@ -166,7 +184,16 @@ def test_it_measures_with_twenty_steps_and_no_wrong_image_becomes_right() -> Non
 
 
 @pytest.mark.parametrize(
-    "text", ["frl-rw(beta=-1)", "frl-rm(cap=0)", "frl-rm(cap=1)", "frl-rw(rate='a')", "frl-rw(halving=0)"]
+    "text",
+    [
+        "frl-rw(beta=-1)",
+        "frl-rw(rate='a')",
+        "frl-rw(halving=0)",
+        "frl-rw(largest=0.9)",
+        "frl-rm(cap=0)",
+        "frl-rm(cap=1)",
+        "frl-rm(reweights=1)",
+    ],
 )
 def test_a_setting_outside_its_range_is_refused(text: str) -> None:
     with pytest.raises(InputError, match="setting " + text.partition("(")[2].partition("=")[0]):

@@ -117,6 +117,13 @@ class Method(nn.Module):
         """
         return None
 
+    def class_radius(self) -> Tensor | None:
+        """Return the radius within which each class is attacked, in units of the run's (C,); None if all are alike.
+
+        For the log, where it says how much of a gain is plain strength.
+        """
+        return None
+
     def measure(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Measured:
         """Return what the class state depends on, on held-out images of a batch; only where it ``measures``."""
         raise NotImplementedError
@@ -429,22 +436,14 @@ def normalised(weight: Tensor) -> Tensor:
 
 
 def by_class(value: Tensor, y: Tensor, num_classes: int) -> Tensor:
-    """Return the sums of a value of each image (N,) by class, over all processes: (C,) float64, without a graph."""
-    sums = torch.zeros(num_classes, dtype=torch.float64, device=y.device)
-    return over_processes(sums.index_add_(0, y, value.detach().double()))
+    """Return the sums of a value of each image (N,) by class, over all processes: (C,) float64, without a graph.
 
-
-def sums_by_class(value: Tensor, y: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
-    """Return how many images of each class the batch of all processes has, and the sum of their values, in float64.
-
-    Args:
-        value: one number an image, (N,); detached here.
-        y: true classes (N,).
-        num_classes: number of classes C.
-
-    Returns:
-        Counts (C,) and sums (C,).
+    Several values of each image, (V, N), give (V, C).
     """
-    rows = torch.stack([torch.ones_like(value, dtype=torch.float64), value.detach().double()])
-    count, total = over_processes(rows.new_zeros(2, num_classes).index_add_(1, y, rows))
-    return count, total
+    sums = torch.zeros(*value.shape[:-1], num_classes, dtype=torch.float64, device=y.device)
+    return over_processes(sums.index_add_(-1, y, value.detach().double()))
+
+
+def counted_by_class(value: Tensor, y: Tensor, num_classes: int) -> Tensor:
+    """Return the images of each class and the sums of their values (N,), as :func:`by_class` does: (2, C)."""
+    return by_class(torch.stack([torch.ones_like(value), value]), y, num_classes)

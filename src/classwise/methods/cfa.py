@@ -76,6 +76,10 @@ class CFA(BasedMethod):
         beta = self.beta * self.strength[y].float()
         return terms.step((terms.error + beta * terms.divergence) / (1 + beta))
 
+    def class_radius(self) -> Tensor:
+        """Return the radius of each class (C,)."""
+        return self.radius
+
     def end_epoch(self, epoch: Epoch) -> None:
         """Calibrate by what was robust in training; a class that was not seen keeps what it had."""
         if epoch.number + 2 < self.begin:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from classwise.attacks.pgd import PGD
 from classwise.errors import InputError
-from classwise.methods.base import BasedMethod, Step, by_class, flag, number
+from classwise.methods.base import BasedMethod, Step, counted_by_class, flag, number
 from classwise.noise import Noise
 from classwise.registry import register
 
@@ -68,7 +68,7 @@ class ChiSquareClassDRO(BasedMethod):
         """Attack the batch, and return the loss at the weights that are worst for it."""
         terms = self.terms(model, x, y, noise)
         loss = terms.error + self.beta * terms.divergence
-        count, total = (by_class(value, y, self.num_classes) for value in (torch.ones_like(loss), loss))
+        count, total = counted_by_class(loss, y, self.num_classes)
         mean, present = total / count.clamp_min(1), count > 0
         self.loss.copy_(torch.where(present, self.decay * self.loss + (1 - self.decay) * mean, self.loss))
         probs = torch.zeros_like(mean)

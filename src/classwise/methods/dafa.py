@@ -68,6 +68,10 @@ class DAFA(BasedMethod):
         terms = self.terms(model, x, y, noise, radius=weight, step=weight)
         return terms.step(weight * terms.error + self.beta * terms.divergence)
 
+    def class_radius(self) -> Tensor:
+        """Return the radius of each class (C,)."""
+        return self.weight
+
     def end_epoch(self, epoch: Epoch) -> None:
         """Weigh the classes at the end of the warm-up."""
         if epoch.number + 1 == self.warmup:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from classwise.attacks.pgd import PGD
 from classwise.losses import margin
-from classwise.methods.base import BasedMethod, Step, flag, number, part, sums_by_class
+from classwise.methods.base import BasedMethod, Step, counted_by_class, flag, number, part
 from classwise.noise import Noise
 from classwise.registry import register
 
@@ -76,7 +76,7 @@ class FAAL(BasedMethod):
     @torch.no_grad()
     def _weight(self, logits_adv: Tensor, y: Tensor) -> Tensor:
         """Bring the scores up to date, and return the weight of each class, (C,), of mean 1 over those that count."""
-        count, total = sums_by_class(margin(logits_adv.double().softmax(1), y), y, self.num_classes)
+        count, total = counted_by_class(margin(logits_adv.double().softmax(1), y), y, self.num_classes)
         new = total / count.clamp(min=1)
         moved = torch.where(self.seen, self.decay * self.scores + (1 - self.decay) * new, new)
         self.scores.copy_(torch.where(count > 0, moved, self.scores))

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from classwise.attacks.pgd import PGD
 from classwise.errors import InputError
 from classwise.losses import cross_entropy
-from classwise.methods.base import Distillation, Epoch, Method, Step, Trace, number, sums_by_class
+from classwise.methods.base import Distillation, Epoch, Method, Step, Trace, counted_by_class, number
 from classwise.models.teacher import Teacher
 from classwise.noise import Noise
 from classwise.registry import build, parse, register
@@ -66,7 +66,7 @@ class FairARD(Method):
         taught = self.base.taught(x)
         trace = Trace(self.base.objective(taught) or cross_entropy, y)
         x_adv = self.attack(model, x, y, noise=noise, loss=trace)
-        self.sums += torch.stack(sums_by_class(trace.right, y, self.num_classes))
+        self.sums += counted_by_class(trace.right, y, self.num_classes)
         step = self.base.errors(model, x, x_adv, y, taught)
         return step._replace(loss=self.base.scale * (self.weight[y] * step.loss).mean())
 

@@ -72,6 +72,10 @@ class FairTAT(Method):
         logits_adv = model(x_adv)
         return Step(cross_entropy(logits_adv, y).mean(), logits_adv)
 
+    def class_radius(self) -> Tensor:
+        """Return the radius of each class (C,)."""
+        return self.factor
+
     def end_epoch(self, epoch: Epoch) -> None:
         """Set targets and radii from the attacked images of the epoch; an absent class keeps its radius."""
         robust = epoch.train.robust

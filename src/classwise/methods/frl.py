@@ -12,6 +12,8 @@ It goes on with a robust network at a low rate: recipe ``finetune-frl``.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -24,6 +26,7 @@ from classwise.methods.base import (
     Pass,
     Step,
     by_class,
+    flag,
     normalised,
     number,
     under_attack,
@@ -58,19 +61,18 @@ class FRL(BasedMethod):
         self,
         num_classes: int,
         attack: PGD,
-        *,
-        beta: float,
-        tau_clean: float,
-        tau_boundary: float,
-        cap: float,
-        rate: float,
+        beta: float = 1.5,
+        tau_clean: float = 0.1,
+        tau_boundary: float = 0.1,
+        cap: float = 0.5,
+        rate: float = 0.05,
         radius_rate: float = 0.0,
         halving: int = 40,
         reweights: bool = True,
         largest: float = 1.0,
         stretches: bool = False,
     ) -> None:
-        """Set up; the registered functions below say which of these a user may set.
+        """Set up; these are the settings of all three forms, and the defaults those of ``frl-rw``.
 
         Args:
             num_classes: number of classes.
@@ -92,18 +94,22 @@ class FRL(BasedMethod):
         super().__init__(num_classes, attack, "trades", beta)
         self.tau_clean, self.tau_boundary = number("tau_clean", tau_clean), number("tau_boundary", tau_boundary)
         self.cap, self.rate, self.radius_rate = _cap(cap), number("rate", rate), number("radius_rate", radius_rate)
-        self.halving, self.reweights = whole("halving", halving, least=1), reweights
-        self.largest, self.stretches = largest, stretches
+        self.halving, self.largest = whole("halving", halving, least=1), number("largest", largest, least=1)
+        self.reweights, self.stretches = flag("reweights", reweights), flag("stretches", stretches)
         self.examiner = PGD(attack.threat, steps=20, step_size=attack.threat.eps / 4, keep="success")
         for name in ("clean", "boundary", "psi"):
             self.register_buffer(name, torch.zeros(num_classes, dtype=torch.float64))
 
     def forward(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Step:
         """Attack each image within the radius of its class, and return the loss with the weights of the classes."""
-        radius = frl_radius(self.psi, self.largest)
+        radius = self.class_radius()
         terms = self.terms(model, x, y, noise, radius=radius[y], step=self._step(radius, y))
         clean, boundary = (normalised(frl_weight(each)[y]) for each in (self.clean, self.boundary))
         return terms.step(clean * terms.error + self.beta * boundary * terms.divergence)
+
+    def class_radius(self) -> Tensor:
+        """Return the radius of each class (C,)."""
+        return frl_radius(self.psi, self.largest)
 
     def _step(self, radius: Tensor, y: Tensor) -> Tensor | None:
         """Return the step of each image (N,): ten steps of ε/4 would end within 2.5ε, whatever the radius."""
@@ -136,83 +142,23 @@ class FRL(BasedMethod):
 
 
 @register("method", "frl-rw", source="Xu et al. 2021, hannxu123/fair_robust")
-def frl_rw(
-    num_classes: int,
-    attack: PGD,
-    beta: float = 1.5,
-    tau_clean: float = 0.1,
-    tau_boundary: float = 0.1,
-    cap: float = 0.5,
-    rate: float = 0.05,
-    halving: int = 40,
-) -> FRL:
+def frl_rw(num_classes: int, attack: PGD, **settings: Any) -> FRL:
     """FRL, reweight: class weights on both terms of TRADES, from held-out errors above the mean."""
-    return FRL(
-        num_classes,
-        attack,
-        beta=beta,
-        tau_clean=tau_clean,
-        tau_boundary=tau_boundary,
-        cap=cap,
-        rate=rate,
-        halving=halving,
-    )
+    return FRL(num_classes, attack, **settings)
 
 
 @register("method", "frl-rm", source="Xu et al. 2021, hannxu123/fair_robust of 2021-06")
-def frl_rm(
-    num_classes: int,
-    attack: PGD,
-    beta: float = 1.0,
-    tau_clean: float = 0.1,
-    tau_boundary: float = 0.1,
-    cap: float = 0.3,
-    rate: float = 0.05,
-    radius_rate: float = 0.1,
-    halving: int = 40,
-) -> FRL:
+def frl_rm(num_classes: int, attack: PGD, **settings: Any) -> FRL:
     """FRL, remargin: class radii from held-out boundary errors, class weights on the clean term of TRADES."""
-    return FRL(
-        num_classes,
-        attack,
-        beta=beta,
-        tau_clean=tau_clean,
-        tau_boundary=tau_boundary,
-        cap=cap,
-        rate=rate,
-        radius_rate=radius_rate,
-        halving=halving,
-        reweights=False,
-        largest=2.5,
-    )
+    own = {"beta": 1.0, "cap": 0.3, "radius_rate": 0.1, "reweights": False, "largest": 2.5}
+    return FRL(num_classes, attack, **{**own, **settings})
 
 
 @register("method", "frl-rwrm", source="Xu et al. 2021, hannxu123/fair_robust")
-def frl_rwrm(
-    num_classes: int,
-    attack: PGD,
-    beta: float = 1.5,
-    tau_clean: float = 0.07,
-    tau_boundary: float = 0.07,
-    cap: float = 0.5,
-    rate: float = 0.05,
-    radius_rate: float = 0.2,
-    halving: int = 40,
-) -> FRL:
+def frl_rwrm(num_classes: int, attack: PGD, **settings: Any) -> FRL:
     """FRL, reweight and remargin: class weights on both terms of TRADES and class radii, from held-out errors."""
-    return FRL(
-        num_classes,
-        attack,
-        beta=beta,
-        tau_clean=tau_clean,
-        tau_boundary=tau_boundary,
-        cap=cap,
-        rate=rate,
-        radius_rate=radius_rate,
-        halving=halving,
-        largest=3.0,
-        stretches=True,
-    )
+    own = {"tau_clean": 0.07, "tau_boundary": 0.07, "radius_rate": 0.2, "largest": 3.0, "stretches": True}
+    return FRL(num_classes, attack, **{**own, **settings})
 
 
 def violation(error: Tensor, tau: float) -> Tensor:

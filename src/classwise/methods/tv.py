@@ -196,8 +196,12 @@ class RadiusOfVulnerable(VulnerableClass):
 
     def forward(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Step:
         """Attack each image within the radius of its class, and return the loss of the base."""
-        terms = self.terms(model, x, y, noise, radius=1 + self.change * self.chosen[y])
+        terms = self.terms(model, x, y, noise, radius=self.class_radius()[y])
         return terms.step(terms.error + self.beta * terms.divergence)
+
+    def class_radius(self) -> Tensor:
+        """Return the radius of each class (C,)."""
+        return 1 + self.change * self.chosen
 
 
 @register("method", "tv-beta", source="our design; after Tian et al. 2021")
