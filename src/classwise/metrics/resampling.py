@@ -1,0 +1,104 @@
+"""Resampling within classes: bootstrap of smooth summaries, and stratified halves (docs/metrics.md).
+
+Every draw comes from a generator seeded by the caller, so that the same outcomes always give the same numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from classwise.errors import InputError
+from classwise.metrics.intervals import Interval, checked_counts, one_tail
+from classwise.metrics.outcomes import Floats
+from classwise.metrics.summaries import gap, ratio, worst, worst_q
+
+# Functions of the extreme classes: resampling around the estimates repeats their bias (docs/evaluation.md, Intervals).
+_EXTREMES = {worst, worst_q, gap, ratio}
+
+
+def generator(seed: int) -> np.random.Generator:
+    """Return a generator for any integer seed; NumPy takes no negative ones, and a run may have one."""
+    return np.random.default_rng(seed % 2**64)
+
+
+def bootstrap_interval(
+    correct: ArrayLike,
+    n: ArrayLike,
+    summary: Callable[[Floats], float],
+    *,
+    confidence: float = 0.95,
+    resamples: int = 10_000,
+    seed: int = 0,
+) -> Interval:
+    """Return the percentile bootstrap interval of a smooth summary of class accuracies, resampled within class.
+
+    Drawing n_c images of class c with replacement gives it Binomial(n_c, v_c) right ones, so counts are drawn at once.
+
+    Args:
+        correct: right images of each class, (C,) integers.
+        n: images of each class, (C,) integers.
+        summary: class accuracies (C,) to a number: `macro_average`, `std`, `nsd`, `gini`, `class_variance`.
+        confidence: of the interval.
+        resamples: number of draws.
+        seed: of the draws.
+
+    Raises:
+        InputError: impossible counts, or a summary of the extreme classes, for which the bootstrap is wrong.
+
+    Example:
+        >>> bootstrap_interval([50], [100], lambda v: float(v.mean()))
+        Interval(low=0.4, high=0.6)
+    """
+    if summary in _EXTREMES:
+        raise InputError("A bootstrap of the extreme classes is wrong; use worst_interval, gap_interval and their kin.")
+    right, total = checked_counts(correct, n)
+    right, size = right[total > 0], total[total > 0].astype(np.int64)
+    drawn = generator(seed).binomial(size, right / size, size=(resamples, size.size)) / size
+    return percentiles([summary(rates) for rates in drawn], confidence)
+
+
+def percentiles(values: ArrayLike, confidence: float = 0.95) -> Interval:
+    """Return the interval between the (1 − confidence)/2 quantiles of bootstrapped values; NaN if a value is."""
+    cut = one_tail(confidence)
+    low, high = np.quantile(np.asarray(values, dtype=np.float64), [cut, 1 - cut])
+    return Interval(float(low), float(high))
+
+
+def resampled(y: ArrayLike, resamples: int, seed: int = 0) -> NDArray[np.int64]:
+    """Draw images with replacement within each class: positions (resamples, N), class by class.
+
+    Raises:
+        InputError: labels are not one row of integers.
+    """
+    random, labels = generator(seed), _labels(y)
+    members = [np.flatnonzero(labels == c) for c in np.unique(labels)]
+    drawn = [random.choice(which, size=(resamples, which.size)) for which in members]
+    return np.concatenate([np.zeros((resamples, 0), dtype=np.int64), *drawn], axis=1)
+
+
+def halves(y: ArrayLike, splits: int, seed: int = 0) -> NDArray[np.bool_]:
+    """Split the images of each class at random into halves, (splits, N): True in the first half.
+
+    In a class of odd size the first half is larger or smaller at random.
+
+    Example:
+        >>> halves([0, 0, 1, 1, 1, 1], splits=3).sum(1).tolist()
+        [3, 3, 3]
+    """
+    random, labels = generator(seed), _labels(y)
+    first = np.zeros((splits, labels.size), dtype=np.bool_)
+    for c in np.unique(labels):
+        which = np.flatnonzero(labels == c)
+        order = random.permuted(np.tile(np.arange(which.size), (splits, 1)), axis=1)
+        first[:, which] = order < which.size / 2 - random.integers(0, 2, (splits, 1)) / 2
+    return first
+
+
+def _labels(y: ArrayLike) -> NDArray[np.int64]:
+    labels = np.asarray(y)
+    if labels.ndim != 1 or (labels.size and labels.dtype.kind not in "iu"):
+        raise InputError(f"Labels are integers of shape (N,), not {labels.dtype} of shape {labels.shape}.")
+    return labels.astype(np.int64)
