@@ -8,7 +8,7 @@ from tests.metrics.strategies import QUICK
 
 from classwise.errors import InputError
 from classwise.metrics import bootstrap_interval, gap, halves, macro_average, std, worst, worst_q
-from classwise.metrics.resampling import percentiles, resampled
+from classwise.metrics.resampling import percentiles, resample
 
 
 def test_the_bootstrap_of_the_mean_has_the_width_of_the_normal_interval() -> None:
@@ -44,12 +44,20 @@ def test_percentiles_are_the_quantiles_of_both_ends() -> None:
 
 
 @QUICK
-@given(st.lists(st.integers(0, 4), max_size=40), st.integers(1, 5))
-def test_resampling_keeps_every_class_at_its_size(y: list[int], times: int) -> None:
-    drawn = resampled(np.array(y, dtype=np.int64), times)
-    assert drawn.shape == (times, len(y))
-    for positions in drawn:
-        assert sorted(np.array(y, dtype=np.int64)[positions].tolist()) == sorted(y)
+@given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9), st.integers(0, 9)), min_size=1, max_size=5))
+def test_resampling_keeps_every_class_at_its_size(counts) -> None:
+    drawn = resample(counts, 7)
+    assert drawn.shape == (7, len(counts), 3)
+    np.testing.assert_array_equal(drawn.sum(2), np.tile(np.sum(counts, axis=1), (7, 1)))
+    # A category without images stays without.
+    empty = (np.array(counts) == 0) & (np.sum(counts, axis=1) > 0)[:, None]
+    assert not drawn[:, empty].any()
+
+
+def test_resampling_has_the_mean_and_the_variance_of_drawing_with_replacement() -> None:
+    drawn = resample([[30, 70]], 20_000)[:, 0, 0]
+    assert drawn.mean() == pytest.approx(30, abs=0.15)
+    assert drawn.var() == pytest.approx(21, rel=0.05)
 
 
 @QUICK

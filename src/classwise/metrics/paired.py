@@ -17,7 +17,7 @@ from classwise.errors import InputError
 from classwise.metrics.hypotheses import binomial_test
 from classwise.metrics.intervals import Interval, Intervals, one_tail
 from classwise.metrics.outcomes import Floats, Ints, divide
-from classwise.metrics.resampling import generator, percentiles
+from classwise.metrics.resampling import percentiles, resample
 from classwise.metrics.summaries import gap, nsd, worst
 
 
@@ -118,11 +118,8 @@ def average_change(
     total = counts.n.sum()
     if not total:
         return math.nan, Interval(math.nan, math.nan)
-    random, net = generator(seed), np.zeros(resamples)
-    for up, down, size in zip(*counts, strict=True):
-        if size:
-            drawn = random.multinomial(size, [up / size, down / size, (size - up - down) / size], resamples)
-            net += drawn[:, 0] - drawn[:, 1]
+    drawn = resample(np.stack([counts.gained, counts.lost, counts.n - counts.gained - counts.lost], 1), resamples, seed)
+    net = (drawn[:, :, 0] - drawn[:, :, 1]).sum(1)
     return float((counts.gained - counts.lost).sum() / total), percentiles(net / total, confidence)
 
 

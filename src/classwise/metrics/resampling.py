@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from classwise.errors import InputError
 from classwise.metrics.intervals import Interval, checked_counts, one_tail
-from classwise.metrics.outcomes import Floats
+from classwise.metrics.outcomes import Floats, divide
 from classwise.metrics.summaries import gap, ratio, worst, worst_q
 
 # Functions of the extreme classes: resampling around the estimates repeats their bias (docs/evaluation.md, Intervals).
@@ -35,8 +35,6 @@ def bootstrap_interval(
 ) -> Interval:
     """Return the percentile bootstrap interval of a smooth summary of class accuracies, resampled within class.
 
-    Drawing n_c images of class c with replacement gives it Binomial(n_c, v_c) right ones, so counts are drawn at once.
-
     Args:
         correct: right images of each class, (C,) integers.
         n: images of each class, (C,) integers.
@@ -55,9 +53,8 @@ def bootstrap_interval(
     if summary in _EXTREMES:
         raise InputError("A bootstrap of the extreme classes is wrong; use worst_interval, gap_interval and their kin.")
     right, total = checked_counts(correct, n)
-    right, size = right[total > 0], total[total > 0].astype(np.int64)
-    drawn = generator(seed).binomial(size, right / size, size=(resamples, size.size)) / size
-    return percentiles([summary(rates) for rates in drawn], confidence)
+    drawn = resample(np.stack([right, total - right], axis=1), resamples, seed)[:, :, 0]
+    return percentiles([summary(rates) for rates in divide(drawn, total)], confidence)
 
 
 def percentiles(values: ArrayLike, confidence: float = 0.95) -> Interval:
@@ -67,16 +64,22 @@ def percentiles(values: ArrayLike, confidence: float = 0.95) -> Interval:
     return Interval(float(low), float(high))
 
 
-def resampled(y: ArrayLike, resamples: int, seed: int = 0) -> NDArray[np.int64]:
-    """Draw images with replacement within each class: positions (resamples, N), class by class.
+def resample(counts: ArrayLike, resamples: int, seed: int = 0) -> NDArray[np.int64]:
+    """Draw the images of each class again with replacement, given how many fall into each of K categories.
 
-    Raises:
-        InputError: labels are not one row of integers.
+    Args:
+        counts: images by class and category, (C, K) integers, each image in one category.
+        resamples: number of draws.
+        seed: of the draws.
+
+    Returns:
+        (resamples, C, K); every draw has as many images of each class as there were.
     """
-    random, labels = generator(seed), _labels(y)
-    members = [np.flatnonzero(labels == c) for c in np.unique(labels)]
-    drawn = [random.choice(which, size=(resamples, which.size)) for which in members]
-    return np.concatenate([np.zeros((resamples, 0), dtype=np.int64), *drawn], axis=1)
+    found = np.asarray(counts, dtype=np.int64)
+    total = found.sum(1)
+    shares = found / np.maximum(total, 1)[:, None]
+    shares[total == 0, 0] = 1.0
+    return generator(seed).multinomial(total, shares, size=(resamples, len(found)))
 
 
 def halves(y: ArrayLike, splits: int, seed: int = 0) -> NDArray[np.bool_]:
