@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,13 @@ from lightning_fabric.utilities.exceptions import MisconfigurationException
 from torch import nn
 
 from classwise import registry
+from classwise.analysis.evidence import Evidence
+from classwise.analysis.network import last_layer
 from classwise.attacks import Transfer, contenders, transfer
 from classwise.attacks.plan import Contender, joined
 from classwise.data import Images, ImageSet, default_threat, load, stratified_sample
 from classwise.errors import InputError
+from classwise.metrics.outcomes import Floats
 from classwise.models import load_model
 from classwise.models.checkpoint import weights_sha256
 from classwise.models.load import RUN_FOLDER
@@ -144,6 +147,26 @@ def _transfer(text: str, threat: ThreatModel, data: ImageSet, seed: int) -> Tran
     source = model(chosen["source"], data, seed)
     name = f"{chosen['source']} with weights {weights_sha256(source)[:12]}"
     return transfer(registry.build("attack", chosen["attack"], threat), source, name)
+
+
+def last_layers(models: Iterable[str], evidence: Evidence) -> dict[str, Floats]:
+    """Load models that were evaluated; return the rows of their last layers (C, F) by the SHA-256 of their weights.
+
+    Raises:
+        InputError: a model is none of those that were evaluated.
+    """
+    classes = {
+        str(subject.result.header["model"]["sha256"]): len(subject.result.outcomes.classes)
+        for subject in evidence.subjects
+    }
+    rows = {}
+    for text in models:
+        network = load_model(text, num_classes=next(iter(classes.values()), None))
+        sha = weights_sha256(network)
+        if sha not in classes:
+            raise InputError(f"{text} has the weights {sha[:12]}, which none of these evaluations is of.")
+        rows[sha] = last_layer(network)
+    return rows
 
 
 def synchronised(network: nn.Module, made: Fabric) -> nn.Module:

@@ -1,4 +1,4 @@
-"""The command line: ``classwise demo | train | evaluate | report | list``.
+"""The command line: ``classwise demo | train | evaluate | report | analyse | compare | list``.
 
 Options come from the typed signatures below. PyTorch is imported only once a command runs, so help is instant; this
 module names no type of a heavy package even for the type checker, since jsonargparse imports what annotations name,
@@ -23,7 +23,11 @@ from classwise import __version__
 from classwise.errors import InputError
 from classwise.registry import unknown
 
-Listed = Literal["attacks", "suites", "plans", "losses", "methods", "wrappers", "models", "data", "recipes"]
+Listed = Literal[
+    "attacks", "suites", "plans", "losses", "methods", "wrappers", "models", "data", "recipes", "questions"
+]
+# Positional arguments that take several words, with the help of each; jsonargparse wants a list in brackets.
+_SEVERAL = {"runs": "folders that `classwise evaluate --out` or `classwise train --out` wrote."}
 _SWITCHES = ("download", "tensorboard", "sync_batchnorm")
 # How jsonargparse's messages become the end of one plain sentence.
 _PLAIN = (
@@ -218,13 +222,86 @@ def make_report(
     return page
 
 
+def analyse_runs(
+    runs: list[Path],
+    question: str = "",
+    network: str = "",
+    json: Path | None = None,
+    markdown: Path | None = None,
+) -> None:
+    """Ask what the outcomes of evaluations and the logs of training runs say, and which claims they support.
+
+    Evaluations of one model on the same images are taken together.
+
+    Args:
+        runs: folders of evaluations and training runs.
+        question: questions, separated by commas, see `classwise list questions`; all that can be answered if not given.
+        network: the models that were evaluated, separated by commas, for questions about their weights.
+        json: file for findings, numbers and tables.
+        markdown: file for the same as a text to read.
+    """
+    from classwise import analysis, registry, terminal
+
+    evidence = analysis.read(runs)
+    weights = {}
+    if network:
+        from classwise import arguments
+
+        weights = arguments.last_layers(registry.split(network), evidence)
+    asked = [name.strip() for name in question.split(",") if name.strip()]
+    findings, unanswered = analysis.answer(evidence, asked, weights)
+    terminal.found(findings, unanswered)
+    _save_findings(findings, json, markdown)
+
+
+def compare_runs(
+    runs: list[Path],
+    view: str = "worst_case",
+    sort: str = "worst",
+    json: Path | None = None,
+    markdown: Path | None = None,
+) -> None:
+    """Compare models on the same images: a leaderboard, and class by class who gains and who pays.
+
+    The first folder is the baseline.
+
+    Args:
+        runs: folders of evaluations, at least two.
+        view: an attack that every model met, clean, or worst_case.
+        sort: metric of the leaderboard: average, worst, worst_q10, gap, std, std_corrected, nsd, gini.
+        json: file for the comparison, its numbers and tables.
+        markdown: file for the same as a text to read.
+    """
+    from classwise import analysis, terminal
+    from classwise.analysis.comparison import compare
+
+    findings = compare(analysis.read(runs).subjects, view, sort)
+    terminal.found(findings, [])
+    _save_findings(findings, json, markdown)
+
+
+def _save_findings(findings: Sequence[Any], json: Path | None, markdown: Path | None) -> None:
+    from classwise import files, terminal
+    from classwise.analysis import finding
+
+    if json is not None:
+        files.write_json(json, {"classwise": __version__, "findings": [each.as_dict() for each in findings]})
+    if markdown is not None:
+        files.write_text(markdown, finding.markdown(findings))
+    terminal.wrote([path for path in (json, markdown) if path is not None])
+
+
 def list_names(what: Listed) -> None:
     """Show what settings and options can name, each with one line and its source.
 
     Args:
-        what: attacks, suites, plans, losses, methods, wrappers, models, data or recipes.
+        what: attacks, suites, plans, losses, methods, wrappers, models, data, recipes or questions.
     """
-    from classwise import registry, terminal
+    from classwise import analysis, registry, terminal
+
+    if what == "questions":
+        terminal.questions(analysis.QUESTIONS)
+        return
 
     kinds: dict[Listed, registry.Kind] = {
         "attacks": "attack",
@@ -245,6 +322,8 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "train": train_model,
     "evaluate": evaluate_model,
     "report": make_report,
+    "analyse": analyse_runs,
+    "compare": compare_runs,
     "list": list_names,
 }
 
@@ -304,7 +383,10 @@ def parser() -> ArgumentParser:
         sub.add_argument("--config", action="config", help="YAML file with options; --print-config writes one.")
         # jsonargparse wants a value after an option of type bool; a switch has none.
         switches = [switch for switch in _SWITCHES if switch in inspect.signature(command).parameters]
-        sub.add_function_arguments(command, as_positional=True, skip={*switches})
+        several = [words for words in _SEVERAL if words in inspect.signature(command).parameters]
+        for words in several:
+            sub.add_argument(words, type=Path, nargs="+", help=_SEVERAL[words])
+        sub.add_function_arguments(command, as_positional=True, skip={*switches, *several})
         for switch in switches:
             sub.add_argument(f"--{switch}", action="store_true", help=_help_of(command, switch))
         commands.add_subcommand(name, sub, help=(command.__doc__ or "").partition("\n")[0])

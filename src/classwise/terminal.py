@@ -21,6 +21,7 @@ from classwise import selection
 if TYPE_CHECKING:
     from classwise import evaluation
     from classwise import train as training_loop
+    from classwise.analysis import Finding, Question
     from classwise.attacks.plan import Contender
     from classwise.data import ImageSet
     from classwise.metrics.result import Result
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 _SHOWN = 10  # classes in a live view; the weakest of them where there are more
 _BAR = 30
+_VERDICTS = {"supported": "bold green", "refuted": "bold red", "undecided": "bold yellow", "described": "bold"}
 _QUIET_SECONDS = 15.0  # between two lines where the output is no terminal
 
 
@@ -127,6 +129,34 @@ def entries(found: Sequence[Entry]) -> None:
     for entry in found:
         table.add_row(Text(entry.name, style="bold"), Text(entry.summary), Text(entry.source))
     console.print(table)
+
+
+def questions(asked: Mapping[str, Question]) -> None:
+    """Print the questions of `classwise analyse`: name, analysis, claims and words."""
+    table = Table(Column("name", no_wrap=True), "analysis", "claims", "question", box=None, pad_edge=False)
+    for name, question in asked.items():
+        claims = ", ".join(question.claims) or "–"
+        table.add_row(Text(name, style="bold"), Text(question.analysis), Text(claims), Text(question.about))
+    Console().print(table)
+
+
+def found(findings: Sequence[Finding], unanswered: Sequence[str]) -> None:
+    """Print findings with their tables, then the verdicts once more in a list, and what could not be answered."""
+    from classwise.report.sheet import to_rich
+
+    console = Console()
+    for finding in findings:
+        console.print(Text(f"\n{finding.question}: {finding.subject}", style="bold"), soft_wrap=True)
+        console.print(Text(finding.sentence), soft_wrap=True)
+        for sheet in finding.sheets:
+            console.print(to_rich(sheet, console.width))
+    for finding in findings:
+        if finding.claim:
+            console.print(
+                Text(f"{finding.subject}: {finding.sentence}", style=_VERDICTS[finding.verdict]), soft_wrap=True
+            )
+    for reason in unanswered:
+        console.print(Text(f"Not answered: {reason}"), soft_wrap=True)
 
 
 class _Frame:
