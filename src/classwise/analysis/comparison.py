@@ -119,7 +119,8 @@ class Change:
         sentence = (
             f"{self.labels[1]} against {self.labels[0]} (weights {sha(self.base)[:12]}): average {100 * average:+.2f} "
             f"points ({points(around)}), worst class {percent(lowest[0])} % to {percent(lowest[1])} %; beyond chance "
-            f"(McNemar, Holm {100 * SIGNIFICANCE:g} %) {self._named(1)} gains and {self._named(-1)} pays.{_warning(level)}"
+            f"(McNemar, Holm {100 * SIGNIFICANCE:g} %) {self._named(1)} gains and {self._named(-1)} pays."
+            f"{_warning(level)}"
         )
         return Finding("compare", "", self.labels[1], "described", sentence, (self._sheet(),), values)
 

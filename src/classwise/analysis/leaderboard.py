@@ -57,11 +57,10 @@ def _smooth(summary: Callable[[Floats], float]) -> Callable[..., Estimate]:
 
 
 def _average(right: Ints, n: Ints, confidence: float) -> Estimate:
-    weight = n[n > 0] / n.sum()
-    return Estimate(
-        summaries.average(right, n),
-        bootstrap_interval(right, n, lambda v: float(v @ weight), confidence=confidence, resamples=_RESAMPLES),
-    )
+    def summary(accuracy: Floats) -> float:
+        return float(np.nansum(accuracy * n) / n.sum())
+
+    return _smooth(summary)(right, n, confidence)
 
 
 def _std_corrected(right: Ints, n: Ints, confidence: float) -> Estimate:
