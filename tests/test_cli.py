@@ -412,6 +412,19 @@ def test_report_reads_the_folder_once_whatever_it_writes(
     assert folders == [evaluated]
 
 
+@pytest.mark.parametrize(("least", "status", "said"), [("0", 0, "Gate passed."), ("0.99", 3, "Gate failed.")])
+def test_the_gate_has_a_status_of_its_own_and_writes_what_it_found(
+    run: Run, evaluated: Path, tmp_path: Path, least: str, status: int, said: str
+) -> None:
+    files = ("--junit", "gate.xml", "--gate-json", "gate.json")
+    for command in (("report", evaluated), ("evaluate", "mine.py:good", "--data", "digits", *FAST)):
+        done = run(*command, "--fail-under", f"worst={least}", *files)
+        assert (done.status, done.err) == (status, "")
+        assert said in done.out
+        assert json.loads((tmp_path / "gate.json").read_text())["passed"] is (status == 0)
+        assert (tmp_path / "gate.xml").read_text().startswith("<?xml")
+
+
 def test_analyse_answers_what_it_can_and_says_what_it_cannot(run: Run, evaluated: Path, tmp_path: Path) -> None:
     done = run("analyse", evaluated, "--json", "found.json", "--markdown", "found.md")
     assert (done.status, done.err) == (0, "")
@@ -774,6 +787,9 @@ BAD = [
     (("demo", "--out", "mine.py/out"), ["Cannot write mine.py/out"]),
     (("report", "nowhere"), ["no folder nowhere"]),
     (("report", "."), ["result.json"]),
+    ((*EVALUATE, "--fail-under", "worst=20"), ["'worst=20' is no condition", "worst=0.2"]),
+    ((*EVALUATE, "--fail-under", "class[cow]=0.2"), ["no class 'cow'"]),
+    ((*EVALUATE, "--junit", "gate.xml"), ["give that too"]),
     (("analyse", "nowhere"), ["no folder nowhere"]),
     (("analyse",), ["runs", "required"]),
     (("compare", "nowhere", "elsewhere"), ["no folder nowhere"]),

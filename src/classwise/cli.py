@@ -28,6 +28,7 @@ Listed = Literal[
 ]
 # Positional arguments that take several words, with the help of each; jsonargparse wants a list in brackets.
 _SEVERAL = {"runs": "folders that `classwise evaluate --out` or `classwise train --out` wrote."}
+_GATE_CLOSED = 3
 _SWITCHES = ("download", "tensorboard", "sync_batchnorm")
 # How jsonargparse's messages become the end of one plain sentence.
 _PLAIN = (
@@ -134,6 +135,9 @@ def evaluate_model(
     fixed_shape: int | None = None,
     seed: int = 0,
     out: Path | None = None,
+    fail_under: str | None = None,
+    junit: Path | None = None,
+    gate_json: Path | None = None,
     accelerator: str = "auto",
     devices: int = 1,
     download: bool = False,
@@ -155,6 +159,9 @@ def evaluate_model(
         fixed_shape: images in every single pass, for verdicts that are equal to the last bit on any batch size.
         seed: of the sample and of the attacks.
         out: folder for result.json and outcomes.npz; nothing is written if not given.
+        fail_under: exit with status 3 unless lower bounds reach these, such as `worst=0.2,average=0.4`.
+        junit: JUnit-XML file for what --fail-under found.
+        gate_json: JSON file for the same.
         accelerator: cpu, cuda or auto.
         devices: processes on this machine.
         download: fetch the data set into --data-dir if it is missing.
@@ -165,6 +172,7 @@ def evaluate_model(
     name = data or arguments.data_of_run(model)
     images = arguments.images(name, data_dir, split, limit, seed, download)
     chosen = arguments.attacks(attacks, arguments.threat(name, eps, norm), images, seed)
+    asked = _conditions(fail_under, junit, gate_json, images.classes)
     network = arguments.model(model, images, seed)
     fabric = arguments.fabric(accelerator, devices)
     with terminal.evaluating(images, chosen, quiet=not fabric.is_global_zero) as watch:
@@ -184,6 +192,7 @@ def evaluate_model(
         )
     if fabric.is_global_zero:
         terminal.evaluated(result, out)
+        _pass_gate(result, asked, junit, gate_json)
 
 
 def make_report(
@@ -192,6 +201,9 @@ def make_report(
     markdown: Path | None = None,
     latex: Path | None = None,
     robustbench: Path | None = None,
+    fail_under: str | None = None,
+    junit: Path | None = None,
+    gate_json: Path | None = None,
 ) -> Path:
     """Turn the folder of an evaluation into one self-contained report.html.
 
@@ -201,6 +213,9 @@ def make_report(
         markdown: file for the tables in Markdown.
         latex: file for the tables in LaTeX (package booktabs).
         robustbench: JSON file in the format of RobustBench's model_info, with the counts of each class.
+        fail_under: exit with status 3 unless lower bounds reach these, such as `worst=0.2,average=0.4`.
+        junit: JUnit-XML file for what --fail-under found.
+        gate_json: JSON file for the same.
     """
     from classwise import files, terminal
     from classwise.interop import robustbench as leaderboard
@@ -208,6 +223,7 @@ def make_report(
     from classwise.report import latex_tables, markdown_tables, save_figures, write_page
 
     result = Result.read(folder)
+    asked = _conditions(fail_under, junit, gate_json, result.outcomes.classes)
     page = write_page(folder, result=result)
     written = [page]
     if figures is not None:
@@ -219,7 +235,38 @@ def make_report(
     if robustbench is not None:
         written.append(leaderboard.write(result, robustbench))
     terminal.wrote(written)
+    _pass_gate(result, asked, junit, gate_json)
     return page
+
+
+def _conditions(
+    fail_under: str | None, junit: Path | None, gate_json: Path | None, classes: Sequence[str]
+) -> tuple[Any, ...]:
+    """Read the conditions of the gate, before anything is attacked."""
+    from classwise.report import gate
+
+    if fail_under is None:
+        if junit or gate_json:
+            raise InputError("--junit and --gate-json write what --fail-under found; give that too.")
+        return ()
+    return gate.conditions(fail_under, classes)
+
+
+def _pass_gate(result: Any, asked: Sequence[Any], junit: Path | None, gate_json: Path | None) -> None:
+    """Say whether a result meets the conditions, and end with a status of its own if it does not."""
+    from classwise import files, terminal
+    from classwise.report import gate
+
+    if not asked:
+        return
+    found = gate.gate(result, asked)
+    if junit is not None:
+        files.write_text(junit, found.junit())
+    if gate_json is not None:
+        files.write_json(gate_json, found.as_dict())
+    terminal.gate(found)
+    if not found.passed:
+        raise SystemExit(_GATE_CLOSED)
 
 
 def analyse_runs(
@@ -329,7 +376,10 @@ COMMANDS: dict[str, Callable[..., Any]] = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command line and return its exit status: 0, 2 for bad input, 130 for Ctrl-C, 1 for a fault of ours."""
+    """Run a command line and return its exit status.
+
+    0, 2 for bad input, 3 for a result below --fail-under, 130 for Ctrl-C, 1 for a fault of ours.
+    """
     # Threads that spin while they wait made small networks ten times slower on a busy machine; read when PyTorch loads.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     words = list(sys.argv[1:] if argv is None else argv)
@@ -341,7 +391,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise InputError(unknown("command", command, COMMANDS))
         settings = vars(parser().parse_args(arguments)[command])
         COMMANDS[command](**{name: value for name, value in settings.items() if name != "config"})
-    except SystemExit as done:  # after --help, --version and --print-config
+    except SystemExit as done:  # after --help, --version, --print-config and a closed gate
         return int(done.code or 0)
     except InputError as error:
         return _fail(str(error), 2, debug)

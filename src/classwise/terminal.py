@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from classwise.data import ImageSet
     from classwise.metrics.result import Result
     from classwise.registry import Entry
+    from classwise.report.gate import Gate
 
 _SHOWN = 10  # classes in a live view; the weakest of them where there are more
 _BAR = 30
@@ -100,6 +101,15 @@ def evaluated(result: Result, out: Path | None) -> None:
         console.print(Text(f"Warning ({flag['flag']}): {flag['message']}", style="yellow"), soft_wrap=True)
     if out is not None:
         say(f"Outcomes of every image are in {out}; for a page to read: classwise report {shlex.quote(str(out))}")
+
+
+def gate(found: Gate) -> None:
+    """Say which conditions a result meets, which number was tested, and whether the gate is open."""
+    console = Console()
+    for check in found.checks:
+        console.print(Text(check.sentence, style="green" if check.passed else "red"), soft_wrap=True)
+    console.print(Text(f"{found.label} Bounds at {100 * found.confidence:g} % confidence."), soft_wrap=True)
+    console.print(Text("Gate passed." if found.passed else "Gate failed.", style="bold"))
 
 
 def next_steps(page: Path, out: Path) -> None:
