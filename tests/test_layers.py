@@ -44,13 +44,14 @@ MAY_IMPORT = {
     "ladder": {"noise", "attacks", "metrics", "engine"},
     "evaluation": LAYER_2 | {"__init__", "memory", "records", "engine", "ladder", "flags", "probe"},
     "report": {"errors", "files", "metrics"},
-    "analysis": GROUND | {"metrics", "models", "report"},
+    "analysis": LAYER_1 | {"report"},
     "divergence": {"errors", "losses"},
     "train": LAYER_2 | {"__init__", "divergence", "engine", "evaluation", "memory"},
+    "homing": LAYER_4,
     "interop": LAYER_4,
     "arguments": LAYER_1 | {"analysis"},
     "terminal": LAYER_4,
-    "cli": LAYER_4 | {"__init__", "arguments", "terminal", "interop"},
+    "cli": LAYER_4 | {"__init__", "arguments", "terminal", "interop", "homing"},
 }
 
 

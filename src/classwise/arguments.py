@@ -41,13 +41,15 @@ def images(
     return whole if limit is None else whole.subset(stratified_sample(whole.y, limit, seed))
 
 
-def training_images(data: str, directory: Path | None, limit: int | None, seed: int, download: bool) -> Images:
-    """Load the training split.
+def training_images(
+    data: str, directory: Path | None, limit: int | None, seed: int, download: bool, split: str = "train"
+) -> Images:
+    """Load a split to train on, or to hold in memory beside it.
 
     Raises:
         InputError: it is too large to be held in memory.
     """
-    found = images(data, directory, "train", limit, seed, download)
+    found = images(data, directory, split, limit, seed, download)
     if not isinstance(found, Images):
         raise InputError(f"{data} is streamed from files, and training needs images in memory; use a smaller set.")
     return found

@@ -1,4 +1,4 @@
-"""The command line: ``classwise demo | train | evaluate | report | analyse | compare | list``.
+"""The command line: ``classwise demo | train | evaluate | report | analyse | compare | homing | list``.
 
 Options come from the typed signatures below. PyTorch is imported only once a command runs, so help is instant; this
 module names no type of a heavy package even for the type checker, since jsonargparse imports what annotations name,
@@ -327,6 +327,61 @@ def compare_runs(
     _save_findings(findings, json, markdown)
 
 
+def study_homing(
+    method: str = "at",
+    model: str = "digits_cnn",
+    data: str = "digits",
+    data_dir: Path | None = None,
+    recipe: str | None = None,
+    attacks: str = "fast",
+    eps: str | float | None = None,
+    norm: str | int | None = None,
+    limit: int | None = None,
+    test_limit: int | None = None,
+    seed: int = 0,
+    out: Path = Path("runs/homing"),
+    accelerator: str = "auto",
+    download: bool = False,
+) -> None:
+    """Train with and without each class: are images safe where the class they were sent to is missing?
+
+    Claim H7, with controls. As many trainings as there are classes, and three.
+
+    Args:
+        method: training method, see `classwise list methods`.
+        model: architecture, see `classwise list models`.
+        data: data set, see `classwise list data`.
+        data_dir: folder that holds it.
+        recipe: training recipe, with changes like `digits(epochs=5)`.
+        attacks: what an image must survive to be safe.
+        eps: radius of all attacks, such as 8/255; the data set's usual one if not given.
+        norm: Linf, L2 or L1; with --eps.
+        limit: train on a stratified sample of this many images.
+        test_limit: look at a stratified sample of this many test images.
+        seed: of weights, order and attacks; the control of another seed takes the next one.
+        out: folder of the study; the same command goes on where it stopped.
+        accelerator: cpu, cuda or auto.
+        download: fetch the data set into --data-dir if it is missing.
+    """
+    from functools import partial
+
+    from classwise import arguments, files, registry, terminal
+    from classwise.homing import Study
+    from classwise.train import Run, fit
+
+    train = arguments.training_images(data, data_dir, limit, seed, download)
+    test = arguments.training_images(data, data_dir, test_limit, seed, download, "test")
+    threat, plan = arguments.threat(data, eps, norm), arguments.recipe(recipe, data)
+    run = Run(arguments.normalised(model, train, plan), method, plan, threat, seed)
+    first = registry.build("attack", "pgd(keep='last')", threat)
+    again = arguments.attacks(attacks, threat, test, seed)
+    trainer = partial(fit, arguments.fabric(accelerator, 1))
+    finding = Study(train, test, run, first, again, out, trainer, terminal.say).result()
+    files.write_json(out / "homing.json", {"classwise": __version__, "findings": [finding.as_dict()]})
+    terminal.found([finding], [])
+    terminal.wrote([out / "homing.json"])
+
+
 def _save_findings(findings: Sequence[Any], json: Path | None, markdown: Path | None) -> None:
     from classwise import files, terminal
     from classwise.analysis import finding
@@ -371,6 +426,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "report": make_report,
     "analyse": analyse_runs,
     "compare": compare_runs,
+    "homing": study_homing,
     "list": list_names,
 }
 

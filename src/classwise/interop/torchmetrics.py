@@ -150,7 +150,7 @@ def _check_classes(num_classes: int) -> None:
 
 
 def _mistakes(logits: Tensor, y: Tensor) -> Tensor:
-    """Return the class that each image is taken for if it is wrong, (N,): of equal logits one other than the true one."""
+    """Return the class that each image is taken for if it is wrong, (N,); of equal logits not the true one."""
     return logits if logits.ndim == 1 else logits.float().scatter(1, y[:, None], -torch.inf).argmax(1)
 
 
