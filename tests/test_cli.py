@@ -412,6 +412,20 @@ def test_report_reads_the_folder_once_whatever_it_writes(
     assert folders == [evaluated]
 
 
+def test_evaluate_until_the_worst_class_names_it_and_what_it_took(run: Run, trained: Path, tmp_path: Path) -> None:
+    words = ("evaluate", f"run:{trained}", "--limit", "200", "--until", "worst-class", "--out", "found")
+    done = run(*words, "--attacks", "pgd(steps=5),margin-pgd(steps=5)")
+    assert (done.status, done.err) == (0, "")
+    assert "With 95 % confidence" in done.out
+    document = json.loads((tmp_path / "found/worst-class.json").read_text())
+    values = document["findings"][0]["values"]
+    assert values["worst"]
+    assert values["share"] < 1
+    assert document["attack"].startswith("Ensemble(attacks=(PGD(")
+    assert not (tmp_path / "found/result.json").exists()
+    assert_one_sentence(run(*words, "--attacks", "upper-bound"), "A plan is run over all images")
+
+
 @pytest.mark.parametrize(("least", "status", "said"), [("0", 0, "Gate passed."), ("0.99", 3, "Gate failed.")])
 def test_the_gate_has_a_status_of_its_own_and_writes_what_it_found(
     run: Run, evaluated: Path, tmp_path: Path, least: str, status: int, said: str

@@ -19,7 +19,9 @@ from classwise import registry
 from classwise.analysis.evidence import Evidence
 from classwise.analysis.network import last_layer
 from classwise.attacks import Transfer, contenders, transfer
-from classwise.attacks.plan import Contender, joined
+from classwise.attacks.base import Attack
+from classwise.attacks.ensemble import Ensemble
+from classwise.attacks.plan import Contender, Plan, joined
 from classwise.data import Images, ImageSet, default_threat, load, stratified_sample
 from classwise.errors import InputError
 from classwise.metrics.outcomes import Floats
@@ -139,6 +141,19 @@ def attacks(text: str, threat: ThreatModel, data: ImageSet, seed: int) -> Mappin
         for name in registry.split(text)
     )
     return found or contenders(text, threat)  # which says what is wrong where nothing was named
+
+
+def single(text: str, threat: ThreatModel, data: ImageSet, seed: int) -> Attack:
+    """Build one attack that can be called on a batch: several become an ensemble; AutoAttack stands for the default.
+
+    Raises:
+        InputError: another plan than the default, since plans are run over a whole data set.
+    """
+    found = attacks("autoattack" if text == "fast" else text, threat, data, seed)
+    called = [attack for attack in found.values() if not isinstance(attack, Plan)]
+    if len(called) < len(found):
+        raise InputError("A plan is run over all images; with --until, name attacks, such as autoattack or apgd-t.")
+    return called[0] if len(called) == 1 else Ensemble(tuple(called))
 
 
 def _transfer(text: str, threat: ThreatModel, data: ImageSet, seed: int) -> Transfer:

@@ -131,6 +131,7 @@ def evaluate_model(
     norm: str | int | None = None,
     split: str = "test",
     limit: int | None = None,
+    until: Literal["worst-class"] | None = None,
     batch_size: int | None = None,
     fixed_shape: int | None = None,
     seed: int = 0,
@@ -155,6 +156,7 @@ def evaluate_model(
         norm: Linf, L2 or L1; with --eps.
         split: split of the data set.
         limit: attack a stratified sample of this many images.
+        until: attack with few images until one class is the worst with 95 % confidence, and write worst-class.json.
         batch_size: images attacked at once, what memory holds if not given; does not change a verdict.
         fixed_shape: images in every single pass, for verdicts that are equal to the last bit on any batch size.
         seed: of the sample and of the attacks.
@@ -175,24 +177,33 @@ def evaluate_model(
     asked = _conditions(fail_under, junit, gate_json, images.classes)
     network = arguments.model(model, images, seed)
     fabric = arguments.fabric(accelerator, devices)
+    if until is not None:
+        _find_worst(network.to(fabric.device), images, attacks, arguments.threat(name, eps, norm), seed, out)
+        return
+    settings: dict[str, Any] = {"seed": seed, "audit": audit, "batch_size": batch_size, "fixed_shape": fixed_shape}
+    settings |= {"directory": out, "fabric": fabric, "name": model, "command": command}
     with terminal.evaluating(images, chosen, quiet=not fabric.is_global_zero) as watch:
-        result = evaluation.evaluate(
-            network,
-            images,
-            chosen,
-            seed=seed,
-            audit=audit,
-            batch_size=batch_size,
-            fixed_shape=fixed_shape,
-            directory=out,
-            fabric=fabric,
-            watch=watch,
-            name=model,
-            command=command,
-        )
+        result = evaluation.evaluate(network, images, chosen, watch=watch, **settings)
     if fabric.is_global_zero:
         terminal.evaluated(result, out)
         _pass_gate(result, asked, junit, gate_json)
+
+
+def _find_worst(network: Any, images: Any, attacks: str, threat: Any, seed: int, out: Path | None) -> None:
+    """Race to the worst class, say which it is, and write worst-class.json."""
+    from classwise import arguments, files, terminal
+    from classwise.analysis.worst_class import until_worst, worst_class
+
+    strong = arguments.single(attacks, threat, images, seed)
+    terminal.say(f"Looking for the worst class of {len(images):,} images of {images.name} at {threat}")
+    cheap = arguments.single("pgd(steps=10, start='clean')", threat, images, seed)
+    race = until_worst(network, images, cheap, strong, seed=seed, watch=terminal.round_of)
+    finding = worst_class(race, images.classes, images.name)
+    terminal.found([finding], [])
+    if out is not None:
+        about = {"classwise": __version__, "attack": repr(strong), "cheap": repr(cheap), "seed": seed}
+        files.write_json(out / "worst-class.json", {**about, "findings": [finding.as_dict()]})
+        terminal.wrote([out / "worst-class.json"])
 
 
 def make_report(

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from classwise.analysis import Finding, Question
     from classwise.attacks.plan import Contender
     from classwise.data import ImageSet
+    from classwise.metrics.race import Race
     from classwise.metrics.result import Result
     from classwise.registry import Entry
     from classwise.report.gate import Gate
@@ -101,6 +102,11 @@ def evaluated(result: Result, out: Path | None) -> None:
         console.print(Text(f"Warning ({flag['flag']}): {flag['message']}", style="yellow"), soft_wrap=True)
     if out is not None:
         say(f"Outcomes of every image are in {out}; for a page to read: classwise report {shlex.quote(str(out))}")
+
+
+def round_of(race: Race) -> None:
+    """Say in one line where a race to the worst class stands."""
+    say(f"  {int(race.sampled.sum())} images attacked; {len(race.worst)} classes may be the worst")
 
 
 def gate(found: Gate) -> None:

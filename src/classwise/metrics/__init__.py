@@ -50,6 +50,7 @@ from classwise.metrics.paired import (
     mcnemar,
     pairs,
 )
+from classwise.metrics.race import Race
 from classwise.metrics.ranks import (
     correlation_test,
     fisher_interval,
@@ -112,6 +113,7 @@ __all__ = [
     "Levelling",
     "Outcomes",
     "Pairs",
+    "Race",
     "Result",
     "Statistic",
     "asymmetry",
