@@ -5,7 +5,8 @@ import pytest
 import torch
 from torch import nn
 
-from classwise.analysis.worst_class import survives, until_worst, worst_class
+from classwise.analysis.fooling import survives
+from classwise.analysis.worst_class import until_worst, worst_class
 from classwise.attacks.pgd import PGD
 from classwise.data import Images
 from classwise.metrics import Race
@@ -37,6 +38,22 @@ IMAGES = data([[60] * 90 + [5] * 10, [60] * 40 + [5] * 60])
 
 def test_survivors_are_those_out_of_reach() -> None:
     assert survives(Edge(), IMAGES, STRONG).tolist() == (IMAGES.x[:, 0, 0, 0] > 128 + 25).tolist()
+
+
+def test_images_that_are_wrong_when_clean_do_not_survive_and_are_not_attacked() -> None:
+    wrong = data([[-5, 60], [60, -60]])
+    assert survives(Edge(), wrong, STRONG).tolist() == [False, True, True, False]
+    assert survives(Edge(), data([[-5], [-6]]), STRONG).tolist() == [False, False]
+
+
+def test_a_candidate_outside_the_set_is_none() -> None:
+    class Leap:
+        threat = THREAT
+
+        def __call__(self, model, x, y, *, noise):
+            return x - 0.4
+
+    assert survives(Edge(), IMAGES, Leap()).tolist() == [True] * len(IMAGES)
 
 
 def test_the_race_names_the_class_near_the_edge_and_counts_what_it_took() -> None:

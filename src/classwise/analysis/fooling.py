@@ -42,6 +42,22 @@ def predicted(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     return torch.cat(parts)
 
 
+def survives(model: nn.Module, data: ImageSet, attack: Attack, seed: int = 0) -> NDArray[np.bool_]:
+    """Tell which images are right when clean and under an attack, (N,), by the verdict rule.
+
+    Only images that are right when clean are attacked, and a batch at a time is held, so that the data may be large.
+    """
+    device, left = _device(model), np.zeros(len(data), dtype=bool)
+    with attacking(model):
+        for which, x, y in batches(data, _BATCH, device):
+            right = _right(model, x, y)
+            x, y, which = x[right], y[right], which[right.cpu()]
+            noise = Noise(seed, data.index[which].to(device)).fold("crafted")
+            x_adv = attack(model, x, y, noise=noise).detach()
+            left[which.numpy()] = (_right(model, x_adv, y) | ~attack.threat.contains(x_adv, x)).cpu().numpy()
+    return left
+
+
 def transferred(source: nn.Module, target: nn.Module, data: ImageSet, attack: Attack, seed: int = 0) -> ClassAware:
     """Craft on one model, show to another, and count the mistakes by class; see `classwise.analysis.transfer`.
 
@@ -80,6 +96,11 @@ class _Targeted:
 
 def _towards(target: Tensor, logits: Tensor, y: Tensor) -> Tensor:
     return -cross_entropy(logits, target)
+
+
+@torch.no_grad()
+def _right(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    return predict(model(x), y) == y
 
 
 def _device(model: nn.Module) -> torch.device:

@@ -124,7 +124,8 @@ def homing(
         f"{percent(main.treated)} % are safe in a network without that class; that is {points(ends[0])} points "
         f"more than without a dissimilar class, and {points(ends[1])} more than with another seed (95 % intervals)."
     )
-    sheets = (_summary(effects), *(_sheet(classes, selected, form, forms[form], other) for form in forms))
+    pair_sheets = (_sheet(classes, selected, form, forms[form], other) for form in forms)
+    sheets = (_summary(effects), *(sheet for sheet in pair_sheets if sheet.rows))
     return Finding("homing", "H7", subject, verdict, sentence, sheets, {"effects": effects})
 
 

@@ -16,6 +16,7 @@ from classwise.analysis.flow import flow
 from classwise.analysis.gain import gain
 from classwise.analysis.groups import groups
 from classwise.analysis.numbers import numbers
+from classwise.analysis.seeds import seeds
 from classwise.analysis.temperature import temperature
 from classwise.analysis.weight_norm import weight_norm
 from classwise.errors import InputError
@@ -55,6 +56,7 @@ QUESTIONS: Mapping[str, Question] = {
         "A8", ("H2",), "Is the order of classes the same under every attack?", "subject", consistency
     ),
     "defences": Question("A9", ("H3",), "Is it the same for every defence?", "subjects", defences),
+    "seeds": Question("–", (), "How far do seeds differ, and test images?", "subjects", seeds),
     "gain": Question("A10", ("H4",), "Which classes do stronger attacks break?", "subject", gain),
     "temperature": Question(
         "–", ("H5",), "Does a temperature break more, and enlarge disparity?", "subject", temperature

@@ -6,24 +6,16 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from classwise.analysis.finding import Finding, table
-from classwise.analysis.fooling import crafted, predicted
+from classwise.analysis.fooling import survives
 from classwise.attacks.base import Attack
 from classwise.data.images import ImageSet
 from classwise.metrics.race import Race
 from classwise.metrics.resampling import generator
 from classwise.report.contents import plain
 from classwise.report.tables import percent, span
-
-
-def survives(model: nn.Module, data: ImageSet, attack: Attack, seed: int = 0) -> np.ndarray:
-    """Tell which images an attack leaves right, (N,) bool, by the verdict rule: a candidate outside the set is none."""
-    x, y = data.fetch(torch.arange(len(data))), data.y
-    x_adv = crafted(model, data, attack, seed)
-    fooled = (predicted(model, x_adv, y) != y) & attack.threat.contains(x_adv, x)
-    return np.asarray((~fooled & (predicted(model, x, y) == y)).numpy())
 
 
 def until_worst(
@@ -59,7 +51,7 @@ def until_worst(
     while not race.decided:
         drawn = race.draw(batch)
         which = np.concatenate([order[c][race.sampled[c] : race.sampled[c] + drawn[c]] for c in range(size)])
-        broken = ~survives(model, data.subset(_positions(which)), strong, seed)
+        broken = ~survives(model, data.subset(torch.from_numpy(which)), strong, seed)
         race = race.after(drawn, np.bincount(y[which[broken]], minlength=size))
         watch(race)
     return race
@@ -95,7 +87,3 @@ def worst_class(race: Race, classes: tuple[str, ...], subject: str) -> Finding:
     )
     values = {"worst": worst, "share": race.share, "confidence": race.confidence, "bounds": race.bounds}
     return Finding("worst-class", "", subject, "described", sentence, (sheet,), {**values, **counts})
-
-
-def _positions(which: np.ndarray) -> Tensor:
-    return torch.from_numpy(which.astype(np.int64))

@@ -123,6 +123,22 @@ def average_change(
     return float((counts.gained - counts.lost).sum() / total), percentiles(net / total, confidence)
 
 
+def detectable(rate: float, n: int) -> float:
+    """Return the smallest difference of two unpaired class accuracies that would be noticed, 2.8·√(2p(1 − p)/n).
+
+    With 80 % power at 5 % two-sided: 2.8 = z(0.975) + z(0.8).
+
+    Args:
+        rate: accuracy of the class, p.
+        n: images of the class, in each of the two evaluations.
+
+    Example:
+        >>> round(detectable(0.25, 1000), 3), round(detectable(0.25, 100), 2)
+        (0.054, 0.17)
+    """
+    return 2.8 * math.sqrt(2 * rate * (1 - rate) / n) if n else math.nan
+
+
 class Levelling(NamedTuple):
     """How a change is spread over classes; `down` warns that classes became equal by losing.
 
