@@ -9,7 +9,7 @@ import pytest
 from tests.analysis.strategies import model, planted, subject
 from tests.metrics.strategies import header
 
-from classwise.analysis.evidence import Subject, check_same, names, read, subjects
+from classwise.analysis.evidence import Subject, check_same, read
 from classwise.errors import InputError
 from classwise.metrics import WORST_CASE, Outcomes
 from classwise.metrics.result import Result
@@ -136,6 +136,6 @@ def test_under_one_attack_the_others_may_differ() -> None:
     check_same([subject(PGD, "a"), subject(both, "b", model=model("b"))], "pgd")
 
 
-def test_folders_of_one_name_are_told_apart_by_the_folder_above() -> None:
-    results = [(Path(path), Result(header(PGD, model=model(path)), PGD)) for path in ("x/run", "y/run", "z")]
-    assert names(subjects(results)) == ["x/run", "y/run", "z"]
+def test_folders_of_one_name_are_told_apart_by_the_folder_above(tmp_path: Path) -> None:
+    paths = [write(tmp_path / path, PGD, model=model(path)) for path in ("x/run", "y/run", "z")]
+    assert [each.label for each in read(paths).subjects] == ["x/run", "y/run", "z"]

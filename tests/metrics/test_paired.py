@@ -132,6 +132,8 @@ def test_models_that_never_disagree_do_not_change() -> None:
         ([0.2, math.nan, 0.8], [0.1, math.nan, 0.5], Levelling(2, -0.2, 0, 0.0, True)),
         # All lose the same share: the gap falls, the NSD stays.
         ([0.4, 0.8], [0.2, 0.4], Levelling(2, -0.3, 0, 0.0, True)),
+        # The NSD falls as the middle gains: nobody is levelled down.
+        ([0.2, 0.5, 0.8], [0.2, 0.7, 0.8], Levelling(0, 0.0, 1, 0.2, False)),
         # The gap grows, but relative to the mean the classes become more equal; the worst class rises.
         ([0.1, 0.4], [0.4, 0.8], Levelling(0, 0.0, 2, 0.35, False)),
     ],

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from classwise.analysis.evidence import Subject, check_same, names
+from classwise.analysis.evidence import Subject, check_same
 from classwise.analysis.finding import Finding, Kind, points, table
 from classwise.analysis.leaderboard import METRICS, leaderboard, sha
 from classwise.errors import InputError
@@ -42,7 +42,7 @@ def compare(subjects: Sequence[Subject], view: str = WORST_CASE, sort: str = "wo
     if sort not in METRICS:
         raise InputError(unknown("metric", sort, METRICS))
     check_same(subjects, view)
-    labels = names(subjects)
+    labels = [subject.label for subject in subjects]
     changes = [
         Change(subjects[0], other, (labels[0], label), view)
         for other, label in zip(subjects[1:], labels[1:], strict=True)
@@ -143,7 +143,8 @@ class Change:
         }
         caption = f"{self.labels[1]} against {self.labels[0]} ({self.view}), in per cent; all intervals hold at once"
         order = np.argsort(np.nan_to_num(self.counts.change, nan=np.inf), kind="stable")
-        return table("changes", caption, columns, [self._row(int(c)) for c in order if self.counts.n[c]])
+        rows = [self._row(int(c)) for c in order if self.counts.n[c]]
+        return table("changes", caption, columns, rows, spare=("n", "gained", "lost"))
 
     def _row(self, c: int) -> list[Any]:
         said = "gains" if c in self.beyond_chance(1) else "pays" if c in self.beyond_chance(-1) else ""
@@ -157,7 +158,8 @@ class Change:
 def _warning(level: paired.Levelling) -> str:
     if not level.down:
         return ""
+    who = "1 class loses" if level.losing == 1 else f"{level.losing} classes lose"
     return (
-        f" Levelling down: the classes became more equal, but the worst class did not rise, and {level.losing} classes "
-        f"lose {-100 * level.mean_loss:.1f} points on average."
+        " Levelling down: the classes became more equal by loss, as neither the worst class nor the mean rose; "
+        f"{who} {-100 * level.mean_loss:.1f} points on average."
     )

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from classwise.analysis.agreement import agreement_sheet, known, mean_corrected, measure
-from classwise.analysis.evidence import Subject, check_same, names
+from classwise.analysis.evidence import Subject, check_same
 from classwise.analysis.finding import Finding, decide, headline
 from classwise.metrics.outcomes import CLEAN, WORST_CASE
 from classwise.metrics.ranks import kendall_w, kendall_w_test, partial_correlation
@@ -26,7 +26,7 @@ def defences(subjects: Sequence[Subject], view: str = WORST_CASE) -> Finding:
     """
     check_same(subjects, view)
     outcomes = [subject.result.outcomes for subject in subjects]
-    labels, methods = names(subjects), [subject.method for subject in subjects]
+    labels, methods = [subject.label for subject in subjects], [subject.method for subject in subjects]
     verdicts = np.array([each.correct(view) for each in outcomes])
     found = measure(labels, verdicts, outcomes[0].y, seed=0)
     within = {pair: found.pairs[pair] for pair, same in _same_method(labels, methods).items() if same}

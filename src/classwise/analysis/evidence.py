@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -97,14 +97,18 @@ def read(folders: Sequence[Path]) -> Evidence:
     Raises:
         InputError: a folder is neither, is damaged, or contradicts another one of the same model and images.
     """
-    results, trainings = list[tuple[Path, Result]](), list[Training]()
+    results, trainings = list[tuple[Path, Result]](), list[tuple[Path, Training]]()
     for folder in folders:
         evaluated, trained = (folder / RESULT_FILE).is_file(), (folder / LOG_FILE).is_file()
         if trained:
-            trainings.append(_training(folder))
+            trainings.append((folder, _training(folder)))
         if evaluated or not trained:
             results.append((folder, Result.read(folder)))
-    return Evidence(tuple(subjects(results)), tuple(trainings))
+    joined = subjects(results)
+    labels = _labels([subject.folders[0] for subject in joined])
+    named = tuple(replace(subject, label=label) for subject, label in zip(joined, labels, strict=True))
+    runs = zip(trainings, _labels([folder for folder, _ in trainings]), strict=True)
+    return Evidence(named, tuple(replace(training, label=label) for (_, training), label in runs))
 
 
 def subjects(results: Iterable[tuple[Path, Result]]) -> list[Subject]:
@@ -139,15 +143,6 @@ def check_same(given: Sequence[Subject], view: str) -> None:
             raise InputError(f"{base.folders[0]} and {other.folders[0]} differ in {difference}; evaluate both alike.")
 
 
-def names(given: Sequence[Subject]) -> list[str]:
-    """Name models by their folders, with the folder above where several are called alike."""
-    labels = [subject.label for subject in given]
-    return [
-        label if labels.count(label) == 1 else f"{subject.folders[0].absolute().parent.name}/{label}"
-        for label, subject in zip(labels, given, strict=True)
-    ]
-
-
 def _difference(one: Result, two: Result, view: str) -> str:
     """Name the first condition in which two results differ, "" if they can be compared."""
     first, second = one.header, two.header
@@ -173,6 +168,15 @@ def _same_images(one: Result, two: Result) -> bool:
 def _settings(result: Result, view: str) -> dict[str, str]:
     attacks = result.header["attacks"]
     return {name: str(attacks[name].get("settings")) for name in result.outcomes.attacks if view in (WORST_CASE, name)}
+
+
+def _labels(folders: Sequence[Path]) -> list[str]:
+    """Call folders by their names, with the folder above where several are called alike."""
+    labels = [folder.absolute().name for folder in folders]
+    return [
+        label if labels.count(label) == 1 else f"{folder.absolute().parent.name}/{label}"
+        for label, folder in zip(labels, folders, strict=True)
+    ]
 
 
 def _key(result: Result) -> tuple[str, str, str]:

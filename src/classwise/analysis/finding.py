@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -81,7 +81,12 @@ def headline(claim: str, verdict: Verdict) -> str:
 
 
 def table(
-    name: str, caption: str, columns: Mapping[str, Kind], rows: Sequence[Sequence[Any]], marked: int | None = None
+    name: str,
+    caption: str,
+    columns: Mapping[str, Kind],
+    rows: Sequence[Sequence[Any]],
+    marked: int | None = None,
+    spare: Collection[str] = (),
 ) -> Sheet:
     """Make a table of typed values.
 
@@ -93,8 +98,12 @@ def table(
             number with three or four decimals ("number", "fine"), a p-value.
         rows: one value a column.
         marked: position of the row to emphasise.
+        spare: columns that a narrow terminal may leave out.
     """
-    heads = tuple(Column(title, _keys(title, kind), words=kind == "words") for title, kind in columns.items())
+    heads = tuple(
+        Column(title, _keys(title, kind), words=kind == "words", spare=title in spare)
+        for title, kind in columns.items()
+    )
     cells = tuple(tuple(_cell(value, kind) for value, kind in zip(row, columns.values(), strict=True)) for row in rows)
     return Sheet(name, caption, heads, cells, marked)
 

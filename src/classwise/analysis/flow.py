@@ -23,6 +23,7 @@ _COLUMNS: dict[str, Kind] = {
     "received": "share",
     "net": "points",
 }
+_SPARE = ("first two", "confounders", "received")
 
 
 def flow(subject: Subject, view: str = WORST_CASE) -> Finding:
@@ -55,7 +56,9 @@ def flow(subject: Subject, view: str = WORST_CASE) -> Finding:
         for c in order[~np.isnan(net[order])]
     ]
     sheets = (
-        table("flow-classes", f"Confusion flow ({view}) in per cent, net attractors first", _COLUMNS, rows),
+        table(
+            "flow-classes", f"Confusion flow ({view}) in per cent, net attractors first", _COLUMNS, rows, spare=_SPARE
+        ),
         _pair_table(pairs, names),
         flow_sheet(read(subject.result), order[:_SHOWN].tolist()),
     )

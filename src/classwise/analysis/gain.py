@@ -29,6 +29,7 @@ _COLUMNS: dict[str, Kind] = {
     "variance change": "fine",
     "H4": "words",
 }
+_SPARE = ("equal share", "relative slope", "variance change")
 
 
 class Gain(NamedTuple):
@@ -82,7 +83,7 @@ def gain(subject: Subject) -> Finding:
         f"decide nothing; relative to what was left to break, {relative} gain more there."
     )
     caption = "Where stronger attacks gain; shares of the newly broken images in per cent, intervals in points"
-    sheet = table("gain", caption, _COLUMNS, [_row(name, each) for name, each in found.items()])
+    sheet = table("gain", caption, _COLUMNS, [_row(name, each) for name, each in found.items()], spare=_SPARE)
     return Finding("gain", "H4", subject.label, verdict, sentence, (sheet,), {"pairs": found})
 
 

@@ -149,4 +149,5 @@ def _sheet(caption: str, rows: list[list[Any]]) -> Sheet:
         {"model": "words", "weakest": "words", **metrics, "rho_wat": "number", "weights": "words"},
         rows,
         marked=0,
+        spare=("worst_q10", "gap", "std", "nsd", "gini", "rho_wat", "weights"),
     )

@@ -27,6 +27,7 @@ _COLUMNS: dict[str, Kind] = {
     "interval of the variance": "words",
     "gap": "points",
 }
+_SPARE = ("own steps", "gap")
 
 
 class Contest(NamedTuple):
@@ -83,7 +84,9 @@ def temperature(subject: Subject) -> Finding:
     )
     sentence = f"{headline('H5', verdict)}: against {said or 'no attack of as many steps'}."
     caption = f"{ours} less each other attack: share broken and gap in points, class variance"
-    sheet = table("temperature", caption, _COLUMNS, [_row(name, contest) for name, contest in found.items()])
+    sheet = table(
+        "temperature", caption, _COLUMNS, [_row(name, contest) for name, contest in found.items()], spare=_SPARE
+    )
     return Finding("temperature", "H5", subject.label, verdict, sentence, (sheet,), {"contests": found})
 
 

@@ -73,12 +73,12 @@ def worst_class(race: Race, classes: tuple[str, ...], subject: str) -> Finding:
     rows = [[names[c], *(int(each[c]) for each in counts.values()), (low[c], high[c])] for c in order]
     sheet = table(
         "worst-class",
-        "The race to the worst class; robust accuracy in per cent, all intervals at all times at once",
+        "The race: survivors of the cheap attack, images that met the strong one, robust accuracy in per cent",
         {
             "class": "words",
             "n": "count",
-            "survive the cheap attack": "count",
-            "met the strong one": "count",
+            "survive cheap": "count",
+            "met strong": "count",
             "broken": "count",
             "robust": "interval",
         },

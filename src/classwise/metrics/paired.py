@@ -18,7 +18,7 @@ from classwise.metrics.hypotheses import binomial_test
 from classwise.metrics.intervals import Interval, Intervals, one_tail
 from classwise.metrics.outcomes import Floats, Ints, divide
 from classwise.metrics.resampling import percentiles, resample
-from classwise.metrics.summaries import gap, nsd, worst
+from classwise.metrics.summaries import gap, macro_average, nsd, worst
 
 
 class Pairs(NamedTuple):
@@ -154,9 +154,9 @@ class Levelling(NamedTuple):
 
 
 def levelling(before: ArrayLike, after: ArrayLike) -> Levelling:
-    """Count who gains and who pays, and tell whether disparity fell without a better worst class.
+    """Count who gains and who pays, and tell whether disparity fell by loss alone.
 
-    Levelling down: the gap or the NSD falls while the worst class does not rise.
+    Levelling down: the gap or the NSD falls, while neither the worst class nor the mean over classes rises.
 
     Args:
         before: class accuracies of the baseline, (C,), NaN for absent classes.
@@ -175,7 +175,7 @@ def levelling(before: ArrayLike, after: ArrayLike) -> Levelling:
         mean_loss=float(losers.mean()) if losers.size else 0.0,
         gaining=winners.size,
         mean_gain=float(winners.mean()) if winners.size else 0.0,
-        down=bool(more_equal and worst(new) <= worst(old)),
+        down=bool(more_equal and worst(new) <= worst(old) and macro_average(new) < macro_average(old)),
     )
 
 
