@@ -8,7 +8,7 @@ from tests.metrics.strategies import QUICK
 
 from classwise.errors import InputError
 from classwise.metrics import bootstrap_interval, gap, halves, macro_average, std, worst, worst_q
-from classwise.metrics.resampling import percentiles, resample
+from classwise.metrics.resampling import half_counts, percentiles, resample
 
 
 def test_the_bootstrap_of_the_mean_has_the_width_of_the_normal_interval() -> None:
@@ -71,6 +71,17 @@ def test_halves_split_each_class_evenly(y: list[int]) -> None:
 
 def test_the_odd_image_goes_to_either_half() -> None:
     assert set(halves([0, 0, 0], splits=40).sum(1).tolist()) == {1, 2}
+
+
+def test_counts_of_halves_are_those_of_halved_images() -> None:
+    """Of 30 images in categories of 6 and 24, a half of 15 holds 3 of the first on average, with variance 1.241."""
+    drawn = half_counts([[6, 24], [0, 1]], splits=20_000)
+    assert drawn[:, 0].sum(1).tolist() == [15] * 20_000
+    assert drawn[:, 1].sum() == 0
+    assert drawn[:, 0, 0].mean() == pytest.approx(3, abs=0.05)
+    assert drawn[:, 0, 0].var() == pytest.approx(15 * 0.2 * 0.8 * 15 / 29, rel=0.05)
+    masks = halves([0] * 30, splits=4000)
+    assert masks[:, :6].sum(1).var() == pytest.approx(15 * 0.2 * 0.8 * 15 / 29, rel=0.1)
 
 
 def test_labels_that_are_no_integers_are_refused() -> None:

@@ -5,16 +5,16 @@ from __future__ import annotations
 from typing import NamedTuple, get_args
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from classwise.analysis.evidence import Subject
 from classwise.analysis.finding import Finding, Kind, Verdict, decide, headline, points, table
 from classwise.errors import InputError
 from classwise.metrics.intervals import Interval
 from classwise.metrics.outcomes import Floats, Ints, Outcomes, divide
-from classwise.metrics.resampling import generator, halves, percentiles
+from classwise.metrics.resampling import generator, half_counts, percentiles
 
-_SPLITS = 1000
+_SPLITS = 2000
 _LEAST = 30
 """Fewer newly broken images than this decide nothing [ours]."""
 _COLUMNS: dict[str, Kind] = {
@@ -61,9 +61,17 @@ class Gain(NamedTuple):
     variance_after: float
     verdict: Verdict
 
+    @property
+    def enough(self) -> bool:
+        """Whether there are enough newly broken images to decide anything."""
+        return int(self.newly.sum()) >= _LEAST
+
 
 def gain(subject: Subject) -> Finding:
     """Take the gain of each attack over the weaker PGD (else over the weakest attack) apart by class.
+
+    The intervals of all pairs hold at once (Bonferroni). H4 is supported if a pair supports it and none refutes it,
+    refuted the other way round.
 
     Raises:
         InputError: fewer than two attacks met every image.
@@ -73,10 +81,11 @@ def gain(subject: Subject) -> Finding:
     if not pairs:
         raise InputError(f"{subject.label} has fewer than two attacks on every image, so that none gains on another.")
     seed = int(subject.result.header["seed"])
-    found = {f"{weak} → {strong}": decompose(outcomes, weak, strong, seed) for weak, strong in pairs}
+    confidence = 1 - 0.05 / len(pairs)
+    found = {f"{weak} → {strong}": decompose(outcomes, weak, strong, seed, confidence) for weak, strong in pairs}
     number = {kind: sum(each.verdict == kind for each in found.values()) for kind in get_args(Verdict)}
     verdict = decide(number["supported"] > 0 == number["refuted"], number["refuted"] > 0 == number["supported"])
-    relative = sum(each.over_opportunity.low > 0 for each in found.values())
+    relative = sum(each.over_opportunity.low > 0 and each.enough for each in found.values())
     sentence = (
         f"{headline('H4', verdict)}: of {len(found)} pairs of attacks, {number['supported']} support that the stronger "
         f"one gains mainly on the vulnerable half of the classes, {number['refuted']} refute it, {number['undecided']} "
@@ -87,11 +96,11 @@ def gain(subject: Subject) -> Finding:
     return Finding("gain", "H4", subject.label, verdict, sentence, (sheet,), {"pairs": found})
 
 
-def decompose(outcomes: Outcomes, weak: str, strong: str, seed: int = 0) -> Gain:
+def decompose(outcomes: Outcomes, weak: str, strong: str, seed: int = 0, confidence: float = 0.95) -> Gain:
     """Take the gain of one attack over another apart by class, the two combined point by point.
 
     The vulnerable half, the ⌊C/2⌋ classes that are the least robust under the weak attack, is chosen on one half of the
-    images and the gain counted on the other, over 1,000 splits: noise in the first ranking would stand on both sides
+    images and the gain counted on the other, over 2,000 splits: noise in the first ranking would stand on both sides
     otherwise. Intervals: in each split the counted half is drawn again within class, so they hold the noise of the
     ranking too, and are wider than those of all images.
 
@@ -100,15 +109,16 @@ def decompose(outcomes: Outcomes, weak: str, strong: str, seed: int = 0) -> Gain
         weak: name of attack a.
         strong: name of attack b.
         seed: of splits and draws.
+        confidence: of each interval.
     """
     before = outcomes.correct(weak)
-    after = before & outcomes.correct(strong)
-    counts = _by_split(outcomes, before, after, seed)
-    drawn = _drawn_again(counts, seed)
+    n, still, kept = (
+        _count(outcomes, which) for which in (np.ones_like(before), before, before & outcomes.correct(strong))
+    )
+    counts = _by_split(np.stack([still - kept, kept, n - still], axis=1), seed)
     share, equal, opportunity = _shares(counts)
-    again, _, chance = _shares(drawn)
-    over_equal, over_opportunity = percentiles(_known(again - equal)), percentiles(_known(again - chance))
-    n, still, kept = (_count(outcomes, which) for which in (np.ones_like(before), before, after))
+    again, _, chance = _shares(_drawn_again(counts, seed))
+    over_equal, over_opportunity = (percentiles(_known(again - other), confidence) for other in (equal, chance))
     enough = int((still - kept).sum()) >= _LEAST
     return Gain(
         still=still,
@@ -152,19 +162,13 @@ def _pairs(subject: Subject) -> list[tuple[str, str]]:
     return first + [(base, name) for name in robust if name not in {base, "fgsm"}]
 
 
-def _by_split(outcomes: Outcomes, before: NDArray[np.bool_], after: NDArray[np.bool_], seed: int) -> _Split:
-    """Count both halves of every split, each half once in either part."""
-    first = halves(outcomes.y, _SPLITS // 2, seed)
-    present = outcomes.n > 0
-    one_hot = (outcomes.y[:, None] == np.flatnonzero(present)).astype(np.float64)
-    parts = np.concatenate([first, ~first]).astype(np.float64)
-
-    def count(part: Floats, which: ArrayLike) -> Ints:
-        return np.asarray(part @ (one_hot * np.asarray(which)[:, None])).astype(np.int64)
-
-    ones, other = np.ones(len(outcomes)), 1 - parts
-    ranking = divide(count(parts, before), count(parts, ones))
-    return _Split(ranking, count(other, ones), count(other, before), count(other, before & ~after))
+def _by_split(counts: Ints, seed: int) -> _Split:
+    """Split the counts (C, 3) of newly broken, kept and others into halves, each half once in either part."""
+    first = half_counts(counts[counts.sum(1) > 0], _SPLITS // 2, seed)
+    second = counts[counts.sum(1) > 0] - first
+    ranking, counted = np.concatenate([first, second]), np.concatenate([second, first])
+    size, still = counted.sum(2), counted[..., :2].sum(2)
+    return _Split(divide(ranking[..., :2].sum(2), ranking.sum(2)), size, still, counted[..., 0])
 
 
 def _drawn_again(counts: _Split, seed: int) -> _Split:
@@ -185,11 +189,12 @@ def _shares(counts: _Split) -> tuple[Floats, float, Floats]:
 def _slope(counts: _Split) -> float:
     """Return the mean over splits of the regression slope of newly/still on the accuracy in the other half."""
     relative = divide(counts.newly, counts.still)
-    x = np.where(np.isnan(relative), np.nan, counts.ranking)
-    if np.isnan(relative).all():
-        return float("nan")
-    x, y = x - np.nanmean(x, axis=1, keepdims=True), relative - np.nanmean(relative, axis=1, keepdims=True)
+    x, y = (_centred(np.where(np.isnan(relative), np.nan, values)) for values in (counts.ranking, relative))
     return _mean(divide(np.nansum(x * y, axis=1), np.nansum(x * x, axis=1)))
+
+
+def _centred(values: Floats) -> Floats:
+    return values - divide(np.nansum(values, axis=1), (~np.isnan(values)).sum(1))[:, None]
 
 
 def _count(outcomes: Outcomes, which: NDArray[np.bool_]) -> Ints:

@@ -100,6 +100,26 @@ def halves(y: ArrayLike, splits: int, seed: int = 0) -> NDArray[np.bool_]:
     return first
 
 
+def half_counts(counts: ArrayLike, splits: int, seed: int = 0) -> NDArray[np.int64]:
+    """Count by class and category what falls into one of two random halves, (splits, C, K), without splitting images.
+
+    Args:
+        counts: images by class and category, (C, K) integers, each image in one category.
+        splits: number of splits.
+        seed: of the splits.
+
+    Returns:
+        the half with ⌊n_c/2⌋ images of each class; what is left of ``counts`` is the other.
+
+    Example:
+        >>> half_counts([[4, 6], [1, 0]], splits=3).sum(2).tolist()
+        [[5, 0], [5, 0], [5, 0]]
+    """
+    random, found = generator(seed), np.asarray(counts, dtype=np.int64)
+    drawn = [random.multivariate_hypergeometric(row, int(row.sum()) // 2, splits) for row in found]
+    return np.stack(drawn, axis=1) if len(found) else np.zeros((splits, *found.shape), dtype=np.int64)
+
+
 def _labels(y: ArrayLike) -> NDArray[np.int64]:
     labels = np.asarray(y)
     if labels.ndim != 1 or (labels.size and labels.dtype.kind not in "iu"):
