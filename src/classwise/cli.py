@@ -177,6 +177,8 @@ def evaluate_model(
     asked = _conditions(fail_under, junit, gate_json, images.classes)
     network = arguments.model(model, images, seed)
     fabric = arguments.fabric(accelerator, devices)
+    if until is not None and fabric.world_size > 1:
+        raise InputError("--until worst-class takes one process; leave --devices out.")
     if until is not None:
         _find_worst(network.to(fabric.device), images, attacks, arguments.threat(name, eps, norm), seed, out)
         return

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -61,3 +63,8 @@ def test_every_question_and_claim_is_in_the_docs() -> None:
     text = (ROOT / "docs" / "analysis.md").read_text()
     assert [name for name in QUESTIONS if f"`{name}`" not in text] == []
     assert [claim for question in QUESTIONS.values() for claim in question.claims if claim not in text] == []
+
+
+def test_analyses_of_files_need_no_torch() -> None:
+    script = "import sys, classwise.analysis, classwise.analysis.comparison; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", script], check=True)

@@ -33,54 +33,59 @@ class Metric:
     """What a leaderboard can be sorted by.
 
     Attributes:
-        estimate: takes right images (C,), images (C,) and the confidence.
+        value: takes right images (C,) and images (C,).
+        interval: takes the same and the confidence.
         higher_is_better: whether the best has the most.
     """
 
-    estimate: Callable[[Ints, Ints, float], Estimate]
+    value: Callable[[Ints, Ints], float]
+    interval: Callable[[Ints, Ints, float], Interval]
     higher_is_better: bool
 
-
-def _extreme(summary: Callable[[Floats], float], interval: Callable[..., Interval]) -> Callable[..., Estimate]:
-    def estimate(right: Ints, n: Ints, confidence: float) -> Estimate:
-        return Estimate(summary(divide(right, n)), interval(simultaneous(right, n, confidence)))
-
-    return estimate
+    def estimate(self, right: Ints, n: Ints, confidence: float) -> Estimate:
+        """Return the value with its interval."""
+        return Estimate(self.value(right, n), self.interval(right, n, confidence))
 
 
-def _smooth(summary: Callable[[Floats], float]) -> Callable[..., Estimate]:
-    def estimate(right: Ints, n: Ints, confidence: float) -> Estimate:
-        interval = bootstrap_interval(right, n, summary, confidence=confidence, resamples=_RESAMPLES)
-        return Estimate(summary(divide(right, n)), interval)
+def _extreme(summary: Callable[[Floats], float], bound: Callable[..., Interval], higher_is_better: bool) -> Metric:
+    def interval(right: Ints, n: Ints, confidence: float) -> Interval:
+        return bound(simultaneous(right, n, confidence))
 
-    return estimate
+    return Metric(lambda right, n: summary(divide(right, n)), interval, higher_is_better)
 
 
-def _average(right: Ints, n: Ints, confidence: float) -> Estimate:
+def _smooth(summary: Callable[[Floats], float]) -> Metric:
+    def interval(right: Ints, n: Ints, confidence: float) -> Interval:
+        return bootstrap_interval(right, n, summary, confidence=confidence, resamples=_RESAMPLES)
+
+    return Metric(lambda right, n: summary(divide(right, n)), interval, higher_is_better=False)
+
+
+def _average_interval(right: Ints, n: Ints, confidence: float) -> Interval:
     def summary(accuracy: Floats) -> float:
         return float(np.nansum(accuracy * n) / n.sum())
 
-    return _smooth(summary)(right, n, confidence)
+    return bootstrap_interval(right, n, summary, confidence=confidence, resamples=_RESAMPLES)
 
 
-def _std_corrected(right: Ints, n: Ints, confidence: float) -> Estimate:
+def _corrected_interval(right: Ints, n: Ints, confidence: float) -> Interval:
     """Bootstrap from rates shrunk to the spread that noise does not explain, which would be counted twice otherwise."""
     right, n = right[n > 0], n[n > 0]
     rate, value = right / n, summaries.std_corrected(right, n)
     shrunk = rate.mean() + (rate - rate.mean()) * float(np.nan_to_num(divide(value, rate.std())))
     drawn = generator(0).binomial(n, shrunk.clip(0, 1), size=(_RESAMPLES, n.size))
-    return Estimate(value, percentiles([summaries.std_corrected(row, n) for row in drawn], confidence))
+    return percentiles([summaries.std_corrected(row, n) for row in drawn], confidence)
 
 
 METRICS: dict[str, Metric] = {
-    "average": Metric(_average, True),
-    "worst": Metric(_extreme(summaries.worst, worst_interval), True),
-    "worst_q10": Metric(_extreme(summaries.worst_q, worst_q_interval), True),
-    "gap": Metric(_extreme(summaries.gap, gap_interval), False),
-    "std": Metric(_smooth(summaries.std), False),
-    "std_corrected": Metric(_std_corrected, False),
-    "nsd": Metric(_smooth(summaries.nsd), False),
-    "gini": Metric(_smooth(summaries.gini), False),
+    "average": Metric(summaries.average, _average_interval, higher_is_better=True),
+    "worst": _extreme(summaries.worst, worst_interval, higher_is_better=True),
+    "worst_q10": _extreme(summaries.worst_q, worst_q_interval, higher_is_better=True),
+    "gap": _extreme(summaries.gap, gap_interval, higher_is_better=False),
+    "std": _smooth(summaries.std),
+    "std_corrected": Metric(summaries.std_corrected, _corrected_interval, higher_is_better=False),
+    "nsd": _smooth(summaries.nsd),
+    "gini": _smooth(summaries.gini),
 }
 """Extremes with simultaneous intervals, smooth summaries with the bootstrap within class."""
 

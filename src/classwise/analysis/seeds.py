@@ -67,7 +67,8 @@ def _estimate(subject: Subject, key: str, view: str) -> tuple[float, tuple[float
 
 
 def _values(models: Sequence[Subject], key: str, view: str) -> np.ndarray:
-    return np.array([_estimate(subject, key, view)[0] for subject in models])
+    outcomes = [subject.result.outcomes for subject in models]
+    return np.array([METRICS[key].value(each.counts(view), each.n) for each in outcomes])
 
 
 def _weakest(models: Sequence[Subject], view: str) -> list[str]:
