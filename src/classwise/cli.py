@@ -386,6 +386,8 @@ def study_homing(
     test = arguments.training_images(data, data_dir, test_limit, seed, download, "test")
     threat, plan = arguments.threat(data, eps, norm), arguments.recipe(recipe, data)
     run = Run(arguments.normalised(model, train, plan), method, plan, threat, seed)
+    head = registry.build("method", method, len(train.classes), run.attack).head
+    run = replace(run, model=arguments.headed(run.model, head))
     first = registry.build("attack", "pgd(keep='last')", threat)
     again = arguments.attacks(attacks, threat, test, seed)
     trainer = partial(fit, arguments.fabric(accelerator, 1))
