@@ -465,6 +465,78 @@ def test_report_reads_the_folder_once_whatever_it_writes(
     assert folders == [evaluated]
 
 
+def test_evaluate_until_the_worst_class_names_it_and_what_it_took(run: Run, trained: Path, tmp_path: Path) -> None:
+    words = ("evaluate", f"run:{trained}", "--limit", "200", "--until", "worst-class", "--out", "found")
+    done = run(*words, "--attacks", "pgd(steps=5),margin-pgd(steps=5)")
+    assert (done.status, done.err) == (0, "")
+    assert "With 95 % confidence" in done.out
+    document = json.loads((tmp_path / "found/worst-class.json").read_text())
+    values = document["findings"][0]["values"]
+    assert values["worst"]
+    assert values["share"] < 1
+    assert document["attack"].startswith("Ensemble(attacks=(PGD(")
+    assert not (tmp_path / "found/result.json").exists()
+    assert_one_sentence(run(*words, "--attacks", "upper-bound"), "A plan is run over all images")
+
+
+@pytest.mark.parametrize(("least", "status", "said"), [("0", 0, "Gate passed."), ("0.99", 3, "Gate failed.")])
+def test_the_gate_has_a_status_of_its_own_and_writes_what_it_found(
+    run: Run, evaluated: Path, tmp_path: Path, least: str, status: int, said: str
+) -> None:
+    files = ("--junit", "gate.xml", "--gate-json", "gate.json")
+    for command in (("report", evaluated), ("evaluate", "mine.py:good", "--data", "digits", *FAST)):
+        done = run(*command, "--fail-under", f"worst={least}", *files)
+        assert (done.status, done.err) == (status, "")
+        assert said in done.out
+        assert json.loads((tmp_path / "gate.json").read_text())["passed"] is (status == 0)
+        assert (tmp_path / "gate.xml").read_text().startswith("<?xml")
+
+
+def test_analyse_answers_what_it_can_and_says_what_it_cannot(run: Run, evaluated: Path, tmp_path: Path) -> None:
+    done = run("analyse", evaluated, "--json", "found.json", "--markdown", "found.md")
+    assert (done.status, done.err) == (0, "")
+    assert "H1 is " in done.out
+    assert "Not answered: epochs: It takes the folder of a training run" in done.out
+    document = json.loads((tmp_path / "found.json").read_text())
+    assert {finding["question"] for finding in document["findings"]} >= {"numbers", "disparity", "flow", "gain"}
+    assert "## numbers: evaluation" in (tmp_path / "found.md").read_text()
+
+
+def test_analyse_reads_runs_and_networks_and_asks_only_what_it_is_told(
+    run: Run, evaluated: Path, trained: Path
+) -> None:
+    words = ("analyse", evaluated, trained, "--question", "epochs, weight_norm", "--network", f"run:{trained}")
+    done = run(*words)
+    assert (done.status, done.err) == (0, "")
+    assert "H10 is " in done.out
+    assert "H8 is " in done.out
+    assert "H1 is " not in done.out
+    assert_one_sentence(run(*words[:-1], f"run:{trained}@last"), "has the weights", "none of these evaluations")
+    assert_one_sentence(run("analyse", trained, "--question", "flow"), "'flow' has no answer here")
+
+
+def test_compare_needs_models_that_were_evaluated_alike(run: Run, trained: Path, tmp_path: Path) -> None:
+    for name, weights, attacks in (
+        ("a", "", FAST),
+        ("b", "@last", FAST),
+        ("c", "@last", (*FAST[:2], "--attacks", "fgsm")),
+    ):
+        assert run("evaluate", f"run:{trained}{weights}", *attacks, "--out", name).status == 0
+    done = run("compare", "a", "b", "--sort", "average", "--json", "compared.json")
+    assert (done.status, done.err) == (0, "")
+    assert "b against a" in done.out
+    assert "By average the best is" in done.out
+    assert json.loads((tmp_path / "compared.json").read_text())["findings"][0]["values"]["baseline"]["name"] == "a"
+    assert_one_sentence(run("compare", "a", "c"), "a and c differ in attacks: pgd(steps=3) and fgsm")
+    assert_one_sentence(run("compare", "a", "a"), "at least two models")
+
+
+def test_the_questions_are_listed_with_their_claims(run: Run) -> None:
+    shown = run("list", "questions")
+    assert shown.status == 0
+    assert re.search(r"^gain +A10 +H4 ", shown.out, flags=re.MULTILINE)
+
+
 def test_a_path_longer_than_the_terminal_is_not_broken(
     run: Run, evaluated: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -804,6 +876,12 @@ BAD = [
     (("demo", "--out", "mine.py/out"), ["Cannot write mine.py/out"]),
     (("report", "nowhere"), ["no folder nowhere"]),
     (("report", "."), ["result.json"]),
+    ((*EVALUATE, "--fail-under", "worst=20"), ["'worst=20' is no condition", "worst=0.2"]),
+    ((*EVALUATE, "--fail-under", "class[cow]=0.2"), ["no class 'cow'"]),
+    ((*EVALUATE, "--junit", "gate.xml"), ["give that too"]),
+    (("analyse", "nowhere"), ["no folder nowhere"]),
+    (("analyse",), ["runs", "required"]),
+    (("compare", "nowhere", "elsewhere"), ["no folder nowhere"]),
 ]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import re
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -12,13 +13,18 @@ ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
-def test_the_table_of_results_is_what_the_committed_results_say() -> None:
-    spec = importlib.util.spec_from_file_location("results_table", ROOT / "results" / "table.py")
+def script(name: str) -> ModuleType:
+    """Import a script of results/."""
+    spec = importlib.util.spec_from_file_location(f"results_{name}", ROOT / "results" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    assert module.main() in (ROOT / "docs" / "results.md").read_text()
+    return module
+
+
+def test_the_table_of_results_is_what_the_committed_results_say() -> None:
+    assert script("table").main() in (ROOT / "docs" / "results.md").read_text()
 
 
 def test_every_committed_result_is_valid_and_derives_from_its_outcomes() -> None:
@@ -46,3 +52,19 @@ def test_the_readme_has_exactly_two_commands_that_ci_runs() -> None:
 def test_every_page_is_in_the_index() -> None:
     index = (ROOT / "docs" / "index.md").read_text()
     assert [page.name for page in PAGES if page.parent.name == "docs" and f"({page.name})" not in index] == ["index.md"]
+
+
+def test_the_findings_on_single_networks_are_what_the_analyses_say() -> None:
+    module = script("findings")
+    text = (ROOT / "docs" / "findings.md").read_text()
+    for folders in module.SETS.values():
+        for sentence in module.sentences(module.on(folders)):
+            assert sentence in text
+
+
+@pytest.mark.slow
+def test_the_table_of_findings_is_what_the_analyses_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = script("findings")
+    monkeypatch.chdir(ROOT / "results" / "findings")  # where the models' names are right
+    text = (ROOT / "docs" / "findings.md").read_text()
+    assert all(line in text for line in module.main().splitlines())

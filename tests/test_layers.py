@@ -19,7 +19,7 @@ GROUND = {"errors", "files", "registry"}
 LAYER_0 = GROUND | {"threat", "losses", "noise", "recipes", "metrics", "data", "models"}
 LAYER_1 = LAYER_0 | {"attacks"}
 LAYER_2 = LAYER_1 | {"methods", "wrappers", "selection"}
-LAYER_3 = LAYER_2 | {"memory", "records", "engine", "ladder", "flags", "probe", "evaluation", "report"}
+LAYER_3 = LAYER_2 | {"memory", "records", "engine", "ladder", "flags", "probe", "evaluation", "report", "analysis"}
 LAYER_4 = LAYER_3 | {"divergence", "train"}
 MAY_IMPORT = {
     "__init__": LAYER_4,
@@ -46,12 +46,14 @@ MAY_IMPORT = {
     "ladder": {"noise", "attacks", "metrics", "engine"},
     "evaluation": LAYER_2 | {"__init__", "memory", "records", "engine", "ladder", "flags", "probe"},
     "report": {"errors", "files", "metrics"},
+    "analysis": LAYER_1 | {"report"},
     "divergence": {"errors", "losses"},
     "train": LAYER_2 | {"__init__", "divergence", "engine", "evaluation", "memory"},
+    "homing": LAYER_4,
     "interop": LAYER_4,
-    "arguments": LAYER_1,
+    "arguments": LAYER_1 | {"analysis"},
     "terminal": LAYER_4,
-    "cli": LAYER_4 | {"__init__", "arguments", "loggers", "terminal", "interop"},
+    "cli": LAYER_4 | {"__init__", "arguments", "loggers", "terminal", "interop", "homing"},
 }
 
 

@@ -6,7 +6,7 @@ import inspect
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,15 @@ from lightning_fabric.utilities.exceptions import MisconfigurationException
 from torch import nn
 
 from classwise import registry
+from classwise.analysis.evidence import Evidence
+from classwise.analysis.network import last_layer
 from classwise.attacks import PGD, Transfer, contenders, transfer
-from classwise.attacks.plan import Contender, joined
+from classwise.attacks.base import Attack
+from classwise.attacks.ensemble import Ensemble
+from classwise.attacks.plan import Contender, Plan, joined
 from classwise.data import Images, ImageSet, default_threat, load, stratified_sample
 from classwise.errors import InputError
+from classwise.metrics.outcomes import Floats
 from classwise.models import Teacher, load_model
 from classwise.models.checkpoint import weights_sha256
 from classwise.models.load import RUN_FOLDER
@@ -39,13 +44,15 @@ def images(
     return whole if limit is None else whole.subset(stratified_sample(whole.y, limit, seed))
 
 
-def training_images(data: str, directory: Path | None, limit: int | None, seed: int, download: bool) -> Images:
-    """Load the training split.
+def training_images(
+    data: str, directory: Path | None, limit: int | None, seed: int, download: bool, split: str = "train"
+) -> Images:
+    """Load a split to train on, or to hold in memory beside it.
 
     Raises:
         InputError: it is too large to be held in memory.
     """
-    found = images(data, directory, "train", limit, seed, download)
+    found = images(data, directory, split, limit, seed, download)
     if not isinstance(found, Images):
         raise InputError(f"{data} is streamed from files, and training needs images in memory; use a smaller set.")
     return found
@@ -212,6 +219,19 @@ def attacks(text: str, threat: ThreatModel, data: ImageSet, seed: int) -> Mappin
     return found or contenders(text, threat)  # which says what is wrong where nothing was named
 
 
+def single(text: str, threat: ThreatModel, data: ImageSet, seed: int) -> Attack:
+    """Build one attack that can be called on a batch: several become an ensemble; AutoAttack stands for the default.
+
+    Raises:
+        InputError: another plan than the default, since plans are run over a whole data set.
+    """
+    found = attacks("autoattack" if text == "fast" else text, threat, data, seed)
+    called = [attack for attack in found.values() if not isinstance(attack, Plan)]
+    if len(called) < len(found):
+        raise InputError("A plan is run over all images; with --until, name attacks, such as autoattack or apgd-t.")
+    return called[0] if len(called) == 1 else Ensemble(tuple(called))
+
+
 def _transfer(text: str, threat: ThreatModel, data: ImageSet, seed: int) -> Transfer:
     settings = registry.parse(text)[1]
     chosen = {"attack": "pgd(keep='last')", **settings}
@@ -220,6 +240,26 @@ def _transfer(text: str, threat: ThreatModel, data: ImageSet, seed: int) -> Tran
     source = model(chosen["source"], data, seed)
     name = f"{chosen['source']} with weights {weights_sha256(source)[:12]}"
     return transfer(registry.build("attack", chosen["attack"], threat), source, name)
+
+
+def last_layers(models: Iterable[str], evidence: Evidence) -> dict[str, Floats]:
+    """Load models that were evaluated; return the rows of their last layers (C, F) by the SHA-256 of their weights.
+
+    Raises:
+        InputError: a model is none of those that were evaluated.
+    """
+    classes = {
+        str(subject.result.header["model"]["sha256"]): len(subject.result.outcomes.classes)
+        for subject in evidence.subjects
+    }
+    rows = {}
+    for text in models:
+        network = load_model(text, num_classes=next(iter(classes.values()), None))
+        sha = weights_sha256(network)
+        if sha not in classes:
+            raise InputError(f"{text} has the weights {sha[:12]}, which none of these evaluations is of.")
+        rows[sha] = last_layer(network)
+    return rows
 
 
 def synchronised(network: nn.Module, made: Fabric) -> nn.Module:

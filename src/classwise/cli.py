@@ -1,4 +1,4 @@
-"""The command line: ``classwise demo | train | evaluate | report | list``.
+"""The command line: ``classwise demo | train | evaluate | report | analyse | compare | homing | list``.
 
 Options come from the typed signatures below. PyTorch is imported only once a command runs, so help is instant; this
 module names no type of a heavy package even for the type checker, since jsonargparse imports what annotations name,
@@ -23,7 +23,12 @@ from classwise import __version__
 from classwise.errors import InputError
 from classwise.registry import unknown
 
-Listed = Literal["attacks", "suites", "plans", "losses", "methods", "wrappers", "models", "data", "recipes", "loggers"]
+Listed = Literal[
+    "attacks", "suites", "plans", "losses", "methods", "wrappers", "models", "data", "recipes", "loggers", "questions"
+]
+# Positional arguments that take several words, with the help of each; jsonargparse wants a list in brackets.
+_SEVERAL = {"runs": "folders that `classwise evaluate --out` or `classwise train --out` wrote."}
+_GATE_CLOSED = 3
 _SWITCHES = ("download", "sync_batchnorm")
 # How jsonargparse's messages become the end of one plain sentence.
 _PLAIN = (
@@ -128,11 +133,15 @@ def evaluate_model(
     norm: str | int | None = None,
     split: str = "test",
     limit: int | None = None,
+    until: Literal["worst-class"] | None = None,
     batch_size: int | None = None,
     fixed_shape: int | None = None,
     search_precision: Literal["float32", "bfloat16"] = "float32",
     seed: int = 0,
     out: Path | None = None,
+    fail_under: str | None = None,
+    junit: Path | None = None,
+    gate_json: Path | None = None,
     accelerator: str = "auto",
     devices: int = 1,
     download: bool = False,
@@ -150,11 +159,15 @@ def evaluate_model(
         norm: Linf, L2 or L1; with --eps.
         split: split of the data set.
         limit: attack a stratified sample of this many images.
+        until: attack with few images until one class is the worst with 95 % confidence, and write worst-class.json.
         batch_size: images attacked at once, what memory holds if not given; does not change a verdict.
         fixed_shape: images in every single pass, for verdicts that are equal to the last bit on any batch size.
         search_precision: what attacks compute in, float32 or bfloat16; verdicts are float32 either way.
         seed: of the sample and of the attacks.
         out: folder for result.json and outcomes.npz; nothing is written if not given.
+        fail_under: exit with status 3 unless lower bounds reach these, such as `worst=0.2,average=0.4`.
+        junit: JUnit-XML file for what --fail-under found.
+        gate_json: JSON file for the same.
         accelerator: cpu, cuda or auto.
         devices: processes on this machine.
         download: fetch the data set into --data-dir if it is missing.
@@ -165,26 +178,39 @@ def evaluate_model(
     name = data or arguments.data_of_run(model)
     images = arguments.images(name, data_dir, split, limit, seed, download)
     chosen = arguments.attacks(attacks, arguments.threat(name, eps, norm), images, seed)
+    asked = _conditions(fail_under, junit, gate_json, images.classes)
     network = arguments.model(model, images, seed)
     fabric = arguments.fabric(accelerator, devices)
+    if until is not None and fabric.world_size > 1:
+        raise InputError("--until worst-class takes one process; leave --devices out.")
+    if until is not None:
+        _find_worst(network.to(fabric.device), images, attacks, arguments.threat(name, eps, norm), seed, out)
+        return
+    settings: dict[str, Any] = {"seed": seed, "audit": audit, "batch_size": batch_size, "fixed_shape": fixed_shape}
+    settings |= {"search_precision": search_precision, "directory": out, "fabric": fabric}
+    settings |= {"name": model, "command": command}
     with terminal.evaluating(images, chosen, quiet=not fabric.is_global_zero) as watch:
-        result = evaluation.evaluate(
-            network,
-            images,
-            chosen,
-            seed=seed,
-            audit=audit,
-            batch_size=batch_size,
-            fixed_shape=fixed_shape,
-            search_precision=search_precision,
-            directory=out,
-            fabric=fabric,
-            watch=watch,
-            name=model,
-            command=command,
-        )
+        result = evaluation.evaluate(network, images, chosen, watch=watch, **settings)
     if fabric.is_global_zero:
         terminal.evaluated(result, out)
+        _pass_gate(result, asked, junit, gate_json)
+
+
+def _find_worst(network: Any, images: Any, attacks: str, threat: Any, seed: int, out: Path | None) -> None:
+    """Race to the worst class, say which it is, and write worst-class.json."""
+    from classwise import arguments, files, terminal
+    from classwise.analysis.worst_class import until_worst, worst_class
+
+    strong = arguments.single(attacks, threat, images, seed)
+    terminal.say(f"Looking for the worst class of {len(images):,} images of {images.name} at {threat}")
+    cheap = arguments.single("pgd(steps=10, start='clean')", threat, images, seed)
+    race = until_worst(network, images, cheap, strong, seed=seed, watch=terminal.round_of)
+    finding = worst_class(race, images.classes, images.name)
+    terminal.found([finding], [])
+    if out is not None:
+        about = {"classwise": __version__, "attack": repr(strong), "cheap": repr(cheap), "seed": seed}
+        files.write_json(out / "worst-class.json", {**about, "findings": [finding.as_dict()]})
+        terminal.wrote([out / "worst-class.json"])
 
 
 def make_report(
@@ -193,6 +219,9 @@ def make_report(
     markdown: Path | None = None,
     latex: Path | None = None,
     robustbench: Path | None = None,
+    fail_under: str | None = None,
+    junit: Path | None = None,
+    gate_json: Path | None = None,
 ) -> Path:
     """Turn the folder of an evaluation into one self-contained report.html.
 
@@ -202,6 +231,9 @@ def make_report(
         markdown: file for the tables in Markdown.
         latex: file for the tables in LaTeX (package booktabs).
         robustbench: JSON file in the format of RobustBench's model_info, with the counts of each class.
+        fail_under: exit with status 3 unless lower bounds reach these, such as `worst=0.2,average=0.4`.
+        junit: JUnit-XML file for what --fail-under found.
+        gate_json: JSON file for the same.
     """
     from classwise import files, terminal
     from classwise.interop import robustbench as leaderboard
@@ -209,6 +241,7 @@ def make_report(
     from classwise.report import latex_tables, markdown_tables, save_figures, write_page
 
     result = Result.read(folder)
+    asked = _conditions(fail_under, junit, gate_json, result.outcomes.classes)
     page = write_page(folder, result=result)
     written = [page]
     if figures is not None:
@@ -220,16 +253,177 @@ def make_report(
     if robustbench is not None:
         written.append(leaderboard.write(result, robustbench))
     terminal.wrote(written)
+    _pass_gate(result, asked, junit, gate_json)
     return page
+
+
+def _conditions(
+    fail_under: str | None, junit: Path | None, gate_json: Path | None, classes: Sequence[str]
+) -> tuple[Any, ...]:
+    """Read the conditions of the gate, before anything is attacked."""
+    from classwise.report import gate
+
+    if fail_under is None:
+        if junit or gate_json:
+            raise InputError("--junit and --gate-json write what --fail-under found; give that too.")
+        return ()
+    return gate.conditions(fail_under, classes)
+
+
+def _pass_gate(result: Any, asked: Sequence[Any], junit: Path | None, gate_json: Path | None) -> None:
+    """Say whether a result meets the conditions, and end with a status of its own if it does not."""
+    from classwise import files, terminal
+    from classwise.report import gate
+
+    if not asked:
+        return
+    found = gate.gate(result, asked)
+    if junit is not None:
+        files.write_text(junit, found.junit())
+    if gate_json is not None:
+        files.write_json(gate_json, found.as_dict())
+    terminal.gate(found)
+    if not found.passed:
+        raise SystemExit(_GATE_CLOSED)
+
+
+def analyse_runs(
+    runs: list[Path],
+    question: str = "",
+    network: str = "",
+    json: Path | None = None,
+    markdown: Path | None = None,
+) -> None:
+    """Ask what the outcomes of evaluations and the logs of training runs say, and which claims they support.
+
+    Evaluations of one model on the same images are taken together.
+
+    Args:
+        runs: folders of evaluations and training runs.
+        question: questions, separated by commas, see `classwise list questions`; all that can be answered if not given.
+        network: the models that were evaluated, separated by commas, for questions about their weights.
+        json: file for findings, numbers and tables.
+        markdown: file for the same as a text to read.
+    """
+    from classwise import analysis, registry, terminal
+
+    evidence = analysis.read(runs)
+    weights = {}
+    if network:
+        from classwise import arguments
+
+        weights = arguments.last_layers(registry.split(network), evidence)
+    asked = [name.strip() for name in question.split(",") if name.strip()]
+    findings, unanswered = analysis.answer(evidence, asked, weights)
+    terminal.found(findings, unanswered)
+    _save_findings(findings, json, markdown)
+
+
+def compare_runs(
+    runs: list[Path],
+    view: str = "worst_case",
+    sort: str = "worst",
+    json: Path | None = None,
+    markdown: Path | None = None,
+) -> None:
+    """Compare models on the same images: a leaderboard, and class by class who gains and who pays.
+
+    The first folder is the baseline.
+
+    Args:
+        runs: folders of evaluations, at least two.
+        view: an attack that every model met, clean, or worst_case.
+        sort: metric of the leaderboard: average, worst, worst_q10, gap, std, std_corrected, nsd, gini.
+        json: file for the comparison, its numbers and tables.
+        markdown: file for the same as a text to read.
+    """
+    from classwise import analysis, terminal
+    from classwise.analysis.comparison import compare
+
+    findings = compare(analysis.read(runs).subjects, view, sort)
+    terminal.found(findings, [])
+    _save_findings(findings, json, markdown)
+
+
+def study_homing(
+    method: str = "at",
+    model: str = "digits_cnn",
+    data: str = "digits",
+    data_dir: Path | None = None,
+    recipe: str | None = None,
+    attacks: str = "fast",
+    eps: str | float | None = None,
+    norm: str | int | None = None,
+    limit: int | None = None,
+    test_limit: int | None = None,
+    seed: int = 0,
+    out: Path = Path("runs/homing"),
+    accelerator: str = "auto",
+    download: bool = False,
+) -> None:
+    """Train with and without each class: are images safe where the class they were sent to is missing?
+
+    Claim H7, with controls. As many trainings as there are classes, and three.
+
+    Args:
+        method: training method, see `classwise list methods`.
+        model: architecture, see `classwise list models`.
+        data: data set, see `classwise list data`.
+        data_dir: folder that holds it.
+        recipe: training recipe, with changes like `digits(epochs=5)`.
+        attacks: what an image must survive to be safe.
+        eps: radius of all attacks, such as 8/255; the data set's usual one if not given.
+        norm: Linf, L2 or L1; with --eps.
+        limit: train on a stratified sample of this many images.
+        test_limit: look at a stratified sample of this many test images.
+        seed: of weights, order and attacks; the control of another seed takes the next one.
+        out: folder of the study; the same command goes on where it stopped.
+        accelerator: cpu, cuda or auto.
+        download: fetch the data set into --data-dir if it is missing.
+    """
+    from functools import partial
+
+    from classwise import arguments, files, registry, terminal
+    from classwise.homing import Study
+    from classwise.train import Run, fit
+
+    train = arguments.training_images(data, data_dir, limit, seed, download)
+    test = arguments.training_images(data, data_dir, test_limit, seed, download, "test")
+    threat, plan = arguments.threat(data, eps, norm), arguments.recipe(recipe, data)
+    run = Run(arguments.normalised(model, train, plan), method, plan, threat, seed)
+    head = registry.build("method", method, len(train.classes), run.attack).head
+    run = replace(run, model=arguments.headed(run.model, head))
+    first = registry.build("attack", "pgd(keep='last')", threat)
+    again = arguments.attacks(attacks, threat, test, seed)
+    trainer = partial(fit, arguments.fabric(accelerator, 1))
+    finding = Study(train, test, run, first, again, out, trainer, terminal.say).result()
+    files.write_json(out / "homing.json", {"classwise": __version__, "findings": [finding.as_dict()]})
+    terminal.found([finding], [])
+    terminal.wrote([out / "homing.json"])
+
+
+def _save_findings(findings: Sequence[Any], json: Path | None, markdown: Path | None) -> None:
+    from classwise import files, terminal
+    from classwise.analysis import finding
+
+    if json is not None:
+        files.write_json(json, {"classwise": __version__, "findings": [each.as_dict() for each in findings]})
+    if markdown is not None:
+        files.write_text(markdown, finding.markdown(findings))
+    terminal.wrote([path for path in (json, markdown) if path is not None])
 
 
 def list_names(what: Listed) -> None:
     """Show what settings and options can name, each with one line and its source.
 
     Args:
-        what: attacks, suites, plans, losses, methods, wrappers, models, data, recipes or loggers.
+        what: attacks, suites, plans, losses, methods, wrappers, models, data, recipes, loggers or questions.
     """
-    from classwise import registry, terminal
+    from classwise import analysis, registry, terminal
+
+    if what == "questions":
+        terminal.questions(analysis.QUESTIONS)
+        return
 
     kinds: dict[Listed, registry.Kind] = {
         "attacks": "attack",
@@ -251,12 +445,18 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "train": train_model,
     "evaluate": evaluate_model,
     "report": make_report,
+    "analyse": analyse_runs,
+    "compare": compare_runs,
+    "homing": study_homing,
     "list": list_names,
 }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command line and return its exit status: 0, 2 for bad input, 130 for Ctrl-C, 1 for a fault of ours."""
+    """Run a command line and return its exit status.
+
+    0, 2 for bad input, 3 for a result below --fail-under, 130 for Ctrl-C, 1 for a fault of ours.
+    """
     # Threads that spin while they wait made small networks ten times slower on a busy machine; read when PyTorch loads.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     words = list(sys.argv[1:] if argv is None else argv)
@@ -268,7 +468,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise InputError(unknown("command", command, COMMANDS))
         settings = vars(parser().parse_args(arguments)[command])
         COMMANDS[command](**{name: value for name, value in settings.items() if name != "config"})
-    except SystemExit as done:  # after --help, --version and --print-config
+    except SystemExit as done:  # after --help, --version, --print-config and a closed gate
         return int(done.code or 0)
     except InputError as error:
         return _fail(str(error), 2, debug)
@@ -310,7 +510,10 @@ def parser() -> ArgumentParser:
         sub.add_argument("--config", action="config", help="YAML file with options; --print-config writes one.")
         # jsonargparse wants a value after an option of type bool; a switch has none.
         switches = [switch for switch in _SWITCHES if switch in inspect.signature(command).parameters]
-        sub.add_function_arguments(command, as_positional=True, skip={*switches})
+        several = [words for words in _SEVERAL if words in inspect.signature(command).parameters]
+        for words in several:
+            sub.add_argument(words, type=Path, nargs="+", help=_SEVERAL[words])
+        sub.add_function_arguments(command, as_positional=True, skip={*switches, *several})
         for switch in switches:
             sub.add_argument(f"--{switch}", action="store_true", help=_help_of(command, switch))
         commands.add_subcommand(name, sub, help=(command.__doc__ or "").partition("\n")[0])

@@ -21,13 +21,17 @@ from classwise import selection
 if TYPE_CHECKING:
     from classwise import evaluation
     from classwise import train as training_loop
+    from classwise.analysis import Finding, Question
     from classwise.attacks.plan import Contender
     from classwise.data import ImageSet
+    from classwise.metrics.race import Race
     from classwise.metrics.result import Result
     from classwise.registry import Entry
+    from classwise.report.gate import Gate
 
 _SHOWN = 10  # classes in a live view; the weakest of them where there are more
 _BAR = 30
+_VERDICTS = {"supported": "bold green", "refuted": "bold red", "undecided": "bold yellow", "described": "bold"}
 _QUIET_SECONDS = 15.0  # between two lines where the output is no terminal
 
 
@@ -100,6 +104,20 @@ def evaluated(result: Result, out: Path | None) -> None:
         say(f"Outcomes of every image are in {out}; for a page to read: classwise report {shlex.quote(str(out))}")
 
 
+def round_of(race: Race) -> None:
+    """Say in one line where a race to the worst class stands."""
+    say(f"  {int(race.sampled.sum())} images attacked; {len(race.worst)} classes may be the worst")
+
+
+def gate(found: Gate) -> None:
+    """Say which conditions a result meets, which number was tested, and whether the gate is open."""
+    console = Console()
+    for check in found.checks:
+        console.print(Text(check.sentence, style="green" if check.passed else "red"), soft_wrap=True)
+    console.print(Text(f"{found.label} Bounds at {100 * found.confidence:g} % confidence."), soft_wrap=True)
+    console.print(Text("Gate passed." if found.passed else "Gate failed.", style="bold"))
+
+
 def next_steps(page: Path, out: Path) -> None:
     """Say where the demo's report is, and what to try next."""
     run = shlex.quote(f"run:{out / 'run'}")
@@ -127,6 +145,34 @@ def entries(found: Sequence[Entry]) -> None:
     for entry in found:
         table.add_row(Text(entry.name, style="bold"), Text(entry.summary), Text(entry.source))
     console.print(table)
+
+
+def questions(asked: Mapping[str, Question]) -> None:
+    """Print the questions of `classwise analyse`: name, analysis, claims and words."""
+    table = Table(Column("name", no_wrap=True), "analysis", "claims", "question", box=None, pad_edge=False)
+    for name, question in asked.items():
+        claims = ", ".join(question.claims) or "–"
+        table.add_row(Text(name, style="bold"), Text(question.analysis), Text(claims), Text(question.about))
+    Console().print(table)
+
+
+def found(findings: Sequence[Finding], unanswered: Sequence[str]) -> None:
+    """Print findings with their tables, then the verdicts once more in a list, and what could not be answered."""
+    from classwise.report.sheet import to_rich
+
+    console = Console()
+    for finding in findings:
+        console.print(Text(f"\n{finding.question}: {finding.subject}", style="bold"), soft_wrap=True)
+        console.print(Text(finding.sentence), soft_wrap=True)
+        for sheet in finding.sheets:
+            console.print(to_rich(sheet, console.width))
+    for finding in findings:
+        if finding.claim:
+            console.print(
+                Text(f"{finding.subject}: {finding.sentence}", style=_VERDICTS[finding.verdict]), soft_wrap=True
+            )
+    for reason in unanswered:
+        console.print(Text(f"Not answered: {reason}"), soft_wrap=True)
 
 
 class _Frame:

@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike
 
 from classwise.errors import InputError
 from classwise.metrics.outcomes import Floats, Ints, divide
+from classwise.metrics.resampling import generator
 
 # Statistics of permuted counts are the same fractions in another order of rounding: equal means equal to here.
 _ROUNDING = 1e-12
@@ -124,13 +125,12 @@ _STATISTICS: dict[str, Callable[[Floats], Floats]] = {
 def _count_as_extreme(
     right: Ints, total: Ints, permutations: int, seed: int, observed: dict[str, float]
 ) -> dict[str, int]:
-    # numpy takes no negative seeds, and a run may have one.
-    generator = np.random.default_rng(seed % 2**64)
+    random = generator(seed)
     found = dict.fromkeys(observed, 0)
     step = max(1, _CHUNK // right.size)
     for start in range(0, permutations, step):
         size = min(step, permutations - start)
-        rates = generator.multivariate_hypergeometric(total, int(right.sum()), size, method="marginals") / total
+        rates = random.multivariate_hypergeometric(total, int(right.sum()), size, method="marginals") / total
         for name, function in _STATISTICS.items():
             found[name] += int((function(rates) >= observed[name] - _ROUNDING).sum())
     return found

@@ -51,8 +51,8 @@ def wilson(correct: ArrayLike, n: ArrayLike, confidence: float = 0.95) -> Interv
         >>> wilson([50], [100])[0].round(4).tolist()
         [0.4038]
     """
-    right, total = _counts(correct, n)
-    z = -NormalDist().inv_cdf(_tail(confidence))
+    right, total = checked_counts(correct, n)
+    z = -NormalDist().inv_cdf(one_tail(confidence))
     rate = divide(right, total)
     step = z * z * divide(1, total)
     centre = (rate + step / 2) / (1 + step)
@@ -73,8 +73,8 @@ def clopper_pearson(correct: ArrayLike, n: ArrayLike, confidence: float = 0.95) 
         >>> clopper_pearson([0], [10])[1].round(4).tolist()
         [0.3085]
     """
-    right, total = _counts(correct, n)
-    tail = _tail(confidence)
+    right, total = checked_counts(correct, n)
+    tail = one_tail(confidence)
     # Swapping right and wrong turns the high end into a low end.
     return Intervals(_exact_low(right, total, tail), 1 - _exact_low(total - right, total, tail))
 
@@ -108,7 +108,7 @@ def simultaneous(
     Raises:
         InputError: as `wilson`; unknown correction or base.
     """
-    error = 2 * _tail(confidence)
+    error = 2 * one_tail(confidence)
     present = max(1, int(np.count_nonzero(np.asarray(n))))
     shares = {"bonferroni": error / present, "sidak": -math.expm1(math.log1p(-error) / present)}
     if correction not in shares or base not in _INTERVALS:
@@ -168,13 +168,23 @@ def _present(intervals: Intervals) -> Intervals:
     return Intervals(intervals.low[present], intervals.high[present])
 
 
-def _tail(confidence: float) -> float:
+def one_tail(confidence: float) -> float:
+    """Return half the error of a two-sided interval, (1 − confidence)/2.
+
+    Raises:
+        InputError: a confidence outside (0, 1).
+    """
     if not 0 < confidence < 1:
         raise InputError(f"The confidence is {confidence}; it must lie between 0 and 1, as in 0.95.")
     return (1 - confidence) / 2
 
 
-def _counts(correct: ArrayLike, n: ArrayLike) -> tuple[Floats, Floats]:
+def checked_counts(correct: ArrayLike, n: ArrayLike) -> tuple[Floats, Floats]:
+    """Return counts of right images and of images as floats, (C,) each.
+
+    Raises:
+        InputError: they are not integers with 0 ≤ correct ≤ n.
+    """
     right, total = np.asarray(correct, dtype=np.float64), np.asarray(n, dtype=np.float64)
     whole = right.shape == total.shape and (right % 1 == 0).all() and (total % 1 == 0).all()
     if not whole or (right < 0).any() or (right > total).any():

@@ -217,7 +217,10 @@ class Outcomes:
 
     def first(self, count: int) -> Outcomes:
         """Keep the first attacks and leave the others out."""
-        names = self.attacks[:count]
+        return self.only(self.attacks[:count])
+
+    def only(self, names: Sequence[str]) -> Outcomes:
+        """Keep some attacks, in the order they were run."""
 
         def pick(arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
             return {name: values for name, values in arrays.items() if name in (CLEAN, *names)}

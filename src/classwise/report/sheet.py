@@ -130,7 +130,9 @@ def to_rich(sheet: Sheet, width: int = 80) -> Table:
     for c in shown:
         column = sheet.columns[c]
         side: Literal["left", "right"] = "left" if column.words else "right"
-        table.add_column(Text(column.title), justify=side, no_wrap=c == 0 or not column.words)
+        # Headings and cells of two numbers may break at a blank; no number is cut.
+        longest = max((len(word) for row in sheet.rows for word in row[c].text.split()), default=1)
+        table.add_column(Text(column.title), justify=side, no_wrap=c == 0, min_width=longest)
     for position, row in enumerate(sheet.rows):
         style = "bold" if position == sheet.marked else None
         table.add_row(*(Text(row[c].text) for c in shown), style=style)

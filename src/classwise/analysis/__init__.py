@@ -1,0 +1,10 @@
+"""Analyses: one question a file, from the files of earlier stages to numbers, tables and a verdict (docs/analysis.md).
+
+Importing this package does not import torch; what needs a network is in :mod:`classwise.analysis.network`.
+"""
+
+from classwise.analysis.evidence import Evidence, Subject, Training, read
+from classwise.analysis.finding import Finding
+from classwise.analysis.questions import QUESTIONS, Question, answer
+
+__all__ = ["QUESTIONS", "Evidence", "Finding", "Question", "Subject", "Training", "answer", "read"]

@@ -1,0 +1,137 @@
+"""H5: does Temperature-PGD break more and enlarge disparity, at as many steps, and beyond margin attacks?"""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import NamedTuple
+
+import numpy as np
+
+from classwise.analysis.evidence import Subject
+from classwise.analysis.finding import Finding, Kind, decide, headline, points, table
+from classwise.errors import InputError
+from classwise.metrics.intervals import Interval
+from classwise.metrics.outcomes import Outcomes, divide
+from classwise.metrics.resampling import percentiles, resample
+
+_NAME = "temperature-pgd"
+_RESAMPLES = 4000
+_COLUMNS: dict[str, Kind] = {
+    "against": "words",
+    "own steps": "count",
+    "its steps": "count",
+    "broken": "points",
+    "interval": "words",
+    "variance": "fine",
+    "interval of the variance": "words",
+    "gap": "points",
+}
+_SPARE = ("own steps", "gap")
+
+
+class Contest(NamedTuple):
+    """Temperature-PGD against another attack on the same images; differences are Temperature-PGD's less the other's.
+
+    `steps` are the most gradients that each may take an image, NaN if its settings do not say; `broken` is the
+    difference of the share broken, `variance` and `gap` of the class accuracies, each with the paired bootstrap
+    interval within class (none for the gap, which is a difference of extremes).
+    """
+
+    steps: tuple[float, float]
+    broken: float
+    broken_interval: Interval
+    variance: float
+    variance_interval: Interval
+    gap: float
+
+    @property
+    def even(self) -> bool:
+        """Whether both may take as many steps."""
+        return self.steps[0] == self.steps[1]
+
+
+def temperature(subject: Subject) -> Finding:
+    """Compare Temperature-PGD with every other attack that met every image.
+
+    H5 is supported if, against PGD on the cross-entropy with as many steps, both the share broken and the class
+    variance are larger beyond their intervals, refuted if one of them is smaller. What remains against the margin is
+    said too.
+
+    Raises:
+        InputError: Temperature-PGD is not among the attacks.
+    """
+    ours = next((name for name in subject.alone if name.partition("(")[0] == _NAME), None)
+    if ours is None:
+        raise InputError(f"{subject.label} was not attacked with {_NAME}, so that H5 cannot be looked at.")
+    seed, attacks = int(subject.result.header["seed"]), subject.result.header["attacks"]
+    steps = {name: total_steps(str(attacks[name].get("settings", ""))) for name in subject.alone}
+    found = {
+        name: _contest(subject.result.outcomes, (ours, name), (steps[ours], steps[name]), seed)
+        for name in subject.alone
+        if name != ours
+    }
+    fair = {name: contest for name, contest in found.items() if contest.even}
+    plain = [contest for name, contest in fair.items() if name.partition("(")[0] == "pgd"]
+    verdict = decide(
+        any(min(c.broken_interval.low, c.variance_interval.low) > 0 for c in plain),
+        any(min(c.broken_interval.high, c.variance_interval.high) < 0 for c in plain),
+    )
+    said = "; ".join(
+        f"{name} at as many steps: {points(c.broken_interval)} points broken, variance {c.variance:+.4f} "
+        f"({c.variance_interval.low:+.4f} to {c.variance_interval.high:+.4f})"
+        for name, c in fair.items()
+    )
+    sentence = f"{headline('H5', verdict)}: against {said or 'no attack of as many steps'}."
+    caption = f"{ours} less each other attack: share broken and gap in points, class variance"
+    sheet = table(
+        "temperature", caption, _COLUMNS, [_row(name, contest) for name, contest in found.items()], spare=_SPARE
+    )
+    return Finding("temperature", "H5", subject.label, verdict, sentence, (sheet,), {"contests": found})
+
+
+def _row(name: str, found: Contest) -> list[object]:
+    variance = f"{found.variance_interval.low:+.4f} to {found.variance_interval.high:+.4f}"
+    return [name, *found.steps, found.broken, points(found.broken_interval), found.variance, variance, found.gap]
+
+
+def total_steps(settings: str) -> float:
+    """Return the most gradients an attack of the PGD or APGD family takes an image; NaN for others.
+
+    Steps times restarts times targets times temperatures, read from the settings as a result records them.
+
+    Example:
+        >>> total_steps("TemperaturePGD(pgd=PGD(steps=20, restarts=1, targets=0), inverse_temperatures=(0.1, 1.0))")
+        40
+    """
+    if not re.match(r"(TemperaturePGD|PGD|APGD|MomentumPGD)\(", settings):
+        return math.nan
+    numbers = {key: int(value) for key, value in re.findall(r"\b(steps|restarts|targets)=(\d+)", settings)}
+    grid = re.search(r"inverse_temperatures=\(([^)]*)\)", settings)
+    temperatures = len([value for value in grid[1].split(",") if value.strip()]) if grid else 1
+    return numbers.get("steps", 1) * numbers.get("restarts", 1) * max(1, numbers.get("targets", 0)) * temperatures
+
+
+def _contest(outcomes: Outcomes, names: tuple[str, str], steps: tuple[float, float], seed: int) -> Contest:
+    ours, other = (outcomes.correct(name) for name in names)
+    cells = [ours & other, ours & ~other, ~ours & other, ~ours & ~other]
+    counts = np.stack([np.bincount(outcomes.y[which], minlength=outcomes.num_classes) for which in cells], axis=1)
+    counts = counts[outcomes.n > 0]
+    drawn = resample(counts, _RESAMPLES, seed)
+    (broken, variance, gap), (drawn_broken, drawn_variance, _) = _differences(counts[None]), _differences(drawn)
+    return Contest(
+        steps,
+        float(broken[0]),
+        percentiles(drawn_broken),
+        float(variance[0]),
+        percentiles(drawn_variance),
+        float(gap[0]),
+    )
+
+
+def _differences(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return differences in share broken, class variance and gap, (R,) each, of counts (R, C, 4)."""
+    n = counts.sum(2)
+    ours, other = (divide(counts[:, :, 0] + counts[:, :, cell], n) for cell in (1, 2))
+    broken = (counts[:, :, 2] - counts[:, :, 1]).sum(1) / n.sum(1)
+    return broken, ours.var(1) - other.var(1), np.ptp(ours, axis=1) - np.ptp(other, axis=1)

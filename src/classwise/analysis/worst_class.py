@@ -1,0 +1,89 @@
+"""Find the worst class with a strong attack on few images: the race of `classwise.metrics.race`, run on a model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import nn
+
+from classwise.analysis.finding import Finding, table
+from classwise.analysis.fooling import survives
+from classwise.attacks.base import Attack
+from classwise.data.images import ImageSet
+from classwise.metrics.race import Race
+from classwise.metrics.resampling import generator
+from classwise.report.contents import plain
+from classwise.report.tables import percent, span
+
+
+def until_worst(
+    model: nn.Module,
+    data: ImageSet,
+    cheap: Attack,
+    strong: Attack,
+    *,
+    seed: int = 0,
+    confidence: float = 0.95,
+    batch: int = 8,
+    watch: Callable[[Race], None] = lambda race: None,
+) -> Race:
+    """Attack in rounds until one class is worst at a confidence, or the tied ones are known for sure.
+
+    Args:
+        model: takes [0, 1], returns logits; left as it was.
+        data: images; all of them meet the cheap attack.
+        cheap: an image that it breaks counts as broken.
+        strong: meets as many survivors as it takes, drawn at random within their classes.
+        seed: of the attacks and of the draws.
+        confidence: that the true worst class, under both attacks together, is among those named.
+        batch: images of a class drawn at once; a multiple costs some images and saves rounds.
+        watch: called after each round.
+
+    Returns:
+        The race at its end; `worst` names one class, or those tied.
+    """
+    left = survives(model, data, cheap, seed)
+    y, size = data.y.numpy(), len(data.classes)
+    order = [generator(seed).permutation(np.flatnonzero(left & (y == c))) for c in range(size)]
+    race = Race.start(np.bincount(y, minlength=size), [len(which) for which in order], confidence)
+    while not race.decided:
+        drawn = race.draw(batch)
+        which = np.concatenate([order[c][race.sampled[c] : race.sampled[c] + drawn[c]] for c in range(size)])
+        broken = ~survives(model, data.subset(torch.from_numpy(which)), strong, seed)
+        race = race.after(drawn, np.bincount(y[which[broken]], minlength=size))
+        watch(race)
+    return race
+
+
+def worst_class(race: Race, classes: tuple[str, ...], subject: str) -> Finding:
+    """Say which class the race found."""
+    low, high = race.bounds
+    names = [plain(name) for name in classes]
+    worst = [names[c] for c in race.worst]
+    what = f"{worst[0]} is the worst class" if len(worst) == 1 else f"{', '.join(worst)} tie for the worst class"
+    bound = span(float(np.nanmin(low)), float(np.nanmin(high))) if worst else "–"
+    sentence = (
+        f"With {100 * race.confidence:g} % confidence {what} (robust accuracy in {bound} %); the strong attack met "
+        f"{int(race.sampled.sum()):,} of {int(race.n.sum()):,} images, {percent(race.share)} %."
+    )
+    counts = {key: getattr(race, key) for key in ("n", "survivors", "sampled", "broken")}
+    order = [int(c) for c in np.argsort(np.nan_to_num(high, nan=np.inf), kind="stable") if race.n[c]]
+    rows = [[names[c], *(int(each[c]) for each in counts.values()), (low[c], high[c])] for c in order]
+    sheet = table(
+        "worst-class",
+        "The race: survivors of the cheap attack, images that met the strong one, robust accuracy in per cent",
+        {
+            "class": "words",
+            "n": "count",
+            "survive cheap": "count",
+            "met strong": "count",
+            "broken": "count",
+            "robust": "interval",
+        },
+        rows,
+        marked=0 if len(worst) == 1 else None,
+    )
+    values = {"worst": worst, "share": race.share, "confidence": race.confidence, "bounds": race.bounds}
+    return Finding("worst-class", "", subject, "described", sentence, (sheet,), {**values, **counts})
