@@ -284,7 +284,7 @@ def test_a_run_stopped_before_it_drops_weights_goes_on_to_the_same_end(
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 @pytest.mark.parametrize(
-    ("method", "wrappers"), [*((method, "") for method in FEW), *(("at", wrappers) for wrappers in WRAPPERS)]
+    ("method", "wrappers"), [*((method, "") for method in METHODS), *(("at", wrappers) for wrappers in WRAPPERS)]
 )
 def test_a_run_killed_again_and_again_ends_the_same(
     method: str, wrappers: str, whole: Callable[..., Path], tmp_path: Path
