@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 _GROUP = Path("/sys/fs/cgroup")
 _MEMINFO = Path("/proc/meminfo")
-_MOST = {"cpu": 500, "cuda": 4096}  # beyond this a larger batch is no faster
+_MOST = {"cpu": 256, "cuda": 4096}  # beyond this a larger batch is hardly faster
 _SHARE = 0.25  # of the free memory: what a backward pass and an attack hold beside the activations is an estimate
 _IMAGES = 16  # copies of an image that an attack keeps: iterates, gradients, bounds
 
