@@ -22,12 +22,14 @@ from classwise.data import Images, ImageSet, default_threat, load, stratified_sa
 from classwise.errors import InputError
 from classwise.models import load_model
 from classwise.models.checkpoint import weights_sha256
+from classwise.models.corrected import read_record
 from classwise.models.load import RUN_FOLDER
 from classwise.recipes import Recipe
 from classwise.threat import ThreatModel, parse_eps, parse_norm
 
 _RECIPES = {"digits": "digits", "mnist": "mnist", "svhn": "svhn"}
 _DEFAULT_RECIPE = "pang2021"
+_TO_FIT = 1000  # images that a correction is fitted on where no run says which
 
 
 def images(
@@ -51,20 +53,65 @@ def training_images(data: str, directory: Path | None, limit: int | None, seed: 
 
 
 def data_of_run(model: str) -> str:
-    """Return the data set that the run behind ``run:FOLDER`` was trained on.
+    """Return the data set that the run behind ``run:FOLDER`` was trained on, or that ``corrected:FOLDER`` was fitted on.
 
     Raises:
-        InputError: the model is no run, so the data set must be named; or its folder holds none.
+        InputError: the model is neither, so the data set must be named; or its folder holds none.
     """
-    if not model.startswith("run:"):
+    kind, _, rest = model.partition(":")
+    if kind not in ("run", "corrected"):
         raise InputError("Name the data set with --data; `classwise list data` shows which there are.")
+    record = read_record(Path(rest).expanduser()) if kind == "corrected" else _run_record(model)
+    try:
+        return str(record["data"]["name"])
+    except (TypeError, KeyError) as error:
+        raise InputError(f"The record of {model} is damaged; name the data set with --data.") from error
+
+
+def held_out(
+    model: str, data: str, directory: Path | None, split: str, limit: int | None, seed: int, download: bool = False
+) -> tuple[ImageSet, str]:
+    """Load images to fit a correction on, and say in words which they are.
+
+    Of a run those training images that it held out; for any other model a stratified sample of the split.
+
+    Raises:
+        InputError: the run was trained on other data, or held out nothing.
+    """
+    whole = images(data, directory, split, None, seed, download)
+    while model.startswith("corrected:"):
+        model = str(read_record(Path(model.removeprefix("corrected:")).expanduser())["model"])
+    if split == "train" and model.startswith("run:"):
+        found, which = _held_out_of_run(model, whole), "training images that the run held out"
+    else:
+        found, limit = whole, limit or _TO_FIT
+        trained = "; the model may have been trained on them" if split == "train" else ""
+        which = f"a stratified sample of the split {split}{trained}"
+    return (found if limit is None else found.subset(stratified_sample(found.y, limit, seed))), which
+
+
+def _held_out_of_run(model: str, whole: ImageSet) -> ImageSet:
+    record = _run_record(model)
+    try:
+        name, size, sha256, index = *(record["data"][key] for key in ("name", "n", "sha256")), record["held_out"]
+    except (TypeError, KeyError) as error:
+        raise InputError(f"The record of {model} does not say what was held out; train again.") from error
+    if name != whole.name or (size == len(whole) and sha256 != whole.sha256()):
+        raise InputError(f"{model} was trained on other images of {name} than these; leave out --data, or give those.")
+    if not index:
+        raise InputError(f"{model} held out no images to fit on; train with holdout above 0, or name another --split.")
+    held: ImageSet = whole.subset(torch.isin(whole.index, torch.tensor(index)).nonzero().squeeze(1))
+    return held
+
+
+def _run_record(model: str) -> Any:
     match = re.fullmatch(RUN_FOLDER, model.removeprefix("run:"))
     path = Path(match[1] if match else "").expanduser() / "run.json"
     if not path.is_file():
         raise InputError(f"{path.parent} is no folder of a run: it has no run.json; give one written by training.")
     try:
-        return str(json.loads(path.read_text())["data"]["name"])
-    except (ValueError, TypeError, KeyError) as error:
+        return json.loads(path.read_text())
+    except ValueError as error:
         raise InputError(f"{path} is damaged; name the data set with --data.") from error
 
 
