@@ -53,7 +53,7 @@ def training_images(data: str, directory: Path | None, limit: int | None, seed: 
 
 
 def data_of_run(model: str) -> str:
-    """Return the data set that the run behind ``run:FOLDER`` was trained on, or that ``corrected:FOLDER`` was fitted on.
+    """Return the data set that a ``run:FOLDER`` was trained on, or that a ``corrected:FOLDER`` was fitted on.
 
     Raises:
         InputError: the model is neither, so the data set must be named; or its folder holds none.

@@ -188,11 +188,13 @@ def is_test(data: ImageSet) -> bool:
 
 
 def refuse_used(folder: Path) -> None:
-    """Refuse a folder that holds a corrected model, before hours are spent on another.
+    """Refuse a folder that holds a corrected model or cannot be one, before hours are spent on what goes there.
 
     Raises:
-        InputError: it does.
+        InputError: it is such a folder.
     """
+    if any(path.exists() and not path.is_dir() for path in (folder, *folder.parents)):
+        raise InputError(f"Cannot write {folder}: a file is in its place; choose another folder.")
     if (folder / RECORD).exists():
         raise InputError(f"{folder} holds a corrected model already; choose another --out, or delete it.")
 

@@ -59,7 +59,7 @@ class IVOffset:
         InputError: a setting outside its range.
     """
 
-    step: float = 0.05
+    step: float = 0.1
     rounds: int = 20
     module: ClassVar[type[nn.Module]] = Offset
 
@@ -91,7 +91,7 @@ class IVOffsets:
         InputError: a setting outside its range.
     """
 
-    step: float = 0.05
+    step: float = 0.1
     rounds: int = 20
     module: ClassVar[type[nn.Module]] = Offset
 

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from classwise.corrections.base import Pool, check_settings
+from classwise.corrections.base import Pool, check_settings, weakest
 from classwise.registry import register
 
 _LEAST, _MOST = 0.5, 2.0
@@ -41,9 +41,9 @@ class Scale(nn.Module):
 class IVScale:
     """A scale for each class, between 1/2 and 2, found class by class.
 
-    A round goes through the classes once. Each scale is multiplied or divided by 1 + step where that raises the
-    lowest class accuracy on the pool, or keeps it and raises the average; the attacks that follow see to it that the
-    pool holds what breaks the new scales.
+    A round goes through the classes once, the weakest first. Each scale is multiplied or divided by 1 + step where
+    that raises the lowest class accuracy on the pool, or keeps it and raises the average; the attacks that follow see
+    to it that the pool holds what breaks the new scales.
 
     Attributes:
         step: by how much a scale may change in a round, above 0 and at most 1.
@@ -71,9 +71,16 @@ class IVScale:
 
 
 def swept(scale: Tensor, pool: Pool, factor: float) -> Tensor:
-    """Return scales (C,) after one pass over the classes, each of which keeps, multiplies or divides its own."""
+    """Return scales (C,) after one pass over the classes, each of which keeps, multiplies or divides its own.
+
+    Args:
+        scale: before the pass.
+        pool: images in which every class occurs.
+        factor: above 1.
+    """
     best, reached = scale, _score(scale, pool)
-    for label in range(len(scale)):
+    # Not in the order of their numbers, so that relabelling the classes relabels the scales.
+    for label in pool.accuracy(Scale(scale)).argsort(stable=True).tolist():
         before = best
         for change in (factor, 1 / factor):
             tried = before.clone()
@@ -85,7 +92,6 @@ def swept(scale: Tensor, pool: Pool, factor: float) -> Tensor:
 
 def _score(scale: Tensor, pool: Pool) -> tuple[float, float]:
     """Return the lowest class accuracy and the average one."""
-    right = pool.right(Scale(scale))
-    n = torch.bincount(pool.y, minlength=pool.num_classes)
-    accuracy = torch.bincount(pool.y[right], minlength=pool.num_classes)[n > 0] / n[n > 0]
-    return float(accuracy.min()), float(right.double().mean())
+    rule = Scale(scale)
+    accuracy = pool.accuracy(rule)
+    return float(accuracy[weakest(accuracy)]), float(pool.right(rule).double().mean())
