@@ -24,7 +24,8 @@ from classwise.errors import InputError
 from classwise.evaluation import evaluate
 from classwise.models import load_model, save_weights
 from classwise.models.corrected import Corrected, fitted_on_test
-from classwise.repair import ADAPTIVE, NON_ADAPTIVE, Repair, choice, repair
+from classwise.noise import Noise
+from classwise.repair import ADAPTIVE, NON_ADAPTIVE, Repair, choice, paired_change, repair
 from classwise.threat import ThreatModel
 
 THREAT = ThreatModel("Linf", 0.05)
@@ -106,6 +107,22 @@ def test_attacks_on_the_corrected_model_find_what_those_on_the_uncorrected_one_d
     assert last.correct(ADAPTIVE).sum() < last.correct(NON_ADAPTIVE).sum()
 
 
+def test_images_that_a_correction_saves_are_attacked_again() -> None:
+    """The uncorrected model loses both images of class 0, the first offset saves them, so that all six are attacked."""
+    model, data = tallest()
+    attacked: list[list[int]] = []
+
+    class Spy:
+        threat = THREAT
+
+        def __call__(self, model: nn.Module, x: Tensor, y: Tensor, *, noise: Noise) -> Tensor:
+            attacked.append(y.tolist())
+            return PGD["margin-pgd(steps=3)"](model, x, y, noise=noise)
+
+    repair(model, data, "iv-offset(step=0.3, rounds=1)", {"spy": Spy()}, max_loss=100)
+    assert attacked == [[0, 0, 1, 1, 2, 2]] * 2
+
+
 @pytest.mark.parametrize("max_loss", [0.0, 2.0, 20.0])
 def test_the_chosen_round_keeps_the_average_and_is_no_worse_for_the_weakest_class(max_loss: float) -> None:
     model, data = smooth()
@@ -122,6 +139,7 @@ def test_the_choice_has_the_best_worst_class_of_all_that_are_allowed(
 ) -> None:
     average, worst = zip(*points, strict=True)
     chosen = choice(average, worst, max_loss)
+    assert average[0] - average[chosen] <= max_loss / 100 + 1e-9
     for mean, low in points:
         if average[0] - mean <= max_loss / 100:
             assert worst[chosen] >= low
@@ -172,6 +190,15 @@ def test_the_class_that_pays_is_named_with_what_it_loses() -> None:
     data = images((255 * x).round() / 255, y, 3)
     found = repair(Tallest(), data, "iv-offset(step=0.4, rounds=1)", PGD, max_loss=100)
     assert found.curve()["rounds"][1]["paying"] == {"class 1": -50.0}
+
+
+def test_the_change_of_the_average_has_the_interval_of_the_images_that_change() -> None:
+    """Of 100 images 9 turn right and 1 turns wrong: +0.08, with standard error sqrt((10/100 - 0.08^2)/100) = 0.0306."""
+    before = np.array([True] * 50 + [False] * 50)
+    after = before.copy()
+    after[49:59] = ~after[49:59]
+    found = paired_change(before, after)
+    assert found == pytest.approx((0.08, 0.08 - 1.96 * 0.030594, 0.08 + 1.96 * 0.030594), abs=1e-5)
 
 
 # Which images it may see.

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 import classwise
@@ -39,6 +40,7 @@ FINAL_NUMBER = (
     "corrected:DIR`, which attacks the corrected model afresh on test images."
 )
 ILLUSTRATION = "illustration only: candidates that were made against the uncorrected model"
+_Z = 1.96  # 95 % of a normal distribution lie within so many standard errors
 _BEYOND = 2.0  # points of average past the allowed loss that are still tried, so that the curve shows what comes there
 
 
@@ -49,6 +51,14 @@ class Progress(NamedTuple):
     rounds: int
     accuracy: Tensor
     average: float
+
+
+class Change(NamedTuple):
+    """A change of a share, with an interval."""
+
+    value: float
+    low: float
+    high: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -240,7 +250,7 @@ def _rounds(
 ) -> tuple[Pool, list[nn.Module]]:
     """Attack and follow the rule in turn; return everything that was found, and every correction tried."""
     pool = field.begin()
-    tried, following = [], rule.begin(pool)
+    tried, following = list[nn.Module](), rule.begin(pool)
     while following is not None:
         pool = field.attacked(pool, following, len(tried))
         tried.append(following)
@@ -320,13 +330,30 @@ def _point(number: int, outcomes: Outcomes, base: Outcomes) -> dict[str, Any]:
     change = 100 * (outcomes.accuracy(ADAPTIVE) - base.accuracy(ADAPTIVE))
     views = {view: {**table(outcomes, view), **_average(outcomes, view)} for view in (CLEAN, ADAPTIVE, NON_ADAPTIVE)}
     views[NON_ADAPTIVE]["label"] = ILLUSTRATION
-    lost = views[ADAPTIVE]["accuracy"] - float(base.correct(ADAPTIVE).mean())
+    moved = paired_change(base.correct(ADAPTIVE), outcomes.correct(ADAPTIVE))
     return {
         "round": number,
-        "average_change": 100 * lost,
+        "average_change": 100 * moved.value,
+        "average_change_interval": [100 * moved.low, 100 * moved.high],
         "paying": {name: float(value) for name, value in zip(base.classes, change, strict=True) if value < 0},
         **views,
     }
+
+
+def paired_change(before: NDArray[np.bool_], after: NDArray[np.bool_]) -> Change:
+    """Return how much the share of right images changes, with a 95 % interval (normal, from the images that change).
+
+    Args:
+        before: which images (N,) are right before, and
+        after: afterwards, the same images.
+
+    Example:
+        >>> paired_change(np.array([True] * 50 + [False] * 50), np.array([True] * 60 + [False] * 40)).value
+        0.1
+    """
+    difference = after.astype(float) - before
+    value, half = float(difference.mean()), float(_Z * difference.std() / len(difference) ** 0.5)
+    return Change(value, value - half, value + half)
 
 
 def _average(outcomes: Outcomes, view: str) -> dict[str, Any]:

@@ -126,16 +126,16 @@ def corrected(found: Repair, out: Path) -> None:
     if curve["warning"]:
         Console().print(Text(f"Warning (fitted_on_test): {curve['warning']}", style="yellow"), soft_wrap=True)
     Console().print(_curve_table(curve))
-    say("* held-out images, chosen round; worst class and average of a round with 95 % intervals.")
-    say("Not adaptive: candidates made against the uncorrected model; an illustration, which is too high.")
+    say("In per cent of the images it was fitted on, with 95 % intervals; * is the chosen round.")
+    say("Not adaptive: worst class on candidates made against the uncorrected model; an illustration, too high.")
     say(_chosen(curve))
     say(curve["final_number"].replace("corrected:DIR", shlex.quote(f"corrected:{out}")))
     say(f"The curve is in {out / 'curve.json'}; the model string is corrected:{out}")
 
 
 def _curve_table(curve: Mapping[str, Any]) -> Table:
-    headings = ("round", "average", "worst", "weakest class", "clean", "worst, not adaptive")
-    table = Table(*(Column(name, justify="right", no_wrap=True) for name in headings), box=None, pad_edge=False)
+    headings = ("round", "average", "worst", "of class", "clean", "not adaptive")
+    table = Table(*(Column(name, justify="right") for name in headings), box=None, pad_edge=False)
     for point in curve["rounds"]:
         seen, worst = point["adaptive"], point["adaptive"]["worst"]
         table.add_row(
@@ -143,15 +143,15 @@ def _curve_table(curve: Mapping[str, Any]) -> Table:
             _with_interval(seen["accuracy"], seen["accuracy_interval"]),
             _with_interval(worst["accuracy"], worst["interval"]),
             Text(worst["class"]),
-            f"{point['clean']['accuracy']:.1%}",
-            f"{point['non_adaptive']['worst']['accuracy']:.1%}",
+            f"{100 * point['clean']['accuracy']:.1f}",
+            f"{100 * point['non_adaptive']['worst']['accuracy']:.1f}",
             style="bold" if point["chosen"] else None,
         )
     return table
 
 
 def _with_interval(value: float, ends: Sequence[float]) -> str:
-    return f"{value:.1%} ({ends[0]:.1%} to {ends[1]:.1%})"
+    return f"{100 * value:.1f} ({100 * ends[0]:.1f}\u2013{100 * ends[1]:.1f})"
 
 
 def _chosen(curve: Mapping[str, Any]) -> str:
@@ -162,9 +162,10 @@ def _chosen(curve: Mapping[str, Any]) -> str:
     base, point = (curve["rounds"][k] for k in (0, number))
     before, after = (each["adaptive"]["worst"]["accuracy"] for each in (base, point))
     pays = ", ".join(f"{name} {change:+.1f}" for name, change in sorted(point["paying"].items(), key=lambda e: e[1]))
+    low, high = point["average_change_interval"]
     return (
-        f"Round {number}: worst class {before:.1%} to {after:.1%}, average {point['average_change']:+.1f} points; "
-        f"classes that pay: {pays or 'none'}."
+        f"Round {number}: worst class {before:.1%} to {after:.1%}, average {point['average_change']:+.1f} points "
+        f"(95 % interval {low:+.1f} to {high:+.1f}); classes that pay: {pays or 'none'}."
     )
 
 

@@ -125,6 +125,15 @@ def test_a_step_of_iv_offset_is_a_share_of_the_median_gap_and_goes_to_the_weakes
     assert rule.follow(first, found).offset.tolist() == pytest.approx([4, -2, -2])
 
 
+def test_iv_offset_stays_with_the_class_that_was_weakest_before_any_correction() -> None:
+    """Class 1 is wrong in the first view; an attack on a corrected model adds one in which class 0 is wrong too."""
+    before = torch.tensor([[2.0, 0, -9], [2, 0, -9], [0, -9, 5]])
+    after = torch.tensor([[0.0, 2, -9], [0, 2, -9], [0, -9, 5]])
+    found = Pool(torch.stack([before, after]), torch.tensor([0, 1, 2]), uncorrected=1)
+    correction = IVOffset().follow(IVOffset().begin(found), found)
+    assert int(correction.offset.argmax()) == 1
+
+
 def test_iv_offsets_goes_on_with_the_class_that_is_weakest_by_then() -> None:
     """After the first step class 0 leads by 2, class 1 by 3 and by -2 - 3, class 2 by 5 - 3: class 1 has 1/2 right."""
     rule, found = IVOffsets(step=1.5), hand()

@@ -71,7 +71,8 @@ class Pool:
         """Tell which images the corrected model gets right in every view (N,); a tie counts as wrong."""
         logits = correction(self.logits)
         lead = torch.stack([margin(view, self.y) for view in logits])
-        return ((lead < 0) & logits.isfinite().all(2)).all(0)
+        right: Tensor = ((lead < 0) & logits.isfinite().all(2)).all(0)
+        return right
 
     def accuracy(self, correction: nn.Module) -> Tensor:
         """Return the share of images right in every view in each class (C,); NaN for a class without images."""
