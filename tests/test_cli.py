@@ -633,6 +633,7 @@ def test_a_run_of_other_data_or_without_held_out_images_is_not_corrected(
     record = json.loads((trained / "run.json").read_text())
     for change, says in (
         ({"held_out": []}, "held out no images"),
+        ({"data": []}, "does not say what was held out"),
         ({"data": {**record["data"], "name": "mnist"}}, "was trained on other images"),
         ({"data": {**record["data"], "n": 896}}, "was trained on other images"),
     ):

@@ -22,7 +22,7 @@ from classwise.data import Images, ImageSet, default_threat, load, stratified_sa
 from classwise.errors import InputError
 from classwise.models import load_model
 from classwise.models.checkpoint import weights_sha256
-from classwise.models.corrected import read_record
+from classwise.models.corrected import RECORD, read_record
 from classwise.models.load import RUN_FOLDER
 from classwise.recipes import Recipe
 from classwise.threat import ThreatModel, parse_eps, parse_norm
@@ -58,14 +58,13 @@ def data_of_run(model: str) -> str:
     Raises:
         InputError: the model is neither, so the data set must be named; or its folder holds none.
     """
-    kind, _, rest = model.partition(":")
-    if kind not in ("run", "corrected"):
+    if not model.startswith(("run:", "corrected:")):
         raise InputError("Name the data set with --data; `classwise list data` shows which there are.")
-    record = read_record(Path(rest).expanduser()) if kind == "corrected" else _run_record(model)
+    path, record = _record(model)
     try:
         return str(record["data"]["name"])
     except (TypeError, KeyError) as error:
-        raise InputError(f"The record of {model} is damaged; name the data set with --data.") from error
+        raise InputError(f"{path} is damaged; name the data set with --data.") from error
 
 
 def held_out(
@@ -80,7 +79,7 @@ def held_out(
     """
     whole = images(data, directory, split, None, seed, download)
     while model.startswith("corrected:"):
-        model = str(read_record(Path(model.removeprefix("corrected:")).expanduser())["model"])
+        model = str(_record(model)[1]["model"])
     if split == "train" and model.startswith("run:"):
         found, which = _held_out_of_run(model, whole), "training images that the run held out"
     else:
@@ -91,11 +90,11 @@ def held_out(
 
 
 def _held_out_of_run(model: str, whole: ImageSet) -> ImageSet:
-    record = _run_record(model)
+    path, record = _record(model)
     try:
         name, size, sha256, index = *(record["data"][key] for key in ("name", "n", "sha256")), record["held_out"]
     except (TypeError, KeyError) as error:
-        raise InputError(f"The record of {model} does not say what was held out; train again.") from error
+        raise InputError(f"{path} does not say what was held out; train again, or restore the file.") from error
     if name != whole.name or (size == len(whole) and sha256 != whole.sha256()):
         raise InputError(f"{model} was trained on other images of {name} than these; leave out --data, or give those.")
     if not index:
@@ -104,13 +103,17 @@ def _held_out_of_run(model: str, whole: ImageSet) -> ImageSet:
     return held
 
 
-def _run_record(model: str) -> Any:
-    match = re.fullmatch(RUN_FOLDER, model.removeprefix("run:"))
+def _record(model: str) -> tuple[Path, Any]:
+    """Return the file that says how a ``run:FOLDER`` or a ``corrected:FOLDER`` was made, and what it says."""
+    kind, _, rest = model.partition(":")
+    if kind == "corrected":
+        return Path(rest).expanduser() / RECORD, read_record(Path(rest).expanduser())
+    match = re.fullmatch(RUN_FOLDER, rest)
     path = Path(match[1] if match else "").expanduser() / "run.json"
     if not path.is_file():
         raise InputError(f"{path.parent} is no folder of a run: it has no run.json; give one written by training.")
     try:
-        return json.loads(path.read_text())
+        return path, json.loads(path.read_text())
     except ValueError as error:
         raise InputError(f"{path} is damaged; name the data set with --data.") from error
 

@@ -36,8 +36,8 @@ from classwise.noise import Noise
 ADAPTIVE, NON_ADAPTIVE = "adaptive", "non_adaptive"
 CURVE = "curve.json"
 FINAL_NUMBER = (
-    "These are held-out images on which the rule was chosen; the final number comes from `classwise evaluate "
-    "corrected:DIR`, which attacks the corrected model afresh on test images."
+    "The rule was chosen on these very images; the final number comes from `classwise evaluate corrected:DIR`, which "
+    "attacks the corrected model afresh on test images."
 )
 ILLUSTRATION = "illustration only: candidates that were made against the uncorrected model"
 _Z = 1.96  # 95 % of a normal distribution lie within so many standard errors
