@@ -7,6 +7,7 @@ import os
 import pickle
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from PIL import Image
 from safetensors.torch import load_file
 
 import classwise
@@ -627,6 +629,19 @@ def test_a_fit_on_test_images_says_so_wherever_it_is_used(run: Run) -> None:
     assert "fitted on test images" in run("evaluate", "corrected:fixed", *FAST).out
 
 
+def test_validation_images_that_stand_for_the_test_images_are_test_images(run: Run, tmp_path: Path) -> None:
+    for split in ("val", "test"):
+        for name in ("a", "b"):
+            folder = tmp_path / "images" / split / name
+            folder.mkdir(parents=True)
+            for number in range(3):
+                Image.fromarray(np.full((8, 8), 40 * number, np.uint8)).save(folder / f"{number}.png")
+    words = ("correct", "digits_cnn", "--data", "folder", "--data-dir", "images", "--split", "val", "--eps", "0.1")
+    assert run(*words, *FIT, "--out", "fixed").status == 0
+    shutil.rmtree(tmp_path / "images/test")
+    assert_one_sentence(run(*words, *FIT, "--out", "other"), "test images of folder", "--fit-on-test")
+
+
 def test_a_run_of_other_data_or_without_held_out_images_is_not_corrected(
     run: Run, tmp_path: Path, trained: Path
 ) -> None:
@@ -777,6 +792,7 @@ BAD = [
     ((*CORRECT, "--out", "mine.py"), ["Cannot write mine.py"]),
     ((*CORRECT, "--out", "mine.py/out"), ["Cannot write mine.py/out"]),
     (("correct", "mine.py:seven", *CORRECT[2:]), ["7 logits", "10 classes"]),
+    (("correct", "mine.py:nan", *CORRECT[2:]), ["NaN or infinite"]),
     (("correct", "mine.py:good"), ["Name the data set with --data"]),
     (("correct", "corrected:nowhere"), ["nowhere holds no corrected model"]),
     (("evaluate", "corrected:nowhere", *EVALUATE[2:]), ["nowhere holds no corrected model"]),

@@ -44,6 +44,12 @@ def smooth(split: str = "train", n: int = 60) -> tuple[nn.Module, Images]:
     return model, images((255 * x).round() / 255, y, 3, split)
 
 
+def smooth_with(classes: int) -> Images:
+    """Return images of more classes than the network has logits."""
+    x = labelled(Smooth(3, 16), 60, (1, 4, 4))[0]
+    return images((255 * x).round() / 255, torch.arange(60) % classes, classes)
+
+
 class Linear(nn.Module):
     """Ends in a linear layer, as most networks do, with weights of unlike length."""
 
@@ -245,6 +251,7 @@ def test_the_record_names_every_image_that_was_seen() -> None:
         ({"rule": "iv-offsts"}, "did you mean 'iv-offsets'"),
         ({"rule": "iv-weightnorm"}, "ends in a linear layer"),
         ({"attacks": {}}, "at least one attack"),
+        ({"data": smooth_with(4)}, "3 logits, the data 4 classes"),
         ({"max_loss": -1.0}, "between 0 and 100"),
         ({"max_loss": float("nan")}, "between 0 and 100"),
         ({"data": smooth()[1].subset((smooth()[1].y != 1).nonzero().flatten())}, "Class 'class 1' has no images"),

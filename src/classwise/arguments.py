@@ -6,6 +6,7 @@ import json
 import os
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,9 @@ def held_out(
         InputError: the run was trained on other data, or held out nothing.
     """
     whole = images(data, directory, split, None, seed, download)
+    # Where there is no folder "test", that of "val" is what results are reported on.
+    if split != "train" and load(data, directory, "test", download).split == whole.split:
+        whole = replace(whole, split="test")  # type: ignore[type-var]
     while model.startswith("corrected:"):
         model = str(_record(model)[1]["model"])
     if split == "train" and model.startswith("run:"):

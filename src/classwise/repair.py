@@ -165,8 +165,7 @@ def repair(
     on_test = _check(data, attacks, max_loss, fit_on_test)
     model = model.to(device)
     with attacking(model), exact_float32(), torch.autocast(torch.device(device).type, enabled=False):
-        x = data.fetch(torch.arange(min(2, len(data)))).to(device)
-        size = batch_size or batch_that_fits(model, x.expand(2, *x.shape[1:]) if len(x) == 1 else x)
+        size = batch_size or batch_that_fits(model, data.fetch(torch.arange(2)).to(device))
         field = _Field(model, data, attacks, seed, size, torch.device(device))
         pool, tried = _rounds(field, built, max_loss, watch or (lambda progress: None))
     rounds = tuple(Round(each, _outcomes(data, pool, each)) for each in tried)
@@ -222,10 +221,14 @@ class _Field:
 
     def begin(self) -> Pool:
         """Return the pool of the clean images."""
-        parts = [forward(self.model, x).cpu() for _, x, _ in self.batches(torch.arange(len(self.data)))]
+        logits = torch.cat([forward(self.model, x).cpu() for _, x, _ in self.batches(torch.arange(len(self.data)))])
+        if logits.shape[1] != len(self.data.classes):
+            raise InputError(f"The model has {logits.shape[1]} logits, the data {len(self.data.classes)} classes.")
+        if not logits.isfinite().all():
+            raise InputError("Some logits of the model are NaN or infinite; mend its numerics before correcting it.")
         layer = linear_head(self.model, self.data.fetch(torch.arange(1)).to(self.device))
         head = None if layer is None else Head(*(value.detach().float().cpu() for value in _norm_and_bias(layer)))
-        return Pool(torch.cat(parts)[None], self.data.y.cpu(), 1 + len(self.attacks), head)
+        return Pool(logits[None], self.data.y.cpu(), 1 + len(self.attacks), head)
 
     def attacked(self, pool: Pool, correction: nn.Module, number: int) -> Pool:
         """Attack the corrected model on the images it still gets right, and return the pool with what was found."""
