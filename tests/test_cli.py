@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from PIL import Image
 from safetensors.torch import load_file
 
 import classwise
@@ -41,6 +42,7 @@ KINDS: dict[str, registry.Kind] = {
     "losses": "loss",
     "methods": "method",
     "wrappers": "wrapper",
+    "corrections": "correction",
     "models": "model",
     "data": "data",
     "recipes": "recipe",
@@ -740,6 +742,76 @@ def test_a_real_ctrl_c_stops_a_real_process_with_one_sentence(trained: Path, tmp
     torch.load(tmp_path / "run/checkpoint.pt", weights_only=True)
 
 
+# Corrections
+
+
+FIT = ("--rule", "iv-offsets(rounds=2)", "--attacks", "pgd(steps=2)", "--max-loss", "100")
+
+
+def test_a_run_is_corrected_on_images_it_held_out_and_then_is_a_model_like_any(
+    run: Run, tmp_path: Path, trained: Path
+) -> None:
+    done = run("correct", f"run:{trained}", *FIT, "--out", "fixed")
+    assert done.status == 0, done.err
+    for words in ("final number", "classwise evaluate corrected:fixed", "illustration", "not adaptive", "held out"):
+        assert words in done.out
+    curve = json.loads((tmp_path / "fixed/curve.json").read_text())
+    assert curve["index"] == json.loads((trained / "run.json").read_text())["held_out"]
+    assert run("evaluate", "corrected:fixed", *FAST, "--out", "ev").status == 0
+    result = Result.read(tmp_path / "ev")
+    assert result.header["model"]["name"] == "corrected:fixed"
+    assert "fitted_on_test" not in {flag["flag"] for flag in result.header["flags"]}
+    words = ["train", "at", *TINY, "--model", "corrected:fixed", "--out", "tuned"]
+    assert run(*words).status == 0
+    assert run("evaluate", "run:tuned", *FAST).status == 0
+    again = run("correct", "corrected:fixed", *FIT, "--out", "twice")
+    assert again.status == 0, again.err
+    assert json.loads((tmp_path / "twice/curve.json").read_text())["index"] == curve["index"]
+    assert_one_sentence(run("correct", f"run:{trained}", *FIT, "--out", "fixed"), "holds a corrected model already")
+
+
+def test_a_model_by_others_is_corrected_on_a_sample_of_the_training_split(run: Run, tmp_path: Path) -> None:
+    done = run(*CORRECT[:6], *FIT, "--out", "fixed")
+    assert done.status == 0, done.err
+    assert "may have been trained on them" in done.out
+    record = json.loads((tmp_path / "fixed/corrected.json").read_text())
+    assert (record["data"]["split"], record["data"]["n"]) == ("train", 40)
+
+
+def test_a_fit_on_test_images_says_so_wherever_it_is_used(run: Run) -> None:
+    done = run(*CORRECT[:6], *FIT, "--split", "test", "--fit-on-test", "--out", "fixed")
+    assert "fitted on test images" in done.out
+    assert "fitted on test images" in run("evaluate", "corrected:fixed", *FAST).out
+
+
+def test_validation_images_that_stand_for_the_test_images_are_test_images(run: Run, tmp_path: Path) -> None:
+    for split in ("val", "test"):
+        for name in ("a", "b"):
+            folder = tmp_path / "images" / split / name
+            folder.mkdir(parents=True)
+            for number in range(3):
+                Image.fromarray(np.full((8, 8), 40 * number, np.uint8)).save(folder / f"{number}.png")
+    words = ("correct", "digits_cnn", "--data", "folder", "--data-dir", "images", "--split", "val", "--eps", "0.1")
+    assert run(*words, *FIT, "--out", "fixed").status == 0
+    shutil.rmtree(tmp_path / "images/test")
+    assert_one_sentence(run(*words, *FIT, "--out", "other"), "test images of folder", "--fit-on-test")
+
+
+def test_a_run_of_other_data_or_without_held_out_images_is_not_corrected(
+    run: Run, tmp_path: Path, trained: Path
+) -> None:
+    record = json.loads((trained / "run.json").read_text())
+    for change, says in (
+        ({"held_out": []}, "held out no images"),
+        ({"data": []}, "does not say what was held out"),
+        ({"data": {**record["data"], "name": "mnist"}}, "was trained on other images"),
+        ({"data": {**record["data"], "n": 896}}, "was trained on other images"),
+    ):
+        (tmp_path / "copy").mkdir(exist_ok=True)
+        (tmp_path / "copy/run.json").write_text(json.dumps({**record, **change}))
+        assert_one_sentence(run("correct", "run:copy", "--data", "digits", *FIT, "--out", "fixed"), says)
+
+
 # Bad input
 
 
@@ -769,6 +841,7 @@ def test_devices_that_do_not_exist_are_said_before_training(run: Run, tmp_path: 
 
 EVALUATE = ("evaluate", "mine.py:good", "--data", "digits", "--limit", "40", "--out", "out")
 TRAIN = ("train", "at", *TINY, "--out", "out")
+CORRECT = ("correct", "mine.py:good", "--data", "digits", "--limit", "40", "--attacks", "pgd(steps=2)", "--out", "out")
 
 BAD = [
     # Unknown names offer the nearest.
@@ -874,6 +947,20 @@ BAD = [
     ((*EVALUATE, "--out", "mine.py/out"), ["Cannot write mine.py/out"]),
     ((*TRAIN, "--out", "mine.py/out"), ["Cannot write mine.py/out"]),
     (("demo", "--out", "mine.py/out"), ["Cannot write mine.py/out"]),
+    # Corrections.
+    ((*CORRECT, "--split", "test"), ["test images of digits", "held-out images", "--fit-on-test"]),
+    ((*CORRECT, "--rule", "iv-ofset"), ["correction 'iv-ofset'", "did you mean 'iv-offset'"]),
+    ((*CORRECT, "--rule", "iv-offset(step=0)"), ["step of iv-offset is 0"]),
+    ((*CORRECT, "--max-loss", "-1"), ["between 0 and 100"]),
+    ((*CORRECT, "--attacks", "fast"), ["fast"]),
+    ((*CORRECT, "--limit", "5"), ["has no images to fit the correction on"]),
+    ((*CORRECT, "--out", "mine.py"), ["Cannot write mine.py"]),
+    ((*CORRECT, "--out", "mine.py/out"), ["Cannot write mine.py/out"]),
+    (("correct", "mine.py:seven", *CORRECT[2:]), ["7 logits", "10 classes"]),
+    (("correct", "mine.py:nan", *CORRECT[2:]), ["NaN or infinite"]),
+    (("correct", "mine.py:good"), ["Name the data set with --data"]),
+    (("correct", "corrected:nowhere"), ["nowhere holds no corrected model"]),
+    (("evaluate", "corrected:nowhere", *EVALUATE[2:]), ["nowhere holds no corrected model"]),
     (("report", "nowhere"), ["no folder nowhere"]),
     (("report", "."), ["result.json"]),
     ((*EVALUATE, "--fail-under", "worst=20"), ["'worst=20' is no condition", "worst=0.2"]),

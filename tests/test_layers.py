@@ -16,10 +16,21 @@ SOURCE = ROOT / "src" / "classwise"
 
 # What each module or package may import, besides itself; docs/design.md says why.
 GROUND = {"errors", "files", "registry"}
-LAYER_0 = GROUND | {"threat", "losses", "noise", "recipes", "metrics", "data", "models"}
+LAYER_0 = GROUND | {"threat", "losses", "noise", "recipes", "metrics", "data", "models", "corrections"}
 LAYER_1 = LAYER_0 | {"attacks"}
 LAYER_2 = LAYER_1 | {"methods", "wrappers", "selection"}
-LAYER_3 = LAYER_2 | {"memory", "records", "engine", "ladder", "flags", "probe", "evaluation", "report", "analysis"}
+LAYER_3 = LAYER_2 | {
+    "memory",
+    "records",
+    "engine",
+    "ladder",
+    "flags",
+    "probe",
+    "evaluation",
+    "repair",
+    "report",
+    "analysis",
+}
 LAYER_4 = LAYER_3 | {"divergence", "train"}
 MAY_IMPORT = {
     "__init__": LAYER_4,
@@ -32,7 +43,8 @@ MAY_IMPORT = {
     "recipes": {"errors", "registry"},
     "metrics": {"errors", "files"},
     "data": GROUND | {"noise", "threat"},
-    "models": GROUND,
+    "corrections": {"errors", "registry", "losses"},
+    "models": GROUND | {"corrections"},
     "attacks": {"errors", "registry", "threat", "losses", "noise"},
     "methods": {"errors", "registry", "losses", "noise", "attacks", "metrics", "models"},
     "wrappers": GROUND | {"noise", "attacks", "methods"},
@@ -45,6 +57,7 @@ MAY_IMPORT = {
     "engine": LAYER_1 | {"memory", "records"},
     "ladder": {"noise", "attacks", "metrics", "engine"},
     "evaluation": LAYER_2 | {"__init__", "memory", "records", "engine", "ladder", "flags", "probe"},
+    "repair": LAYER_2 | {"__init__", "memory", "engine"},
     "report": {"errors", "files", "metrics"},
     "analysis": LAYER_1 | {"report"},
     "divergence": {"errors", "losses"},

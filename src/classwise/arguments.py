@@ -7,6 +7,7 @@ import json
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +29,14 @@ from classwise.errors import InputError
 from classwise.metrics.outcomes import Floats
 from classwise.models import Teacher, load_model
 from classwise.models.checkpoint import weights_sha256
+from classwise.models.corrected import RECORD, read_record
 from classwise.models.load import RUN_FOLDER
 from classwise.recipes import Recipe
 from classwise.threat import ThreatModel, parse_eps, parse_norm
 
 _RECIPES = {"digits": "digits", "mnist": "mnist", "svhn": "svhn"}
 _DEFAULT_RECIPE = "pang2021"
+_TO_FIT = 1000  # images that a correction is fitted on where no run says which
 
 
 def images(
@@ -59,25 +62,72 @@ def training_images(
 
 
 def data_of_run(model: str) -> str:
-    """Return the data set that the run behind ``run:FOLDER`` was trained on.
+    """Return the data set that a ``run:FOLDER`` was trained on, or that a ``corrected:FOLDER`` was fitted on.
 
     Raises:
-        InputError: the model is no run, so the data set must be named; or its folder holds none.
+        InputError: the model is neither, so the data set must be named; or its folder holds none.
     """
-    if not model.startswith("run:"):
+    if not model.startswith(("run:", "corrected:")):
         raise InputError("Name the data set with --data; `classwise list data` shows which there are.")
-    path = _record_of(model)
-    if not path.is_file():
-        raise InputError(f"{path.parent} is no folder of a run: it has no run.json; give one written by training.")
+    path, record = _record(model)
     try:
-        return str(json.loads(path.read_text())["data"]["name"])
-    except (ValueError, TypeError, KeyError) as error:
+        return str(record["data"]["name"])
+    except (TypeError, KeyError) as error:
         raise InputError(f"{path} is damaged; name the data set with --data.") from error
 
 
-def _record_of(run: str) -> Path:
-    match = re.fullmatch(RUN_FOLDER, run.removeprefix("run:"))
-    return Path(match[1] if match else "").expanduser() / "run.json"
+def held_out(
+    model: str, data: str, directory: Path | None, split: str, limit: int | None, seed: int, download: bool = False
+) -> tuple[ImageSet, str]:
+    """Load images to fit a correction on, and say in words which they are.
+
+    Of a run those training images that it held out; for any other model a stratified sample of the split.
+
+    Raises:
+        InputError: the run was trained on other data, or held out nothing.
+    """
+    whole = images(data, directory, split, None, seed, download)
+    # Where there is no folder "test", that of "val" is what results are reported on.
+    if split != "train" and load(data, directory, "test", download).split == whole.split:
+        whole = replace(whole, split="test")  # type: ignore[type-var]
+    while model.startswith("corrected:"):
+        model = str(_record(model)[1]["model"])
+    if split == "train" and model.startswith("run:"):
+        found, which = _held_out_of_run(model, whole), "training images that the run held out"
+    else:
+        found, limit = whole, limit or _TO_FIT
+        trained = "; the model may have been trained on them" if split == "train" else ""
+        which = f"a stratified sample of the split {split}{trained}"
+    return (found if limit is None else found.subset(stratified_sample(found.y, limit, seed))), which
+
+
+def _held_out_of_run(model: str, whole: ImageSet) -> ImageSet:
+    path, record = _record(model)
+    try:
+        name, size, sha256, index = *(record["data"][key] for key in ("name", "n", "sha256")), record["held_out"]
+    except (TypeError, KeyError) as error:
+        raise InputError(f"{path} does not say what was held out; train again, or restore the file.") from error
+    if name != whole.name or (size == len(whole) and sha256 != whole.sha256()):
+        raise InputError(f"{model} was trained on other images of {name} than these; leave out --data, or give those.")
+    if not index:
+        raise InputError(f"{model} held out no images to fit on; train with holdout above 0, or name another --split.")
+    held: ImageSet = whole.subset(torch.isin(whole.index, torch.tensor(index)).nonzero().squeeze(1))
+    return held
+
+
+def _record(model: str) -> tuple[Path, Any]:
+    """Return the file that says how a ``run:FOLDER`` or a ``corrected:FOLDER`` was made, and what it says."""
+    kind, _, rest = model.partition(":")
+    if kind == "corrected":
+        return Path(rest).expanduser() / RECORD, read_record(Path(rest).expanduser())
+    match = re.fullmatch(RUN_FOLDER, rest)
+    path = Path(match[1] if match else "").expanduser() / "run.json"
+    if not path.is_file():
+        raise InputError(f"{path.parent} is no folder of a run: it has no run.json; give one written by training.")
+    try:
+        return path, json.loads(path.read_text())
+    except ValueError as error:
+        raise InputError(f"{path} is damaged; name the data set with --data.") from error
 
 
 def start(model: str) -> str:
@@ -198,7 +248,7 @@ def teacher(text: Any, data: ImageSet, seed: int) -> Teacher:
         raise InputError(f"The teacher {text!r} has no weights; write teacher='run:FOLDER' or teacher='ARCH@FILE'.")
     network = model(text, data, seed)
     if text.startswith("run:"):
-        classes = tuple(json.loads(_record_of(text).read_text())["classes"])
+        classes = tuple(_record(text)[1]["classes"])
         if classes != data.classes:
             other = next(pair for pair in zip(classes, data.classes, strict=True) if pair[0] != pair[1])
             raise InputError(

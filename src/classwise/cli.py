@@ -1,4 +1,4 @@
-"""The command line: ``classwise demo | train | evaluate | report | analyse | compare | homing | list``.
+"""The command line: ``classwise demo | train | evaluate | correct | report | analyse | compare | homing | list``.
 
 Options come from the typed signatures below. PyTorch is imported only once a command runs, so help is instant; this
 module names no type of a heavy package even for the type checker, since jsonargparse imports what annotations name,
@@ -24,12 +24,23 @@ from classwise.errors import InputError
 from classwise.registry import unknown
 
 Listed = Literal[
-    "attacks", "suites", "plans", "losses", "methods", "wrappers", "models", "data", "recipes", "loggers", "questions"
+    "attacks",
+    "suites",
+    "plans",
+    "losses",
+    "methods",
+    "wrappers",
+    "corrections",
+    "models",
+    "data",
+    "recipes",
+    "loggers",
+    "questions",
 ]
 # Positional arguments that take several words, with the help of each; jsonargparse wants a list in brackets.
 _SEVERAL = {"runs": "folders that `classwise evaluate --out` or `classwise train --out` wrote."}
 _GATE_CLOSED = 3
-_SWITCHES = ("download", "sync_batchnorm")
+_SWITCHES = ("download", "sync_batchnorm", "fit_on_test")
 # How jsonargparse's messages become the end of one plain sentence.
 _PLAIN = (
     (r'Parser key "(\w+)":', r"\1:"),
@@ -149,7 +160,8 @@ def evaluate_model(
     """Attack every image a model gets right, and count what is left in each class.
 
     Args:
-        model: architecture with weights, run:FOLDER, file.py:factory, timm:NAME, torchvision:NAME, export:FILE.pt2.
+        model: architecture with weights, run:FOLDER, corrected:FOLDER, file.py:factory, timm:NAME, torchvision:NAME,
+            export:FILE.pt2.
         data: data set, see `classwise list data`; that of the run for a run:FOLDER.
         data_dir: folder that holds it.
         attacks: attacks, suites and plans, separated by commas, with settings like `pgd(steps=100)`.
@@ -211,6 +223,71 @@ def _find_worst(network: Any, images: Any, attacks: str, threat: Any, seed: int,
         about = {"classwise": __version__, "attack": repr(strong), "cheap": repr(cheap), "seed": seed}
         files.write_json(out / "worst-class.json", {**about, "findings": [finding.as_dict()]})
         terminal.wrote([out / "worst-class.json"])
+
+
+def correct_model(
+    model: str,
+    data: str | None = None,
+    data_dir: Path | None = None,
+    rule: str = "iv-offsets",
+    max_loss: float = 1.0,
+    attacks: str = "nearest-pgd",
+    eps: str | float | None = None,
+    norm: str | int | None = None,
+    split: str = "train",
+    limit: int | None = None,
+    batch_size: int | None = None,
+    seed: int = 0,
+    out: Path = Path("runs/corrected"),
+    accelerator: str = "auto",
+    fit_on_test: bool = False,
+    download: bool = False,
+) -> None:
+    """Fit a decision rule for the weakest class of a finished model on held-out images, under attack.
+
+    Args:
+        model: any model string, as for `classwise evaluate`.
+        data: data set, see `classwise list data`; that of the run for a run:FOLDER.
+        data_dir: folder that holds it.
+        rule: decision rule, with settings like `iv-offsets(step=0.02)`; see `classwise list corrections`.
+        max_loss: points of robust average that the weakest class may cost.
+        attacks: attacks and suites, run on the corrected model in every round.
+        eps: radius of the attacks, such as 8/255; the data set's usual one if not given.
+        norm: Linf, L2 or L1; with --eps.
+        split: split to fit on; of the training split of a run only images that it held out.
+        limit: fit on a stratified sample of this many images; 1,000 if not given, all that a run held out.
+        batch_size: images attacked at once, what memory holds if not given.
+        seed: of the sample and of the attacks.
+        out: folder for the corrected model, which corrected:FOLDER then names, and for its trade-off curve.
+        accelerator: cpu, cuda or auto.
+        fit_on_test: fit on test images all the same; every output will say so.
+        download: fetch the data set into --data-dir if it is missing.
+    """
+    from classwise import arguments, terminal
+    from classwise.attacks import build
+    from classwise.repair import refuse_used, repair
+
+    refuse_used(out)
+    name = data or arguments.data_of_run(model)
+    images, which = arguments.held_out(model, name, data_dir, split, limit, seed, download)
+    chosen = build(attacks, arguments.threat(name, eps, norm))
+    network = arguments.model(model, images, seed)
+    device = arguments.fabric(accelerator, 1).device
+    with terminal.correcting(images, which, rule, chosen) as watch:
+        found = repair(
+            network,
+            images,
+            rule,
+            chosen,
+            max_loss=max_loss,
+            seed=seed,
+            batch_size=batch_size,
+            device=device,
+            fit_on_test=fit_on_test,
+            watch=watch,
+        )
+    found.write(out, model, which)
+    terminal.corrected(found, out)
 
 
 def make_report(
@@ -417,7 +494,8 @@ def list_names(what: Listed) -> None:
     """Show what settings and options can name, each with one line and its source.
 
     Args:
-        what: attacks, suites, plans, losses, methods, wrappers, models, data, recipes, loggers or questions.
+        what: attacks, suites, plans, losses, methods, wrappers, corrections, models, data, recipes, loggers or
+            questions.
     """
     from classwise import analysis, registry, terminal
 
@@ -432,6 +510,7 @@ def list_names(what: Listed) -> None:
         "losses": "loss",
         "methods": "method",
         "wrappers": "wrapper",
+        "corrections": "correction",
         "models": "model",
         "data": "data",
         "recipes": "recipe",
@@ -444,6 +523,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "demo": run_demo,
     "train": train_model,
     "evaluate": evaluate_model,
+    "correct": correct_model,
     "report": make_report,
     "analyse": analyse_runs,
     "compare": compare_runs,

@@ -32,6 +32,7 @@ from classwise.memory import batch_that_fits
 from classwise.metrics.outcomes import CLEAN, Outcomes
 from classwise.metrics.result import Result
 from classwise.models.checkpoint import weights_sha256
+from classwise.models.corrected import FITTED_ON_TEST, fitted_on_test
 from classwise.models.fixed_shape import FixedShape
 from classwise.models.searched import Precision, Searched
 from classwise.noise import Noise
@@ -207,6 +208,8 @@ def _ready(job: _Job) -> Iterator[tuple[Engine, list[flags.Flag]]]:
         seen.append(
             flags.Flag("train_mode", "The model was in train mode; it was evaluated in eval mode and put back.")
         )
+    if fitted_on_test(model):
+        seen.append(flags.Flag("fitted_on_test", FITTED_ON_TEST))
     device = job.settings.device
     with attacking(model), exact_float32(), torch.autocast(device.type, enabled=False):
         sample = _evenly(job.data, torch.ones(len(job.data), dtype=torch.bool), _LOOK)

@@ -17,7 +17,9 @@ from typing import Any, Literal, TypeVar, get_args
 
 from classwise.errors import InputError
 
-Kind = Literal["attack", "suite", "plan", "loss", "method", "model", "data", "recipe", "wrapper", "logger"]
+Kind = Literal[
+    "attack", "suite", "plan", "loss", "method", "model", "data", "recipe", "wrapper", "correction", "logger"
+]
 Built = TypeVar("Built", bound=Callable[..., Any])
 
 _HOMES: dict[Kind, str] = {
@@ -30,6 +32,7 @@ _HOMES: dict[Kind, str] = {
     "data": "classwise.data",
     "recipe": "classwise.recipes",
     "wrapper": "classwise.wrappers",
+    "correction": "classwise.corrections",
     "logger": "classwise.loggers",
 }
 

@@ -22,11 +22,13 @@ if TYPE_CHECKING:
     from classwise import evaluation
     from classwise import train as training_loop
     from classwise.analysis import Finding, Question
+    from classwise.attacks import Attack
     from classwise.attacks.plan import Contender
     from classwise.data import ImageSet
     from classwise.metrics.race import Race
     from classwise.metrics.result import Result
     from classwise.registry import Entry
+    from classwise.repair import Progress, Repair
     from classwise.report.gate import Gate
 
 _SHOWN = 10  # classes in a live view; the weakest of them where there are more
@@ -116,6 +118,73 @@ def gate(found: Gate) -> None:
         console.print(Text(check.sentence, style="green" if check.passed else "red"), soft_wrap=True)
     console.print(Text(f"{found.label} Bounds at {100 * found.confidence:g} % confidence."), soft_wrap=True)
     console.print(Text("Gate passed." if found.passed else "Gate failed.", style="bold"))
+
+
+@contextmanager
+def correcting(
+    images: ImageSet, which: str, rule: str, attacks: Mapping[str, Attack]
+) -> Iterator[Callable[[Progress], None]]:
+    """Show the rounds of a fit; yields what :func:`classwise.repair.repair` calls after each round."""
+    threat = next(iter(attacks.values())).threat
+    title = f"Fitting {rule} on {len(images)} images of {images.name} ({which}) at {threat} with {', '.join(attacks)}"
+
+    def draw(seen: Progress) -> _Frame:
+        n = np.bincount(images.y.cpu().numpy(), minlength=len(images.classes))
+        label = f"round {seen.number}, at most {seen.rounds}"
+        view = "under attack on the corrected model"
+        return _Frame(label, seen.number, seen.rounds, images.classes, _numpy(seen.accuracy) * n, n, view)
+
+    with _live(title, quiet=False) as show:
+        yield lambda seen: show(lambda: draw(seen))
+
+
+def corrected(found: Repair, out: Path) -> None:
+    """Print the trade-off curve of a fit, what was chosen, and where the final number comes from."""
+    curve = found.curve()
+    if curve["warning"]:
+        Console().print(Text(f"Warning (fitted_on_test): {curve['warning']}", style="yellow"), soft_wrap=True)
+    Console().print(_curve_table(curve))
+    say("In per cent of the images it was fitted on, with 95 % intervals; * is the chosen round.")
+    say("Not adaptive: worst class on candidates made against the uncorrected model; an illustration, too high.")
+    say(_chosen(curve))
+    say(curve["final_number"].replace("corrected:DIR", shlex.quote(f"corrected:{out}")))
+    say(f"The curve is in {out / 'curve.json'}; the model string is corrected:{out}")
+
+
+def _curve_table(curve: Mapping[str, Any]) -> Table:
+    headings = ("round", "average", "worst", "of class", "clean", "not adaptive")
+    table = Table(*(Column(name, justify="right") for name in headings), box=None, pad_edge=False)
+    for point in curve["rounds"]:
+        seen, worst = point["adaptive"], point["adaptive"]["worst"]
+        table.add_row(
+            f"{point['round']}{'*' if point['chosen'] else ' '}",
+            _with_interval(seen["accuracy"], seen["accuracy_interval"]),
+            _with_interval(worst["accuracy"], worst["interval"]),
+            Text(worst["class"]),
+            f"{100 * point['clean']['accuracy']:.1f}",
+            f"{100 * point['non_adaptive']['worst']['accuracy']:.1f}",
+            style="bold" if point["chosen"] else None,
+        )
+    return table
+
+
+def _with_interval(value: float, ends: Sequence[float]) -> str:
+    return f"{100 * value:.1f} ({100 * ends[0]:.1f}\u2013{100 * ends[1]:.1f})"
+
+
+def _chosen(curve: Mapping[str, Any]) -> str:
+    """Say what the chosen round gains and costs, and which classes pay."""
+    number = curve["chosen"]
+    if number == 0:
+        return f"No round had a better weakest class at a loss of {curve['max_loss']:g} points; nothing is changed."
+    base, point = (curve["rounds"][k] for k in (0, number))
+    before, after = (each["adaptive"]["worst"]["accuracy"] for each in (base, point))
+    pays = ", ".join(f"{name} {change:+.1f}" for name, change in sorted(point["paying"].items(), key=lambda e: e[1]))
+    low, high = point["average_change_interval"]
+    return (
+        f"Round {number}: worst class {before:.1%} to {after:.1%}, average {point['average_change']:+.1f} points "
+        f"(95 % interval {low:+.1f} to {high:+.1f}); classes that pay: {pays or 'none'}."
+    )
 
 
 def next_steps(page: Path, out: Path) -> None:

@@ -74,7 +74,7 @@ def put_head(model: nn.Module, text: str, scale: float | None = None) -> None:
     name, settings = parse(text)
     if name not in HEADS:
         raise InputError(unknown("head", name, HEADS))
-    linear = [(path, layer) for path, layer in model.named_modules() if isinstance(layer, nn.Linear)]
+    linear = _linear_layers(model)
     if not linear:
         raise InputError(f"The head {text!r} takes the place of a model's last linear layer, and this model has none.")
     path, last = linear[-1]
@@ -87,6 +87,27 @@ def put_head(model: nn.Module, text: str, scale: float | None = None) -> None:
     setattr(model.get_submodule(parent), attribute, head.to(last.weight.device))
 
 
+def linear_head(model: nn.Module, x: Tensor) -> nn.Linear | None:
+    """Return the linear layer whose output the logits are, None if there is none.
+
+    Args:
+        model: takes [0, 1], returns logits.
+        x: a few images (N, C, H, W), which show whether its last linear layer is that layer.
+    """
+    said: list[Tensor] = []
+    layers = _linear_layers(model)
+    if not layers:
+        return None
+    last = layers[-1][1]
+    with last.register_forward_hook(lambda layer, inputs, output: said.append(output)), torch.no_grad():
+        logits = model(x)
+    return last if len(said) == 1 and torch.equal(said[0], logits) else None
+
+
 def cosine_head(model: nn.Module) -> CosineHead | None:
     """Return the cosine head of a model, None if it has none."""
     return next((layer for layer in model.modules() if isinstance(layer, CosineHead)), None)
+
+
+def _linear_layers(model: nn.Module) -> list[tuple[str, nn.Linear]]:
+    return [(path, layer) for path, layer in model.named_modules() if isinstance(layer, nn.Linear)]

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from classwise import registry
 from classwise.errors import InputError
 from classwise.models.checkpoint import State, fill, read_weights
+from classwise.models.corrected import load_corrected
 from classwise.models.exported import exported
 from classwise.models.factory import from_file
 from classwise.models.foreign import foreign_code
@@ -36,6 +37,7 @@ def load_model(text: str, *, num_classes: int | None = None, shape: Shape | None
     ``ARCH(head='cosine(scale=10)')``     the same with another last layer, see :mod:`classwise.models.heads`
     ``ARCH@FILE``                         weights from .safetensors, .pt or .pth
     ``run:FOLDER``, ``run:FOLDER@last``   best (or last) weights of a training run; of its average by ``@ema-best``
+    ``corrected:FOLDER``                  any of these forms with a decision rule that ``classwise correct`` fitted
     ``file.py:factory``                   what a function or class in a Python file makes; **runs the file**
     ``timm:NAME``, ``torchvision:NAME``   pretrained, with its normalisation; ``@FILE`` takes weights from there
     ``export:FILE.pt2``                   a program written by ``torch.export.save``
@@ -74,6 +76,8 @@ def _load(text: str, data: _Data, state: State | None = None) -> nn.Module:
     kind, _, rest = text.partition(":")
     if kind == "run":
         return _run(rest, data, state)
+    if kind == "corrected":
+        return load_corrected(_path(rest), lambda text, inner: _load(text, data, inner), state)
     if kind == "export":
         return exported(_path(rest))
     if kind in ("timm", "torchvision"):

@@ -1,0 +1,125 @@
+"""A model with a correction behind it, and the folder that holds it: ``corrected:FOLDER``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from classwise import registry
+from classwise.errors import InputError
+from classwise.files import write_bytes, write_json
+from classwise.models.checkpoint import State, read_weights, weights_sha256
+from classwise.models.foreign import foreign_code
+
+RECORD = "corrected.json"
+TENSORS = "correction.safetensors"
+FITTED_ON_TEST = (
+    "The decision rule of this model was fitted on test images, so its accuracy on them is too high; fit it on "
+    "held-out images."
+)
+"""What every output says of such a model."""
+
+_NEEDED = ("model", "sha256", "rule", "fitted_on_test")
+
+
+class Corrected(nn.Module):
+    """A model and the decision rule on its logits, as one function, which is what must be attacked.
+
+    Args:
+        model: takes [0, 1], returns logits.
+        correction: maps logits to logits.
+        fitted_on_test: whether the correction was fitted on test images. A buffer, so that the stamp travels with the
+            weights and is part of their hash.
+    """
+
+    fitted_on_test: Tensor
+
+    def __init__(self, model: nn.Module, correction: nn.Module, *, fitted_on_test: bool = False) -> None:
+        super().__init__()
+        self.model = model
+        self.correction = correction
+        self.register_buffer("fitted_on_test", torch.tensor(fitted_on_test))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map images (N, C, H, W) in [0, 1] to corrected logits (N, K)."""
+        logits: Tensor = self.correction(self.model(x))
+        return logits
+
+
+def fitted_on_test(model: nn.Module) -> bool:
+    """Tell whether a correction anywhere in the model was fitted on test images."""
+    return any(isinstance(part, Corrected) and bool(part.fitted_on_test) for part in model.modules())
+
+
+def save_corrected(model: Corrected, text: str, rule: str, folder: Path, about: Mapping[str, Any]) -> None:
+    """Write the folder that ``corrected:FOLDER`` reads; the weights of the model itself are not copied.
+
+    Args:
+        model: the corrected model.
+        text: model string of the uncorrected one.
+        rule: name of the correction, settings included.
+        folder: where to write.
+        about: how it was fitted, for the record.
+
+    Raises:
+        InputError: the folder cannot be written.
+    """
+    tensors = {name: value.cpu().contiguous().clone() for name, value in model.correction.state_dict().items()}
+    write_bytes(folder / TENSORS, safetensors.torch.save(tensors))
+    record = {"model": text, "sha256": weights_sha256(model.model), "rule": rule}
+    write_json(folder / RECORD, {**about, **record, "fitted_on_test": bool(model.fitted_on_test)})
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """Return what a folder says of its corrected model: model, sha256, rule, fitted_on_test and how it was fitted.
+
+    Raises:
+        InputError: there is no such record, or it is damaged.
+    """
+    path = folder / RECORD
+    if not path.is_file():
+        raise InputError(
+            f"{folder} holds no corrected model: it has no {RECORD}; give one that `classwise correct` wrote."
+        )
+    with foreign_code(f"{path} cannot be read", "fit the correction again"):
+        record = json.loads(path.read_text(encoding="utf-8"))
+        lacking = [key for key in _NEEDED if key not in record]
+    if lacking:
+        raise InputError(f"{path} lacks {', '.join(lacking)}; fit the correction again.")
+    assert isinstance(record, dict)
+    return record
+
+
+def load_corrected(folder: Path, load: Callable[[str, State | None], nn.Module], state: State | None) -> Corrected:
+    """Build the model of a folder.
+
+    Args:
+        folder: written by :func:`save_corrected`.
+        load: makes the uncorrected model of a model string, without fetching weights where it is given a state.
+        state: of the corrected model, where a training run will fill it in; None for the weights it was fitted to.
+
+    Raises:
+        InputError: the folder is damaged, or the model string no longer names the weights that were corrected.
+    """
+    record = read_record(folder)
+    inner = None if state is None else {k.removeprefix("model."): v for k, v in state.items() if k.startswith("model.")}
+    model = load(record["model"], inner)
+    if state is None and (found := weights_sha256(model)) != record["sha256"]:
+        raise InputError(
+            f"{folder} corrects {record['model']} with weights {record['sha256'][:12]}, but its weights are now "
+            f"{found[:12]}; restore them, or fit the correction again."
+        )
+    return Corrected(model, _correction(folder, record["rule"]), fitted_on_test=bool(record["fitted_on_test"]))
+
+
+def _correction(folder: Path, rule: str) -> nn.Module:
+    tensors = read_weights(folder / TENSORS)
+    with foreign_code(f"{folder / TENSORS} does not hold {rule!r}", "fit the correction again"):
+        correction: nn.Module = registry.build("correction", rule).module(**tensors)
+    return correction
