@@ -21,6 +21,7 @@ LAYER_1 = LAYER_0 | {"attacks"}
 LAYER_2 = LAYER_1 | {"methods", "wrappers", "selection"}
 LAYER_3 = LAYER_2 | {"memory", "records", "engine", "ladder", "flags", "probe", "evaluation", "report"}
 LAYER_4 = LAYER_3 | {"divergence", "train"}
+STUDIES = {"arguments", "study", "trials", "campaign", "standings"}
 MAY_IMPORT = {
     "__init__": LAYER_4,
     "errors": set(),
@@ -49,9 +50,13 @@ MAY_IMPORT = {
     "divergence": {"errors", "losses"},
     "train": LAYER_2 | {"__init__", "divergence", "engine", "evaluation", "memory"},
     "interop": LAYER_4,
-    "arguments": LAYER_1,
-    "terminal": LAYER_4,
-    "cli": LAYER_4 | {"__init__", "arguments", "loggers", "terminal", "interop"},
+    "arguments": LAYER_4,
+    "study": LAYER_4 | {"arguments"},
+    "trials": LAYER_4 | {"__init__", "arguments", "study"},
+    "campaign": LAYER_4 | {"arguments", "trials"},
+    "standings": LAYER_3 | {"__init__", "study", "trials"},
+    "terminal": LAYER_4 | {"campaign", "trials"},
+    "cli": LAYER_4 | {"__init__", "loggers", "terminal", "interop"} | STUDIES,
 }
 
 

@@ -1,4 +1,4 @@
-"""The command line: ``classwise demo | train | evaluate | report | list``.
+"""The command line: ``classwise demo | train | evaluate | report | study | list``.
 
 Options come from the typed signatures below. PyTorch is imported only once a command runs, so help is instant; this
 module names no type of a heavy package even for the type checker, since jsonargparse imports what annotations name,
@@ -13,7 +13,6 @@ import re
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
@@ -24,7 +23,7 @@ from classwise.errors import InputError
 from classwise.registry import unknown
 
 Listed = Literal["attacks", "suites", "plans", "losses", "methods", "wrappers", "models", "data", "recipes", "loggers"]
-_SWITCHES = ("download", "sync_batchnorm")
+_SWITCHES = ("download", "sync_batchnorm", "plan", "status", "shrink")
 # How jsonargparse's messages become the end of one plain sentence.
 _PLAIN = (
     (r'Parser key "(\w+)":', r"\1:"),
@@ -98,15 +97,12 @@ def train_model(
     """
     from classwise import arguments, terminal
     from classwise import loggers as logging
-    from classwise.train import Run, fit
+    from classwise.train import fit
 
     images = arguments.training_images(data, data_dir, limit, seed, download)
     plan = arguments.recipe(recipe, data)
-    text = arguments.normalised(arguments.start(model), images, plan)
-    run = Run(text, method, plan, arguments.threat(data, eps, norm), seed, wrappers)
-    defence = arguments.method(method, images, run.attack, seed)
-    run = replace(run, model=arguments.headed(run.model, defence.head))
-    network = arguments.model(run.model, images, seed)
+    threat = arguments.threat(data, eps, norm)
+    run, defence, network = arguments.training(method, model, images, plan, threat, seed, wrappers)
     fabric = arguments.fabric(accelerator, devices, num_nodes, precision, logging.build(loggers, out), strategy)
     if sync_batchnorm:
         network = arguments.synchronised(network, fabric)
@@ -223,6 +219,50 @@ def make_report(
     return page
 
 
+def run_study(
+    file: Path,
+    out: Path | None = None,
+    data_dir: Path | None = None,
+    jobs: int = 1,
+    accelerator: str = "auto",
+    plan: bool = False,
+    status: bool = False,
+    shrink: bool = False,
+) -> None:
+    """Train and evaluate every method of a study with every seed, and end in one table; what is done is skipped.
+
+    Args:
+        file: TOML file that says what is trained on what and how it is evaluated, see docs/studies.md.
+        out: folder of the study; runs/NAME if not given.
+        data_dir: folder that holds the data set.
+        jobs: runs side by side, each in a process of its own with one thread.
+        accelerator: cpu, cuda or auto.
+        plan: list every run with the time it is expected to take, and start nothing.
+        status: list what is done, running, failed and open, and start nothing.
+        shrink: the same grid in seconds: one seed, few images, two epochs, a tiny network, weak attacks.
+    """
+    command = _command_line("study", locals())
+    from classwise import arguments, campaign, standings, terminal
+    from classwise import study as studies
+    from classwise.trials import Where, grid
+
+    found = studies.read(file)
+    if shrink:
+        found = found.shrunk(len(arguments.images(found.data, data_dir, "test", None, 0).classes))
+    where = Where(out or Path("runs") / found.name, data_dir, accelerator, command)
+    trials = grid(found, where)
+    if plan:
+        return terminal.plan(campaign.estimates(trials, where), where.out, jobs)
+    if status:
+        return terminal.states(trials, where.out)
+    terminal.say(f"{found.name}: {len(trials)} runs into {where.out}")
+    with terminal.counting(len(trials), where.out) as tell:
+        states = campaign.run_all(trials, where, jobs, tell)
+    rows = standings.rows(trials, where.out)
+    terminal.standings(standings.sheet(found, rows), standings.write(found, trials, rows, where.out))
+    return terminal.refuse_unfinished(states, where.out)
+
+
 def list_names(what: Listed) -> None:
     """Show what settings and options can name, each with one line and its source.
 
@@ -251,6 +291,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "train": train_model,
     "evaluate": evaluate_model,
     "report": make_report,
+    "study": run_study,
     "list": list_names,
 }
 
