@@ -268,9 +268,13 @@ def test_every_run_of_a_committed_study_can_be_built(
 
 
 def test_a_committed_study_runs_shrunk(
-    stand_ins: Callable[..., Images], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    stand_ins: Callable[..., Images],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """From the plan to the table, by the command line; a second start finds everything done."""
+    monkeypatch.setenv("COLUMNS", "200")
     path = next(path for path in COMMITTED if path.stem == "paper-mnist")
     words = ["study", str(path), "--shrink", "--out", str(tmp_path / "out")]
     assert main([*words, "--plan"]) == main([*words, "--status"]) == 0

@@ -151,7 +151,8 @@ def plan(found: Mapping[Trial, campaign.Estimate], out: Path, jobs: int) -> None
 
 def states(trials: Sequence[Trial], out: Path) -> None:
     """List how far each run of a study is."""
-    table = Table(Column("run", no_wrap=True), "state", "epochs", "folder, or what went wrong", box=None)
+    last = Column("folder, or what went wrong", overflow="fold")  # to be copied
+    table = Table(Column("run", no_wrap=True), "state", "epochs", last, box=None)
     counts: dict[str, int] = {}
     for trial in trials:
         state = trial.state(out)
