@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +103,7 @@ def finished(tmp_path: Path, seed: int, code: str) -> Trial:
 
 def test_the_files_hold_what_was_found_and_say_what_is_missing(tmp_path: Path) -> None:
     trials = [finished(tmp_path, 0, "a"), trial("at", seed=1)]
-    found = rows(trials, tmp_path)
+    found = rows(STUDY, trials, tmp_path)
     assert [(each.name, list(each.results), each.wanted) for each in found] == [("at", [0], 2)]
     standings.write(STUDY, trials, found, tmp_path)
     record = json.loads((tmp_path / "table.json").read_text(), parse_constant=pytest.fail)
@@ -114,5 +115,12 @@ def test_the_files_hold_what_was_found_and_say_what_is_missing(tmp_path: Path) -
 
 def test_rows_made_by_different_code_are_told(tmp_path: Path) -> None:
     trials = [finished(tmp_path, 0, "aaaa"), finished(tmp_path, 1, "bbbb")]
-    standings.write(STUDY, trials, rows(trials, tmp_path), tmp_path)
+    standings.write(STUDY, trials, rows(STUDY, trials, tmp_path), tmp_path)
     assert "2 states of the code, aaaa, bbbb" in (tmp_path / "table.md").read_text()
+
+
+def test_rows_have_the_order_of_the_file_whatever_is_done_first(tmp_path: Path) -> None:
+    study = replace(STUDY, method=(Entry("rslad", "student", teacher="at"), Entry("at")))
+    base = trial("at")
+    found = rows(study, [base, trial("student", teacher=base)], tmp_path)
+    assert [each.name for each in found] == ["student", "at"]

@@ -258,7 +258,7 @@ def run_study(
     terminal.say(f"{found.name}: {len(trials)} runs into {where.out}")
     with terminal.counting(len(trials), where.out) as tell:
         states = campaign.run_all(trials, where, jobs, tell)
-    rows = standings.rows(trials, where.out)
+    rows = standings.rows(found, trials, where.out)
     terminal.standings(standings.sheet(found, rows), standings.write(found, trials, rows, where.out))
     return terminal.refuse_unfinished(states, where.out)
 

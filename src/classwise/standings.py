@@ -72,8 +72,9 @@ class Row:
         }
 
 
-def rows(trials: Iterable[Trial], out: Path) -> list[Row]:
-    """Gather what is finished of a study, in its order."""
+def rows(study: Study, trials: Iterable[Trial], out: Path) -> list[Row]:
+    """Gather what is finished of a study, in the order of its file."""
+    place = {entry.name: number for number, entry in enumerate(study.method)}
     found: dict[tuple[str, str, str], list[Trial]] = {}
     for trial in trials:
         for weights in trial.weights:
@@ -84,7 +85,7 @@ def rows(trials: Iterable[Trial], out: Path) -> list[Row]:
         done = {seed: result for seed, result in results.items() if result is not None}
         seconds = {trial.seed: training_seconds(trial, out) for trial in group if trial.seed in done}
         made.append(Row(name, model, weights, len(group), done, seconds))
-    return made
+    return sorted(made, key=lambda row: place[row.name])
 
 
 def training_seconds(trial: Trial, out: Path) -> float:
@@ -120,8 +121,8 @@ def sheet(study: Study, found: Sequence[Row]) -> Sheet:
             for measure, spare in zip(MEASURES, (False, False, True, True), strict=True)
         ),
         Column("worst classes", ("worst_classes",), words=True),
-        Column("seconds", ("seconds",)),
-        Column("seeds", ("seeds",)),
+        Column("seconds", ("seconds",), spare=True),
+        Column("seeds", ("seeds",), spare=True),
     )
     worst = [row.values(WORST_CASE, "worst") for row in found]
     means = [fmean(values) if values else -math.inf for values in worst]
