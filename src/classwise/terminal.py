@@ -143,10 +143,11 @@ def plan(found: Mapping[Trial, campaign.Estimate], out: Path, jobs: int) -> None
     console = Console()
     console.print(table)
     training, evaluation, unknown = total(found.values())
-    rest = f", evaluations of {unknown} runs not known before one of the model is done" if unknown else ""
-    say(f"{len(found)} runs: {duration(training)} of training, {duration(evaluation)} of evaluation{rest}.")
+    say(f"{len(found)} runs: {duration(training)} of training, {duration(evaluation)} of evaluation as far as known.")
+    if unknown:
+        say(f"What the evaluations of {unknown} runs take is known once one with the same model is done.")
     if jobs > 1:
-        say(f"With --jobs {jobs} at best a {jobs}th of that, where the machine has as many idle cores.")
+        say(f"With --jobs {jobs} at best {duration((training + evaluation) / jobs)}, given as many idle cores.")
 
 
 def states(trials: Sequence[Trial], out: Path) -> None:
