@@ -6,6 +6,8 @@ import hashlib
 import json
 import os
 import stat
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -115,3 +117,34 @@ def test_the_sum_of_a_file_is_its_sha256(tmp_path: Path, content: bytes) -> None
 def test_the_sum_of_abc_is_the_published_one(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"abc")
     assert files.sha256(tmp_path / "file") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def test_a_lock_has_one_holder_at_a_time(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "lock"
+    with files.held(path) as first:
+        with files.held(path) as second:
+            assert (first, second) == (True, False)
+        with files.held(path) as third:
+            assert not third
+    with files.held(path) as later:
+        assert later
+
+
+def test_a_lock_ends_with_the_process_that_holds_it(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    script = f"import fcntl, time; f = open({str(path)!r}, 'a'); fcntl.flock(f, fcntl.LOCK_EX); print(1, flush=True)"
+    with subprocess.Popen([sys.executable, "-c", f"{script}; time.sleep(60)"], stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"1\n"
+        with files.held(path) as free:
+            assert not free
+        other.kill()
+        other.wait()
+    with files.held(path) as free:
+        assert free
+
+
+def test_a_lock_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    (tmp_path / "a").touch()
+    with pytest.raises(InputError, match="choose another folder"), files.held(tmp_path / "a" / "lock"):
+        pass

@@ -32,6 +32,7 @@ LAYER_3 = LAYER_2 | {
     "analysis",
 }
 LAYER_4 = LAYER_3 | {"divergence", "train"}
+STUDIES = {"arguments", "study", "trials", "campaign", "standings"}
 MAY_IMPORT = {
     "__init__": LAYER_4,
     "errors": set(),
@@ -64,9 +65,13 @@ MAY_IMPORT = {
     "train": LAYER_2 | {"__init__", "divergence", "engine", "evaluation", "memory"},
     "homing": LAYER_4,
     "interop": LAYER_4,
-    "arguments": LAYER_1 | {"analysis"},
-    "terminal": LAYER_4,
-    "cli": LAYER_4 | {"__init__", "arguments", "loggers", "terminal", "interop", "homing"},
+    "arguments": LAYER_4,
+    "study": LAYER_4 | {"arguments"},
+    "trials": LAYER_4 | {"__init__", "arguments", "study"},
+    "campaign": LAYER_4 | {"arguments", "trials"},
+    "standings": LAYER_3 | {"__init__", "study", "trials"},
+    "terminal": LAYER_4 | {"campaign", "trials"},
+    "cli": LAYER_4 | {"__init__", "loggers", "terminal", "interop", "homing"} | STUDIES,
 }
 
 

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from lightning_fabric import Fabric
@@ -33,6 +33,7 @@ from classwise.models.corrected import RECORD, read_record
 from classwise.models.load import RUN_FOLDER
 from classwise.recipes import Recipe
 from classwise.threat import ThreatModel, parse_eps, parse_norm
+from classwise.train import Run
 
 _RECIPES = {"digits": "digits", "mnist": "mnist", "svhn": "svhn"}
 _DEFAULT_RECIPE = "pang2021"
@@ -176,7 +177,7 @@ def normalised(model: str, train: Images, plan: Recipe) -> str:
     pixels = train.x.transpose(0, 1).flatten(1).double() / 255
     settings["mean"] = [round(value, 4) for value in pixels.mean(1).tolist()]
     settings["std"] = [round(value, 4) for value in pixels.std(1).tolist()]
-    return _written(name, settings)
+    return written(name, settings)
 
 
 def headed(model: str, head: str | None) -> str:
@@ -192,10 +193,11 @@ def headed(model: str, head: str | None) -> str:
     wanted, given = registry.parse(head), registry.parse(str(settings.get("head", head)))
     if given not in (wanted, (wanted[0], {})):
         raise InputError(f"The training method needs the head {head!r}, and {model!r} names another; leave it out.")
-    return _written(name, {**settings, "head": head}) + at + file
+    return written(name, {**settings, "head": head}) + at + file
 
 
-def _written(name: str, settings: Mapping[str, Any]) -> str:
+def written(name: str, settings: Mapping[str, Any]) -> str:
+    """Return ``name(key=value, …)``, which :func:`classwise.registry.parse` reads."""
     inside = ", ".join(f"{key}={value!r}" for key, value in settings.items())
     return f"{name}({inside})" if inside else name
 
@@ -212,7 +214,7 @@ def method(text: str, data: ImageSet, attack: PGD, seed: int) -> Any:
         InputError: no such method, setting or class, or a teacher that cannot teach these data.
     """
     name, settings = registry.parse(text)
-    asked = inspect.signature(registry.entry("method", name).build).parameters
+    asked = taken_by(registry.entry("method", name))
     given: dict[str, Any] = {}
     if "groups" in asked:
         members = data.groups.values()
@@ -221,7 +223,41 @@ def method(text: str, data: ImageSet, attack: PGD, seed: int) -> Any:
         given["teacher"] = teacher(settings.pop("teacher"), data, seed)
     if "classes" in asked and "classes" in settings:
         given["classes"] = class_numbers(settings.pop("classes"), data.classes)
-    return registry.build("method", _written(name, settings), len(data.classes), attack, **given)
+    return registry.build("method", written(name, settings), len(data.classes), attack, **given)
+
+
+def taken_by(entry: registry.Entry) -> set[str]:
+    """Return the names of the settings that something registered can be built with."""
+    return set(inspect.signature(entry.build).parameters)
+
+
+class Training(NamedTuple):
+    """What :func:`classwise.fit` is called with."""
+
+    run: Run
+    method: Any
+    network: nn.Module
+
+
+def training(
+    method_text: str,
+    model_text: str,
+    train: Images,
+    plan: Recipe,
+    threat: ThreatModel,
+    seed: int,
+    wrappers: str = "",
+) -> Training:
+    """Build what the words of a training run name, and check that it goes together.
+
+    Raises:
+        InputError: something is unknown, or does not fit the data or the method.
+    """
+    text = normalised(start(model_text), train, plan)
+    run = Run(text, method_text, plan, threat, seed, wrappers)
+    built = method(method_text, train, run.attack, seed)
+    run = replace(run, model=headed(run.model, built.head))
+    return Training(run, built, model(run.model, train, seed))
 
 
 def class_numbers(classes: Any, known: Sequence[str]) -> Any:

@@ -1,4 +1,4 @@
-"""The command line: ``classwise demo | train | evaluate | correct | report | analyse | compare | homing | list``.
+"""The command line: ``classwise train``, ``evaluate``, ``report`` and the others of ``COMMANDS``.
 
 Options come from the typed signatures below. PyTorch is imported only once a command runs, so help is instant; this
 module names no type of a heavy package even for the type checker, since jsonargparse imports what annotations name,
@@ -13,7 +13,6 @@ import re
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
@@ -40,7 +39,7 @@ Listed = Literal[
 # Positional arguments that take several words, with the help of each; jsonargparse wants a list in brackets.
 _SEVERAL = {"runs": "folders that `classwise evaluate --out` or `classwise train --out` wrote."}
 _GATE_CLOSED = 3
-_SWITCHES = ("download", "sync_batchnorm", "fit_on_test")
+_SWITCHES = ("download", "sync_batchnorm", "fit_on_test", "plan", "status", "shrink")
 # How jsonargparse's messages become the end of one plain sentence.
 _PLAIN = (
     (r'Parser key "(\w+)":', r"\1:"),
@@ -114,15 +113,12 @@ def train_model(
     """
     from classwise import arguments, terminal
     from classwise import loggers as logging
-    from classwise.train import Run, fit
+    from classwise.train import fit
 
     images = arguments.training_images(data, data_dir, limit, seed, download)
     plan = arguments.recipe(recipe, data)
-    text = arguments.normalised(arguments.start(model), images, plan)
-    run = Run(text, method, plan, arguments.threat(data, eps, norm), seed, wrappers)
-    defence = arguments.method(method, images, run.attack, seed)
-    run = replace(run, model=arguments.headed(run.model, defence.head))
-    network = arguments.model(run.model, images, seed)
+    threat = arguments.threat(data, eps, norm)
+    run, defence, network = arguments.training(method, model, images, plan, threat, seed, wrappers)
     fabric = arguments.fabric(accelerator, devices, num_nodes, precision, logging.build(loggers, out), strategy)
     if sync_batchnorm:
         network = arguments.synchronised(network, fabric)
@@ -462,14 +458,12 @@ def study_homing(
 
     from classwise import arguments, files, registry, terminal
     from classwise.homing import Study
-    from classwise.train import Run, fit
+    from classwise.train import fit
 
     train = arguments.training_images(data, data_dir, limit, seed, download)
     test = arguments.training_images(data, data_dir, test_limit, seed, download, "test")
     threat, plan = arguments.threat(data, eps, norm), arguments.recipe(recipe, data)
-    run = Run(arguments.normalised(model, train, plan), method, plan, threat, seed)
-    head = registry.build("method", method, len(train.classes), run.attack).head
-    run = replace(run, model=arguments.headed(run.model, head))
+    run = arguments.training(method, model, train, plan, threat, seed).run
     first = registry.build("attack", "pgd(keep='last')", threat)
     again = arguments.attacks(attacks, threat, test, seed)
     trainer = partial(fit, arguments.fabric(accelerator, 1))
@@ -488,6 +482,50 @@ def _save_findings(findings: Sequence[Any], json: Path | None, markdown: Path | 
     if markdown is not None:
         files.write_text(markdown, finding.markdown(findings))
     terminal.wrote([path for path in (json, markdown) if path is not None])
+
+
+def run_study(
+    file: Path,
+    out: Path | None = None,
+    data_dir: Path | None = None,
+    jobs: int = 1,
+    accelerator: str = "auto",
+    plan: bool = False,
+    status: bool = False,
+    shrink: bool = False,
+) -> None:
+    """Train and evaluate every method of a study with every seed, and end in one table; what is done is skipped.
+
+    Args:
+        file: TOML file that says what is trained on what and how it is evaluated, see docs/studies.md.
+        out: folder of the study; runs/NAME if not given.
+        data_dir: folder that holds the data set.
+        jobs: runs side by side, each in a process of its own with one thread.
+        accelerator: cpu, cuda or auto.
+        plan: list every run with the time it is expected to take, and start nothing.
+        status: list what is done, running, failed and open, and start nothing.
+        shrink: the same grid in seconds: one seed, few images, two epochs, a tiny network, weak attacks.
+    """
+    command = _command_line("study", locals())
+    from classwise import arguments, campaign, standings, terminal
+    from classwise import study as studies
+    from classwise.trials import Where, grid
+
+    found = studies.read(file)
+    if shrink:
+        found = found.shrunk(len(arguments.images(found.data, data_dir, "test", None, 0).classes))
+    where = Where(out or Path("runs") / found.name, data_dir, accelerator, command)
+    trials = grid(found, where)
+    if plan:
+        return terminal.plan(campaign.estimates(trials, where), where.out, jobs)
+    if status:
+        return terminal.states(trials, where.out)
+    terminal.say(f"{found.name}: {len(trials)} runs into {where.out}")
+    with terminal.counting(len(trials), where.out) as tell:
+        states = campaign.run_all(trials, where, jobs, tell)
+    rows = standings.rows(found, trials, where.out)
+    terminal.standings(standings.sheet(found, rows), standings.write(found, trials, rows, where.out))
+    return terminal.refuse_unfinished(states, where.out)
 
 
 def list_names(what: Listed) -> None:
@@ -528,6 +566,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "analyse": analyse_runs,
     "compare": compare_runs,
     "homing": study_homing,
+    "study": run_study,
     "list": list_names,
 }
 

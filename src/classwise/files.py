@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import glob
 import hashlib
 import json
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +56,27 @@ def write_json(path: Path, value: Any) -> None:
         ValueError: the value holds NaN or infinity, which JSON cannot say; use None.
     """
     write_text(path, json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+@contextmanager
+def held(path: Path) -> Iterator[bool]:
+    """Hold the lock file at ``path``, and yield whether it could be had; whatever ends the process lets go of it.
+
+    Raises:
+        InputError: the folder cannot be made or written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("a")
+    except OSError as error:
+        raise InputError(f"Cannot write {path}: {error.strerror or error}; choose another folder.") from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
 
 
 def sha256(path: Path) -> str:

@@ -17,9 +17,10 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from classwise import selection
+from classwise.errors import InputError
 
 if TYPE_CHECKING:
-    from classwise import evaluation
+    from classwise import campaign, evaluation
     from classwise import train as training_loop
     from classwise.analysis import Finding, Question
     from classwise.attacks import Attack
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from classwise.registry import Entry
     from classwise.repair import Progress, Repair
     from classwise.report.gate import Gate
+    from classwise.report.sheet import Sheet
+    from classwise.trials import State, Trial
 
 _SHOWN = 10  # classes in a live view; the weakest of them where there are more
 _BAR = 30
@@ -242,6 +245,107 @@ def found(findings: Sequence[Finding], unanswered: Sequence[str]) -> None:
             )
     for reason in unanswered:
         console.print(Text(f"Not answered: {reason}"), soft_wrap=True)
+
+
+def plan(found: Mapping[Trial, campaign.Estimate], out: Path, jobs: int) -> None:
+    """List the runs of a study with the time that they are expected to take."""
+    from classwise.campaign import total
+
+    table = Table(Column("run", no_wrap=True), "state", "training", "evaluation", "estimated from", box=None)
+    for trial, estimate in found.items():
+        left = [duration(estimate.training), duration(estimate.evaluation)]
+        table.add_row(*(Text(cell) for cell in (trial.title, trial.state(out), *left, estimate.basis)))
+    console = Console()
+    console.print(table)
+    training, evaluation, unknown = total(found.values())
+    say(f"{len(found)} runs: {duration(training)} of training, {duration(evaluation)} of evaluation as far as known.")
+    if unknown:
+        say(f"What the evaluations of {unknown} runs take is known once one with the same model is done.")
+    if jobs > 1:
+        say(f"With --jobs {jobs} at best {duration((training + evaluation) / jobs)}, given as many idle cores.")
+
+
+def states(trials: Sequence[Trial], out: Path) -> None:
+    """List how far each run of a study is."""
+    last = Column("folder, or what went wrong", overflow="fold")  # to be copied
+    table = Table(Column("run", no_wrap=True), "state", "epochs", last, box=None)
+    counts: dict[str, int] = {}
+    for trial in trials:
+        state = trial.state(out)
+        counts[state] = counts.get(state, 0) + 1
+        epochs = f"{trial.epochs(out)}/{trial.recipe.epochs}"
+        table.add_row(*(Text(cell) for cell in (trial.title, state, epochs, _remark(trial, state, out))))
+    Console().print(table)
+    say(f"{len(trials)} runs: {', '.join(f'{count} {state}' for state, count in counts.items())}.")
+
+
+@contextmanager
+def counting(runs: int, out: Path) -> Iterator[Callable[[Trial, State], None]]:
+    """Say of each run of a study how it ended; yields what :func:`classwise.campaign.run_all` calls."""
+    ended = list[str]()
+
+    def tell(trial: Trial, state: State) -> None:
+        ended.append(trial.title)
+        found = [f"{weights} {_robust(result)}" for weights, result in trial.results(out).items()]
+        remark = "; ".join(found) if state == "done" else _remark(trial, state, out)
+        say(f"[{len(ended)}/{runs}] {trial.title}: {state}; {remark}")
+
+    yield tell
+
+
+def standings(sheet: Sheet, paths: Sequence[Path]) -> None:
+    """Print the table of a study, and name the files that hold it."""
+    from classwise.report.sheet import to_rich
+
+    console = Console()
+    console.print(to_rich(sheet, console.width))
+    wrote(paths)
+
+
+def refuse_unfinished(found: Mapping[Trial, State], out: Path) -> None:
+    """Say which runs of a study are not done, if any.
+
+    Raises:
+        InputError: with the first of those that failed, or what else holds the study up.
+    """
+    left = [trial for trial, state in found.items() if state != "done"]
+    failed = [trial for trial in left if found[trial] == "failed"]
+    if failed:
+        raise InputError(
+            f"{len(failed)} of {len(found)} runs failed, and {len(left) - len(failed)} wait; {failed[0].title}: "
+            f"{failed[0].failure(out)}"
+        )
+    if left:
+        raise InputError(
+            f"{len(left)} of {len(found)} runs belong to another process or wait for one; come back later."
+        )
+
+
+def duration(seconds: float | None) -> str:
+    """Return a time as a person says it.
+
+    Example:
+        >>> duration(42.3), duration(125), duration(7300), duration(None)
+        ('42 s', '2 min', '2.0 h', '–')
+    """
+    if seconds is None:
+        return "–"
+    return (
+        f"{seconds:.0f} s"
+        if seconds < 120
+        else f"{seconds / 60:.0f} min"
+        if seconds < 7200
+        else f"{seconds / 3600:.1f} h"
+    )
+
+
+def _remark(trial: Trial, state: str, out: Path) -> str:
+    return trial.failure(out) if state == "failed" else str(trial.folder(out))
+
+
+def _robust(result: Result) -> str:
+    table = result.table()
+    return f"robust {table['accuracy']:.1%} (worst {table['worst']['class']} {table['worst']['accuracy']:.1%})"
 
 
 class _Frame:

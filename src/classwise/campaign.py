@@ -1,0 +1,213 @@
+"""All runs of a study: in which order and how many at once, and how long that will take."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import torch
+
+from classwise import arguments, registry
+from classwise.errors import InputError
+from classwise.metrics.result import Result
+from classwise.train import fit
+from classwise.trials import State, Trial, Where, log, perform, prepared
+
+_MEASURED_IMAGES, _MEASURED_BATCH = 4, 16  # images a class, and a batch, of a short timing
+
+
+def run_all(
+    trials: Sequence[Trial], where: Where, jobs: int = 1, tell: Callable[[Trial, State], None] | None = None
+) -> dict[Trial, State]:
+    """Do every run that is not done, each after those it needs; what fails holds up only what needs it.
+
+    Args:
+        trials: each after those it needs, as :func:`classwise.trials.grid` gives them.
+        where: folders and device.
+        jobs: how many side by side, each in a process of its own with one thread; 1 for one after another, here.
+        tell: called when a run has come to its end.
+
+    Returns:
+        "done", "failed", "running" where another process has the run, or "open" where one that it needs is not done.
+
+    Raises:
+        InputError: jobs is below 1, or a process died.
+    """
+    if jobs < 1:
+        raise InputError(f"--jobs is {jobs}, but must be at least 1.")
+    states: dict[Trial, State] = {}
+    going: dict[Future[State], Trial] = {}
+    left = list(trials)
+    with _pool(jobs) as pool:
+        while left or going:
+            for trial in _ready(left, states, jobs - len(going)):
+                left.remove(trial)
+                going[pool.submit(perform, trial, where)] = trial
+            if not going:
+                break
+            for future in wait(going, return_when=FIRST_COMPLETED).done:
+                trial = going.pop(future)
+                states[trial] = _ended(future)
+                if tell is not None:
+                    tell(trial, states[trial])
+    return {trial: states.get(trial, "open") for trial in trials}
+
+
+def _ready(left: Iterable[Trial], states: Mapping[Trial, State], places: int) -> list[Trial]:
+    """Return the next runs for which there is a place, and all that they need is done."""
+    ready = (trial for trial in left if all(states.get(source) == "done" for source in trial.sources))
+    return [trial for trial, _ in zip(ready, range(places), strict=False)]
+
+
+def _ended(future: Future[State]) -> State:
+    try:
+        return future.result()
+    except BrokenProcessPool as error:
+        raise InputError(
+            "A process of the study died, perhaps for want of memory; run the same command to go on, with fewer --jobs."
+        ) from error
+
+
+def _pool(jobs: int) -> Executor:
+    if jobs == 1:
+        return _Here()
+    context = multiprocessing.get_context("spawn")
+    return ProcessPoolExecutor(jobs, mp_context=context, initializer=torch.set_num_threads, initargs=(1,))
+
+
+class _Here(Executor):
+    """Does what it is given at once, in this process."""
+
+    def submit(self, function: Callable[..., Any], /, *args: Any, **settings: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        future.set_result(function(*args, **settings))
+        return future
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """How long what is left of a run will take.
+
+    Attributes:
+        training: seconds.
+        evaluation: seconds; None where no run of the study with this model has been evaluated.
+        basis: what that is taken from.
+    """
+
+    training: float
+    evaluation: float | None
+    basis: str
+
+
+def estimates(trials: Sequence[Trial], where: Where) -> dict[Trial, Estimate]:
+    """Estimate every run: from logs of the same data and model, or from a short timing of adversarial training.
+
+    Logs of the same method come first, then those of any; they are looked for in the study's folder and in the folders
+    beside it. Time goes by images, epochs and gradients of the attack.
+    """
+    paces, evaluated = list(_paces(where.out)), {trial: trial.results(where.out) for trial in trials}
+    measured: dict[str, float] = {}
+    found: dict[Trial, Estimate] = {}
+    for trial in trials:
+        left = trial.recipe.epochs - trial.epochs(where.out)
+        pace, basis = (0.0, "trained") if not left else _logged(trial, paces)
+        if basis == _NO_LOG:
+            if trial.model not in measured:
+                measured[trial.model] = measured_pace(trial, where)
+            pace, basis = measured[trial.model], "a short timing of at"
+        seconds = left * trial.images * _passes(trial.recipe.steps) * pace
+        found[trial] = Estimate(seconds, _evaluation_left(trial, evaluated), basis)
+    return found
+
+
+_NO_LOG = "no log"
+
+
+def _logged(trial: Trial, paces: Iterable[_Pace]) -> tuple[float, str]:
+    """Return the mean pace of the logs that are nearest to a run, and which those are."""
+    known = [pace for pace in paces if (pace.data, pace.arch) == (registry.parse(trial.data)[0], arch(trial.model))]
+    same = [pace for pace in known if pace.method == registry.parse(trial.method)[0]]
+    if not known:
+        return 0.0, _NO_LOG
+    basis = f"{len(same)} logs of this method" if same else f"{len(known)} logs of other methods"
+    return fmean(pace.seconds for pace in same or known), basis
+
+
+def total(found: Iterable[Estimate]) -> tuple[float, float, int]:
+    """Return seconds of training, of evaluation as far as known, and for how many runs the latter is unknown."""
+    each = list(found)
+    known = [estimate.evaluation for estimate in each if estimate.evaluation is not None]
+    return sum(estimate.training for estimate in each), sum(known), len(each) - len(known)
+
+
+def arch(model: str) -> str:
+    """Return the name of the architecture in a model string.
+
+    Example:
+        >>> arch("small_resnet(mean=[0.5])@runs/at/best.safetensors")
+        'small_resnet'
+    """
+    return model.partition("@")[0].partition("(")[0]
+
+
+def measured_pace(trial: Trial, where: Where) -> float:
+    """Train a moment, and return seconds an image, epoch and pass of the second of two epochs."""
+    classes = len(arguments.training_images(trial.data, where.data_dir, None, 0, False).classes)
+    recipe = replace(
+        trial.recipe, epochs=2, batch_size=_MEASURED_BATCH, milestones=(), eps_warmup=0, holdout=1 / _MEASURED_IMAGES
+    )
+    limit = classes * _MEASURED_IMAGES
+    short = replace(trial, method="at", recipe=recipe, wrappers="", limit=limit, images=limit, start=None, teacher=None)
+    images, (run, method, network) = prepared(short, where)
+    fabric = arguments.fabric(where.accelerator, 1, precision=trial.precision)
+    with tempfile.TemporaryDirectory() as folder:
+        seconds = fit(fabric, network, method, images, run, Path(folder) / "timing")[-1]["seconds"]
+    return float(seconds) / len(images) / _passes(recipe.steps)
+
+
+@dataclass(frozen=True)
+class _Pace:
+    """What a log says: seconds an image, epoch and pass."""
+
+    data: str
+    arch: str
+    method: str
+    seconds: float
+
+
+def _paces(out: Path) -> Iterator[_Pace]:
+    for path in sorted({*out.parent.glob("*/run.json"), *out.parent.glob("*/*/run.json")}):
+        lines = log(path.parent)
+        try:
+            record = json.loads(path.read_text())
+            seconds = fmean(line["seconds"] for line in lines)
+            per = seconds / record["data"]["n"] / _passes(record["recipe"]["steps"])
+            yield _Pace(record["data"]["name"], arch(record["model"]), registry.parse(record["method"])[0], per)
+        except (ValueError, TypeError, KeyError, InputError):  # not ours, or not begun
+            continue
+
+
+def _passes(steps: int) -> int:
+    return steps + 1  # the gradients of the attack, and that of the loss
+
+
+def _evaluation_left(trial: Trial, evaluated: Mapping[Trial, Mapping[str, Result]]) -> float | None:
+    """Return the seconds that evaluations of this study took with the same model, times those that are left."""
+    left = len(trial.weights) - len(evaluated[trial])
+    seconds = [
+        result.header["seconds"]
+        for other, results in evaluated.items()
+        for result in results.values()
+        if other.model == trial.model
+    ]
+    if left and not seconds:
+        return None
+    return fmean(seconds) * left if left else 0.0

@@ -1,0 +1,335 @@
+"""A study: which methods are trained how often on what, and how they are evaluated; one TOML file.
+
+::
+
+    name = "fair-digits"
+    data = "digits"
+    model = "digits_cnn"                          # or a list
+    recipe = "digits"
+    wrappers = "ema"
+    seeds = [0, 1, 2]
+
+    [evaluate]
+    attacks = "fast"
+    weights = ["best", "ema-best"]
+
+    [[method]]
+    method = "at"
+
+    [[method]]
+    method = "frl-rwrm"
+    start = "at"                                  # the run of that method with the same model and seed
+    recipe = "finetune-frl(epochs=10)"
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from classwise import arguments, registry
+from classwise.errors import InputError
+from classwise.recipes import Recipe
+from classwise.wrappers import build as build_wrappers
+
+SHRUNK_MODEL = "digits_cnn"
+"""What a shrunk study trains in place of its models: small, and made for images of any size."""
+
+_SHRUNK_TRAIN, _SHRUNK_TEST = 10, 2  # images a class
+_WEIGHTS = r"(?:(\w+)-)?(?:best|last)"
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How every run is evaluated.
+
+    Attributes:
+        attacks: attacks, suites and plans, as for ``classwise evaluate``.
+        weights: which weights of a run: "best", "last", "ema-best" and so on; those of an average that a method does
+            not have are left out for it.
+        limit: attack a stratified sample of so many test images, the same for every run; None for all.
+        audit: of plans, see :func:`classwise.evaluate`.
+        seed: of that sample and of the attacks.
+    """
+
+    attacks: str = "fast"
+    weights: tuple[str, ...] = ("best",)
+    limit: int | None = None
+    audit: float = 1.0
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A training method of a study, and what it has of its own.
+
+    Attributes:
+        method: its name, with settings.
+        name: what it is called in the table and in other entries; the method if empty.
+        recipe: in place of the study's.
+        wrappers: in place of the study's.
+        start: what it goes on with: another entry, by name, of which the run with the same model and seed is taken,
+            or a model string. Its best weights, or as ``NAME@WEIGHTS`` says. Fresh weights if empty.
+        teacher: whom it learns from, in the same form.
+    """
+
+    method: str
+    name: str = ""
+    recipe: str | None = None
+    wrappers: str | None = None
+    start: str = ""
+    teacher: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "name", self.name or self.method)
+
+
+@dataclass(frozen=True)
+class Study:
+    """A grid of runs: model × method × seed.
+
+    Attributes:
+        name: of the study, and of its folder.
+        data: data set, settings included.
+        model: architectures.
+        recipe: how every method is trained that has no recipe of its own.
+        method: training methods.
+        seeds: one run each; of weights, order, augmentation, attacks, and of the sample that ``limit`` draws.
+        wrappers: what goes around every method.
+        limit: train on a stratified sample of so many images; None for all.
+        eps: radius, such as "8/255"; the usual one of the data set if None.
+        norm: with ``eps``.
+        precision: of training.
+        evaluate: how every run is evaluated.
+
+    Raises:
+        InputError: a name that is taken or unknown, or settings that cannot be.
+    """
+
+    name: str
+    data: str
+    model: tuple[str, ...]
+    recipe: str
+    method: tuple[Entry, ...]
+    seeds: tuple[int, ...] = (0,)
+    wrappers: str = ""
+    limit: int | None = None
+    eps: str | float | None = None
+    norm: str | int | None = None
+    precision: str = "32-true"
+    evaluate: Evaluation = Evaluation()
+
+    def __post_init__(self) -> None:
+        for key in ("model", "method", "seeds"):
+            listed = [entry.name if isinstance(entry, Entry) else entry for entry in getattr(self, key)]
+            _refuse_repeats(key, listed)
+        if not re.fullmatch(r"[\w.-]+", self.name):
+            raise InputError(f"name is {self.name!r}, but names a folder; use letters, digits and hyphens.")
+        registry.entry("data", registry.parse(self.data)[0])
+        for model in self.model:
+            if ":" not in model:
+                registry.entry("model", registry.parse(model)[0])
+        for entry in self.method:
+            _check_entry(self, entry)
+        _ = self.ordered  # a circle is refused here
+        for weights in self.evaluate.weights:
+            _check_weights(self, weights)
+
+    @property
+    def ordered(self) -> tuple[Entry, ...]:
+        """The methods, each after those that it starts from or learns from.
+
+        Raises:
+            InputError: they go round in a circle.
+        """
+        left, done = list(self.method), list[Entry]()
+        while left:
+            names = {entry.name for entry in left}
+            ready = [entry for entry in left if not names & set(self.needs(entry))]
+            if not ready:
+                raise InputError(f"{left[0].name!r} needs itself to start or to learn from; break the circle.")
+            done += ready
+            left = [entry for entry in left if entry not in ready]
+        return tuple(done)
+
+    def needs(self, entry: Entry) -> list[str]:
+        """Return the names of the entries that another one starts from and learns from."""
+        return [name for text in (entry.start, entry.teacher) if (name := self.named(text))]
+
+    def named(self, text: str) -> str:
+        """Return the name of the entry that ``NAME`` or ``NAME@WEIGHTS`` means, "" if it means none."""
+        names = {entry.name for entry in self.method}
+        return next((name for name in (text, text.rpartition("@")[0]) if name in names), "")
+
+    def recipe_of(self, entry: Entry) -> Recipe:
+        """Return how an entry is trained."""
+        return arguments.recipe(entry.recipe or self.recipe, self.data)
+
+    def wrappers_of(self, entry: Entry) -> str:
+        """Return what goes around an entry."""
+        return self.wrappers if entry.wrappers is None else entry.wrappers
+
+    def weights_of(self, entry: Entry) -> tuple[str, ...]:
+        """Return the weights of an entry that are evaluated: those that it has."""
+        averages = {"", *build_wrappers(self.wrappers_of(entry)).averages}
+        return tuple(each for each in self.evaluate.weights if _average(each) in averages)
+
+    def shrunk(self, num_classes: int) -> Study:
+        """Return the same grid in seconds: one seed, a tiny network, ten images a class, two epochs, weak attacks."""
+        return replace(
+            self,
+            name=f"{self.name}-shrunk",
+            model=(SHRUNK_MODEL,),
+            recipe=_shrunk(self.recipe),
+            method=tuple(replace(entry, recipe=entry.recipe and _shrunk(entry.recipe)) for entry in self.method),
+            seeds=self.seeds[:1],
+            limit=_SHRUNK_TRAIN * num_classes,
+            evaluate=replace(self.evaluate, limit=_SHRUNK_TEST * num_classes, attacks="pgd(steps=2)", audit=0.0),
+        )
+
+
+def read(path: Path | str) -> Study:
+    """Read a study from a TOML file.
+
+    Raises:
+        InputError: the file cannot be read; the message names the line, or the key that is missing or wrong.
+    """
+    try:
+        found = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"Cannot read the study {path}: {error.strerror or error}.") from error
+    except ValueError as error:
+        raise InputError(f"The study {path} is no TOML: {error}; mend that line.") from error
+    try:
+        return _study(found)
+    except InputError as error:
+        raise InputError(f"The study {path}: {error}") from error
+
+
+def _study(found: Mapping[str, Any]) -> Study:
+    given = dict(_checked(found, Study, ""))
+    given["evaluate"] = Evaluation(**_checked(given.get("evaluate", {}), Evaluation, "evaluate."))
+    tables = enumerate(given["method"], start=1)
+    given["method"] = tuple(Entry(**_checked(table, Entry, f"method {place}, ")) for place, table in tables)
+    return Study(**given)
+
+
+# Of each key: what it may be, and how that is said. A tuple may be written as a single value.
+_TEXT, _COUNT = "a text", "a whole number of at least 1"
+_KINDS: dict[str, str] = {
+    "model": "a text or a list of texts",
+    "weights": "a text or a list of texts",
+    "method": _TEXT,
+    "seeds": "a list of whole numbers of at least 0",
+    "seed": "a whole number of at least 0",
+    "limit": _COUNT,
+    "audit": "a number of at least 0",
+    "eps": 'a text such as "8/255", or a number',
+    "norm": 'a text such as "Linf", or a number',
+    "evaluate": "a table, [evaluate]",
+    "methods": "tables, [[method]]",
+}
+
+
+def _checked(table: Any, kind: type, where: str) -> dict[str, Any]:
+    """Return the settings of a table, refusing keys that it does not have and values of the wrong type."""
+    known = {field.name: field for field in fields(kind)}
+    if not isinstance(table, Mapping):
+        raise InputError(f"{where.rstrip('., ')} is {table!r}, but must be a table.")
+    for key, value in table.items():
+        if key not in known:
+            raise InputError(where + registry.unknown("key", key, list(known)))
+        said = _KINDS["methods"] if kind is Study and key == "method" else _KINDS.get(key, _TEXT)
+        if not _fits(said, value):
+            raise InputError(f"{where}{key} is {value!r}, but must be {said}.")
+    # A dataclass of settings has no default for what must be said.
+    missing = [name for name in known if name not in table and not hasattr(kind, name)]
+    if missing:
+        raise InputError(f"{where}{missing[0]} is missing; add it.")
+    return {key: _tupled(key, value) for key, value in table.items()}
+
+
+def _fits(said: str, value: Any) -> bool:
+    whole, number = type(value) is int, type(value) in (int, float)
+    texts = isinstance(value, list) and value and all(isinstance(each, str) for each in value)
+    tables = isinstance(value, list) and value and all(isinstance(each, Mapping) for each in value)
+    rules = {
+        _TEXT: isinstance(value, str),
+        _COUNT: whole and value >= 1,
+        _KINDS["model"]: isinstance(value, str) or texts,
+        _KINDS["seeds"]: isinstance(value, list) and value and all(type(n) is int and n >= 0 for n in value),
+        _KINDS["seed"]: whole and value >= 0,
+        _KINDS["audit"]: number and value >= 0,
+        _KINDS["eps"]: isinstance(value, str) or number,
+        _KINDS["norm"]: isinstance(value, str) or number,
+        _KINDS["evaluate"]: isinstance(value, Mapping),
+        _KINDS["methods"]: tables,
+    }
+    return bool(rules[said])
+
+
+def _tupled(key: str, value: Any) -> Any:
+    if key in ("model", "weights") and isinstance(value, str):
+        return (value,)
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _refuse_repeats(key: str, values: Sequence[Any]) -> None:
+    twice = next((value for place, value in enumerate(values) if value in values[:place]), None)
+    if twice is not None:
+        remedy = "; give one of them a name" if key == "method" else "; leave one out"
+        raise InputError(f"{key} has {twice!r} twice{remedy}.")
+
+
+def _check_entry(study: Study, entry: Entry) -> None:
+    """Refuse what can be seen to be wrong without data.
+
+    Raises:
+        InputError: the entry has an unknown name in it, or names weights that another does not have.
+    """
+    name, settings = registry.parse(entry.method)
+    takes = registry.entry("method", name)
+    try:
+        study.recipe_of(entry), build_wrappers(study.wrappers_of(entry))
+    except InputError as error:
+        raise InputError(f"method {entry.name!r}: {error}") from error
+    if "teacher" in settings:
+        raise InputError(f'method {entry.name!r} names a teacher in its settings; make it a key, teacher = "…".')
+    if bool(entry.teacher) != ("teacher" in arguments.taken_by(takes)):
+        wants = "learns from a teacher; add teacher" if not entry.teacher else "has no teacher; leave out teacher"
+        raise InputError(f"method {entry.name!r} {wants}.")
+    for text in (entry.start, entry.teacher):
+        if other := study.named(text):
+            _check_source(study, entry, text, other)
+
+
+def _check_source(study: Study, entry: Entry, text: str, name: str) -> None:
+    """Refuse weights that the entry called ``name`` will not have."""
+    which = text[len(name) + 1 :] or "best"
+    source = next(each for each in study.method if each.name == name)
+    averages = {"", *build_wrappers(study.wrappers_of(source)).averages}
+    if not re.fullmatch(_WEIGHTS, which) or _average(which) not in averages:
+        raise InputError(f"method {entry.name!r} takes {text!r}, but {name!r} has no weights {which!r}.")
+
+
+def _check_weights(study: Study, weights: str) -> None:
+    if not re.fullmatch(_WEIGHTS, weights):
+        raise InputError(f"evaluate.weights has {weights!r}; write best, last, or those of an average as in ema-best.")
+    if not any(weights in study.weights_of(entry) for entry in study.method):
+        raise InputError(f"evaluate.weights has {weights!r}, but no method has that average; add it to wrappers.")
+
+
+def _average(weights: str) -> str:
+    """Return the name of the average that weights are of, "" for the model itself."""
+    return weights.rpartition("-")[0]
+
+
+def _shrunk(recipe: str) -> str:
+    """Return a recipe of two epochs and an attack of two steps, with what else it says."""
+    name, settings = registry.parse(recipe)
+    short = {"epochs": 2, "batch_size": 20, "steps": 2, "milestones": (), "eps_warmup": 0, "holdout": 0.2}
+    return arguments.written(name, {**settings, **short})

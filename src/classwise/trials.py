@@ -1,0 +1,368 @@
+"""One run of a study: what identifies it, where it lies, how far it is, and how it is done.
+
+The folder of a run is called after what a reader wants to know and the first digits of its key, a hash of all that its
+numbers depend on: settings, data, version, and the runs that it starts or learns from. In it lie the training run, as
+``classwise train`` writes it, and a folder for each evaluation, named by a hash of its own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from itertools import product
+from pathlib import Path
+from typing import Any, Literal
+
+import classwise
+from classwise import arguments, files, registry
+from classwise.data import Images
+from classwise.errors import InputError
+from classwise.evaluation import evaluate
+from classwise.metrics.result import RESULT_FILE, Result
+from classwise.models.checkpoint import weights_sha256
+from classwise.recipes import Recipe
+from classwise.study import Study
+from classwise.threat import ThreatModel
+from classwise.train import fit
+
+State = Literal["done", "running", "failed", "begun", "open"]
+
+TRIAL_FILE, FAILURE_FILE = "trial.json", "failure.json"
+_LOCK = "running.lock"
+_DIGITS = 8
+
+
+@dataclass(frozen=True)
+class Where:
+    """What results do not depend on.
+
+    Attributes:
+        out: folder of the study.
+        data_dir: folder of the data set.
+        accelerator: cpu, cuda or auto.
+        command: the command line, for the record.
+    """
+
+    out: Path
+    data_dir: Path | None = None
+    accelerator: str = "auto"
+    command: str = "classwise study"
+
+
+@dataclass(frozen=True)
+class Source:
+    """A trained network that a run starts from or learns from.
+
+    Attributes:
+        of: the run of this study that makes it, or the hash of the weights of one from elsewhere.
+        text: which of that run's weights, or the model string.
+    """
+
+    of: Trial | str
+    text: str
+
+    @property
+    def key(self) -> str:
+        """What identifies it."""
+        return f"{self.of.key if isinstance(self.of, Trial) else self.of}@{self.text}"
+
+    def model(self, out: Path) -> str:
+        """Return its model string."""
+        return f"run:{self.of.folder(out)}@{self.text}" if isinstance(self.of, Trial) else self.text
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A run of a study.
+
+    Attributes:
+        name: of the method in the study.
+        method: training method, without its teacher.
+        model: architecture; its weights come from ``start`` if there is one.
+        seed: of training.
+        recipe: how it is trained.
+        wrappers: what goes around the method.
+        threat: of training and evaluation.
+        precision: of training.
+        data: name of the data set.
+        limit: sample of its training images, None for all.
+        images: number of those.
+        train_sha256: hash of those.
+        weights: which are evaluated.
+        attacks: that they are evaluated with.
+        evaluation: what else an evaluation depends on: limit, audit, seed, hash of the images, the attacks spelt out.
+        start: what it goes on with.
+        teacher: whom it learns from.
+    """
+
+    name: str
+    method: str
+    model: str
+    seed: int
+    recipe: Recipe
+    wrappers: str
+    threat: ThreatModel
+    precision: str
+    data: str
+    limit: int | None
+    images: int
+    train_sha256: str
+    weights: tuple[str, ...]
+    attacks: str
+    evaluation: Mapping[str, Any] = field(hash=False)
+    start: Source | None = None
+    teacher: Source | None = None
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Everything that training depends on, for JSON."""
+        return {
+            "classwise": classwise.__version__,
+            "data": self.data,
+            "train_sha256": self.train_sha256,
+            "model": self.model,
+            "method": self.method,
+            "recipe": asdict(self.recipe),
+            "wrappers": self.wrappers,
+            "threat": asdict(self.threat),
+            "precision": self.precision,
+            "seed": self.seed,
+            "start": self.start and self.start.key,
+            "teacher": self.teacher and self.teacher.key,
+        }
+
+    @cached_property
+    def key(self) -> str:
+        """Hash of the settings of training, 64 hexadecimal digits."""
+        return _hash(self.settings)
+
+    @property
+    def sources(self) -> list[Trial]:
+        """The runs of the study that must be done before this one."""
+        found = [source.of for source in (self.start, self.teacher) if source is not None]
+        return [trial for trial in found if isinstance(trial, Trial)]
+
+    @property
+    def title(self) -> str:
+        """What it is called in a line of text."""
+        return f"{self.name} on {registry.parse(self.model)[0]}, seed {self.seed}"
+
+    def folder(self, out: Path) -> Path:
+        """Return the folder of the run."""
+        parts = (self.name, re.split(r"[(:]", self.model)[0], f"seed{self.seed}", self.key[:_DIGITS])
+        return out / "-".join(_slug(part) for part in parts)
+
+    def evaluation_folder(self, out: Path, weights: str) -> Path:
+        """Return the folder of an evaluation, which changes with its settings."""
+        settings = {"classwise": classwise.__version__, **self.evaluation}
+        return self.folder(out) / f"{weights}-{_hash(settings)[:_DIGITS]}"
+
+    def epochs(self, out: Path) -> int:
+        """Return the epochs finished so far."""
+        return len(log(self.folder(out)))
+
+    def trained(self, out: Path) -> bool:
+        """Tell whether training is finished."""
+        return (self.folder(out) / "summary.json").exists()
+
+    def evaluated(self, out: Path) -> bool:
+        """Tell whether every evaluation is finished."""
+        return all((self.evaluation_folder(out, each) / RESULT_FILE).exists() for each in self.weights)
+
+    def state(self, out: Path) -> State:
+        """Return how far it is.
+
+        Raises:
+            InputError: its folder holds something else.
+        """
+        folder = self.folder(out)
+        if not (folder / TRIAL_FILE).exists():
+            return "open"
+        _same_key(folder, self.key)
+        if self.trained(out) and self.evaluated(out):
+            return "done"
+        with files.held(folder / _LOCK) as free:
+            if not free:
+                return "running"
+        return "failed" if (folder / FAILURE_FILE).exists() else "begun"
+
+    def failure(self, out: Path) -> str:
+        """Return why it failed, "" if it did not."""
+        path = self.folder(out) / FAILURE_FILE
+        return str(json.loads(path.read_text())["error"]) if path.exists() else ""
+
+    def results(self, out: Path) -> dict[str, Result]:
+        """Return the finished evaluations, by their weights."""
+        folders = {weights: self.evaluation_folder(out, weights) for weights in self.weights}
+        return {weights: Result.read(folder) for weights, folder in folders.items() if (folder / RESULT_FILE).exists()}
+
+
+def grid(study: Study, where: Where) -> list[Trial]:
+    """Return every run of a study, each after those it needs.
+
+    Raises:
+        InputError: the data cannot be had, or an attack, a start or a teacher.
+    """
+    threat = arguments.threat(study.data, study.eps, study.norm)
+    train = {seed: _train(study.data, where, study.limit, seed) for seed in study.seeds}
+    common: dict[str, Any] = {
+        "threat": threat,
+        "precision": study.precision,
+        "data": study.data,
+        "limit": study.limit,
+        "attacks": study.evaluate.attacks,
+        "evaluation": _evaluation(study, where, threat),
+    }
+    hashes = {seed: images.sha256() for seed, images in train.items()}
+    made: dict[tuple[str, str, int], Trial] = {}
+    for entry, model, seed in product(study.ordered, study.model, study.seeds):
+        start, teacher = (_source(study, text, made, model, seed, train[seed]) for text in (entry.start, entry.teacher))
+        trial = Trial(
+            name=entry.name,
+            method=entry.method,
+            model=model,
+            seed=seed,
+            recipe=study.recipe_of(entry),
+            wrappers=study.wrappers_of(entry),
+            images=len(train[seed]),
+            train_sha256=hashes[seed],
+            weights=study.weights_of(entry),
+            start=start,
+            teacher=teacher,
+            **common,
+        )
+        made[entry.name, model, seed] = trial
+    return list(made.values())
+
+
+def perform(trial: Trial, where: Where) -> State:
+    """Train and evaluate, or go on where that was stopped; nothing is done that is done, or that is being done.
+
+    Returns:
+        "done"; "running" if another process has it; "failed" if it cannot be done, with the reason in the folder.
+    """
+    folder = trial.folder(where.out)
+    with files.held(folder / _LOCK) as free:
+        if not free:
+            return "running"
+        _note(trial, folder)
+        try:
+            if not trial.trained(where.out):
+                _train_one(trial, where)
+            for weights in trial.weights:
+                _evaluate_one(trial, weights, where)
+        except InputError as error:
+            files.write_json(folder / FAILURE_FILE, {"error": str(error)})
+            return "failed"
+        (folder / FAILURE_FILE).unlink(missing_ok=True)
+    return "done"
+
+
+def prepared(trial: Trial, where: Where) -> tuple[Images, arguments.Training]:
+    """Return the training images of a run, and what it trains."""
+    images = _train(trial.data, where, trial.limit, trial.seed)
+    method, start = trial.method, trial.model
+    if trial.teacher is not None:
+        name, settings = registry.parse(method)
+        method = arguments.written(name, {**settings, "teacher": trial.teacher.model(where.out)})
+    if trial.start is not None:
+        start = trial.start.model(where.out)
+    return images, arguments.training(method, start, images, trial.recipe, trial.threat, trial.seed, trial.wrappers)
+
+
+def log(folder: Path) -> list[dict[str, Any]]:
+    """Return the lines of a run's log.jsonl, none if there is no run."""
+    path = folder / "log.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def code() -> str:
+    """Return a short hash of the source files of this package, to tell apart states of one version."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.rglob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:_DIGITS]
+
+
+def _train_one(trial: Trial, where: Where) -> None:
+    images, (run, method, network) = prepared(trial, where)
+    fabric = arguments.fabric(where.accelerator, 1, precision=trial.precision)
+    fit(fabric, network, method, images, run, trial.folder(where.out))
+
+
+def _evaluate_one(trial: Trial, weights: str, where: Where) -> None:
+    about = trial.evaluation
+    images = arguments.images(trial.data, where.data_dir, "test", about["limit"], about["seed"])
+    network = arguments.model(f"run:{trial.folder(where.out)}@{weights}", images, trial.seed)
+    evaluate(
+        network,
+        images,
+        arguments.attacks(trial.attacks, trial.threat, images, about["seed"]),
+        seed=about["seed"],
+        audit=about["audit"],
+        directory=trial.evaluation_folder(where.out, weights),
+        fabric=arguments.fabric(where.accelerator, 1),
+        name=f"{trial.title}, {weights}",
+        command=where.command,
+    )
+
+
+def _note(trial: Trial, folder: Path) -> None:
+    """Write down what the folder is for, and every state of the code that has worked on it."""
+    codes = [] if not (folder / TRIAL_FILE).exists() else _same_key(folder, trial.key)["code"]
+    record = {"name": trial.name, "key": trial.key, **trial.settings, "evaluation": trial.evaluation}
+    files.write_json(folder / TRIAL_FILE, {**record, "code": list(dict.fromkeys([*codes, code()]))})
+
+
+def _same_key(folder: Path, key: str) -> dict[str, Any]:
+    """Return the record of a folder, refusing that of another run whose key begins alike."""
+    try:
+        record = dict(json.loads((folder / TRIAL_FILE).read_text()))
+        same = record["key"] == key
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise InputError(f"{folder / TRIAL_FILE} is damaged; delete {folder}, or choose another --out.") from error
+    if not same:
+        raise InputError(f"{folder} holds another run; choose another --out.")
+    return record
+
+
+def _source(
+    study: Study, text: str, made: Mapping[tuple[str, str, int], Trial], model: str, seed: int, train: Images
+) -> Source | None:
+    """Find a start or a teacher among the runs made so far, or elsewhere."""
+    name = study.named(text)
+    if name:
+        return Source(made[name, model, seed], text[len(name) + 1 :] or "best")
+    return Source(weights_sha256(arguments.model(arguments.start(text), train, seed)), text) if text else None
+
+
+def _train(data: str, where: Where, limit: int | None, seed: int) -> Images:
+    return arguments.training_images(data, where.data_dir, limit, seed, download=False)
+
+
+def _evaluation(study: Study, where: Where, threat: ThreatModel) -> dict[str, Any]:
+    """Return what every evaluation of a study depends on besides the network, for JSON."""
+    chosen = study.evaluate
+    images = arguments.images(study.data, where.data_dir, "test", chosen.limit, chosen.seed)
+    attacks = arguments.attacks(chosen.attacks, threat, images, chosen.seed)
+    return {
+        "test_sha256": images.sha256(),
+        "images": len(images),
+        "limit": chosen.limit,
+        "audit": chosen.audit,
+        "seed": chosen.seed,
+        "attacks": {name: repr(attack) for name, attack in attacks.items()},
+    }
+
+
+def _hash(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def _slug(text: str) -> str:
+    """Return text as a part of a file name."""
+    return re.sub(r"[^\w.]+", "-", text).strip("-.")[:40]
