@@ -479,6 +479,10 @@ def calls(*names: str) -> dict[str, ast.Call]:
     }  # fmt: skip
 
 
+# What each command with switches must be given besides.
+_WORDS = {"train": ["at"], "evaluate": ["digits_cnn"], "correct": ["digits_cnn"], "homing": [], "study": ["a.toml"]}
+
+
 def test_a_switch_is_true_where_it_is_given_and_takes_no_value() -> None:
     """``type=bool`` flags, for which the text "False" is true: robustbench, MAIR, auto-attack or torchattacks."""
     assert not [
@@ -489,7 +493,7 @@ def test_a_switch_is_true_where_it_is_given_and_takes_no_value() -> None:
     for name, command in COMMANDS.items():
         for option, parameter in inspect.signature(command).parameters.items():
             if parameter.annotation in (bool, "bool"):
-                words = {"train": ["at"], "evaluate": ["digits_cnn"]}[name]
+                words = _WORDS[name]
                 given = parser().parse_args([name, *words, f"--{option}"])[name]
                 left_out = parser().parse_args([name, *words])[name]
                 assert (given[option], left_out[option]) == (True, False)
