@@ -1,10 +1,16 @@
-"""For every test: one thread, so that sums have one order and tests of several processes share few cores."""
+"""For every test: one thread, so that sums have one order and tests of several processes share few cores.
+
+And no time limit on the examples of a property, since a busy machine is no fault of the code.
+"""
 
 from __future__ import annotations
 
 import os
 
 import torch
+from hypothesis import settings
 
 os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that tests start
 torch.set_num_threads(1)
+settings.register_profile("unhurried", deadline=None)
+settings.load_profile("unhurried")
