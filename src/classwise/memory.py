@@ -74,7 +74,7 @@ def _left_to_group() -> int | float:
 def give_back() -> None:
     """Give freed memory back to the system, of which the C library keeps pieces of sizes that may not come again.
 
-    Only glibc is asked; other allocators do without. It takes less than a millisecond where there is little to give.
+    Only glibc is asked; other allocators do without.
     """
     if sys.platform == "linux":
         with contextlib.suppress(OSError, AttributeError):

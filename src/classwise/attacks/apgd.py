@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from classwise import losses
-from classwise.attacks.base import any_attempt, attacking, best_attempt, input_gradient, predict, side_by_side
+from classwise.attacks.base import any_attempt, attacking, best_attempt, input_gradient, predict, side_by_side, stacked
 from classwise.attacks.pgd import likely_wrong
 from classwise.errors import InputError
 from classwise.noise import Noise
@@ -209,7 +209,7 @@ class _Images:
     def rows(cls, x: Tensor, y: Tensor, targets: Tensor) -> _Images:
         """Return a row for each target (n, T) of each image (n, C, H, W)."""
         times = targets.shape[1]
-        return cls(x.repeat(times, *[1] * (x.dim() - 1)), y.repeat(times), targets.T.flatten(), len(x))
+        return cls(stacked(x, times), stacked(y, times), targets.T.flatten(), len(x))
 
 
 @dataclass(eq=False)

@@ -106,6 +106,11 @@ def side_by_side(images: Tensor, attempts: int, rows: int) -> tuple[Tensor, ...]
     return torch.split(images, max(1, rows // attempts)) if len(images) else ()
 
 
+def stacked(images: Tensor, attempts: int) -> Tensor:
+    """Return a row for each attempt at each image, (N, …) -> (attempts·N, …), as :func:`side_by_side` orders them."""
+    return images.repeat(attempts, *[1] * (images.dim() - 1))
+
+
 def any_attempt(rows: Tensor, images: int) -> Tensor:
     """Tell for each row of attempts side by side whether ``rows`` holds for any attempt at its image, (R,) -> (R,)."""
     return rows.view(-1, images).any(0).repeat(len(rows) // images)

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from classwise.attacks.base import any_attempt, attacking, best_attempt, input_gradient, predict, side_by_side
+from classwise.attacks.base import any_attempt, attacking, best_attempt, input_gradient, predict, side_by_side, stacked
 from classwise.attacks.pgd import likely_wrong
 from classwise.errors import InputError
 from classwise.noise import Noise
@@ -200,9 +200,9 @@ class _Nearest:
 
     def rows(self, active: Tensor, attempts: int) -> _Nearest:
         """Return a row for each attempt at the images at the positions ``active``, which knows how near they came."""
-        x, y = self.x[active].repeat(attempts, 1, 1, 1), self.y[active].repeat(attempts)
+        x, y, distance = (stacked(each[active], attempts) for each in (self.x, self.y, self.distance))
         rows = _Nearest(self.threat, x, y, self.verdict)
-        rows.images, rows.distance = len(active), self.distance[active].repeat(attempts)
+        rows.images, rows.distance = len(active), distance
         return rows
 
     def take(self, active: Tensor, rows: _Nearest) -> None:

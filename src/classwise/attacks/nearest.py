@@ -22,6 +22,7 @@ from classwise.attacks.base import (
     input_gradient,
     predict,
     side_by_side,
+    stacked,
     worth_dropping,
 )
 from classwise.errors import InputError
@@ -90,7 +91,7 @@ class NearestPGD:
         """Climb from random starts towards each of the targets (n, T) of each image."""
         times = targets.shape[1]
         starts = [self.threat.sample(x, noise.fold("climb", 1 + target)) for target in range(times)]
-        climb = _Climb(x.repeat(times, *[1] * (x.dim() - 1)), y.repeat(times), targets.T.flatten(), len(x))
+        climb = _Climb(stacked(x, times), stacked(y, times), targets.T.flatten(), len(x))
         self._climb(model, climb, torch.cat(starts))
         return climb
 

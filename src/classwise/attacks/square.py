@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from classwise import losses
-from classwise.attacks.base import attacking, predict
+from classwise.attacks.base import attacking, predict, stacked
 from classwise.errors import InputError
 from classwise.losses import Loss
 from classwise.noise import Noise
@@ -114,7 +114,7 @@ class Square:
                 ahead = max(1, min(left, round(_AHEAD * between), (self.rows or 1) // len(open_)))
                 turns = images.turn[open_] + torch.arange(ahead, device=x.device)[:, None]
                 drawn = images.draws[open_, turns.clamp_max(count - 1)].flatten(0, 1)
-                clean, best = (kept[open_].repeat(ahead, 1, 1, 1) for kept in (images.x, images.best))
+                clean, best = (stacked(kept[open_], ahead) for kept in (images.x, images.best))
                 candidates = propose(self.threat, clean, best, drawn, size)
                 rises += images.judge(open_, climb, model(candidates), candidates, turns < count)
                 images = images.settle(result, fooled)
