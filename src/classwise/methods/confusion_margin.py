@@ -107,8 +107,8 @@ def shrunk(valid: ClassStats, train: ClassStats) -> Tensor:
 def margins(error: Tensor, similarity: Tensor, strength: float) -> Tensor:
     """Return the antisymmetric margins (C, C) of classes by their errors (C,) and mean softmax (C, C).
 
-    m_yj = strength·s_yj·(h_y − h_j), h the log-odds of the error, held in 1 % … 99 %, and s_yj the mean of S_yj and S_jy
-    over the largest such mean. Classes that were never seen, rows of 0 in S, have no margins.
+    m_yj = strength·s_yj·(h_y − h_j): h is the log-odds of the error, held in 1 % … 99 %, and s_yj the mean of S_yj and
+    S_jy over the largest such mean. Classes that were never seen, rows of 0 in S, have no margins.
 
     Example:
         >>> margins(torch.tensor([0.5, 0.2]), torch.tensor([[0.5, 0.5], [0.2, 0.8]]), 1.0)
