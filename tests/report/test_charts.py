@@ -15,12 +15,11 @@ from classwise.report.charts import (
     flow_heatmap,
     label,
     legend,
-    palettes,
     tilt,
     weakest_classes,
 )
 from classwise.report.contents import read
-from classwise.report.palette import MARKERS
+from classwise.report.palette import MARKERS, palettes
 
 
 def strings(value: Any) -> Iterator[str]:

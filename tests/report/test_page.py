@@ -18,7 +18,8 @@ from plotly.offline import get_plotlyjs
 from classwise.errors import InputError
 from classwise.metrics.result import Result
 from classwise.report import verdict, which_number, write_page
-from classwise.report.page import page, script_json
+from classwise.report.document import script_json
+from classwise.report.page import page
 
 EVIL = (
     "<script>alert(1)</script>",

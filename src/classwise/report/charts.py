@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from classwise.report.contents import Contents, Floats, View
-from classwise.report.palette import DARK, FLOW_DARK, FLOW_LIGHT, LIGHT, MARKERS, Marker
+from classwise.report.palette import MARKERS, Marker
 from classwise.report.tables import percent, span
 
 SHOWN = 30
@@ -23,11 +23,6 @@ NUMBERED = 12
 
 _FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif'
 _ROW_HEIGHT, _CELL_HEIGHT = 40, 30
-
-
-def palettes() -> dict[str, dict[str, Any]]:
-    """Return what each colour token means in light and in dark."""
-    return {"light": {**LIGHT, "flow": FLOW_LIGHT}, "dark": {**DARK, "flow": FLOW_DARK}}
 
 
 def weakest_classes(contents: Contents, limit: int = SHOWN) -> list[int]:

@@ -7,21 +7,13 @@ import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
-
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
-from plotly.offline import get_plotlyjs
 
 from classwise.files import write_text
 from classwise.metrics.result import Result
 from classwise.report import charts, tables
 from classwise.report.contents import Contents, plain, read
-from classwise.report.palette import DARK, LIGHT
-from classwise.report.sheet import Sheet, to_csv
+from classwise.report.document import render
 from classwise.report.stages import stage_sheet
-
-_TEMPLATES = Path(__file__).parent / "templates"
 
 
 def write_page(directory: Path | str, path: Path | str | None = None, *, result: Result | None = None) -> Path:
@@ -44,32 +36,23 @@ def write_page(directory: Path | str, path: Path | str | None = None, *, result:
 def page(result: Result, directory: Path | str) -> str:
     """Return the report as HTML; ``directory`` is only named in the command that makes it again."""
     contents = read(result)
-    environment = Environment(
-        loader=FileSystemLoader(_TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["csv_uri"] = csv_uri
-    return environment.get_template("report.html.j2").render(
+    return render(
+        "report.html.j2",
+        _charts(contents),
+        title=f"Class-wise robustness of {plain(contents.header['model']['name'])}",
+        subtitle=plain(_subtitle(contents)),
+        version=contents.header["classwise"],
         contents=contents,
-        light=LIGHT,
-        dark=DARK,
         **_words(contents),
         **_sheets(contents),
         legend=charts.legend(contents),
         settings=_settings(contents),
         commands=_commands(contents, directory),
-        plotly=Markup(get_plotlyjs()),  # the library itself, shipped inside the plotly package
-        data=script_json({"palettes": charts.palettes(), "charts": _charts(contents)}),
     )
 
 
 def _words(contents: Contents) -> dict[str, Any]:
     return {
-        "title": f"Class-wise robustness of {plain(contents.header['model']['name'])}",
-        "subtitle": plain(_subtitle(contents)),
         "verdict": _verdict(contents),
         "label": tables.number_label(contents),
         "flags": [_flag(flag) for flag in contents.header["flags"]],
@@ -82,7 +65,7 @@ def _words(contents: Contents) -> dict[str, Any]:
 
 def _sheets(contents: Contents) -> dict[str, Any]:
     sheets = {
-        "class_sheet": tables.class_sheet(contents),
+        "class_sheet": tables.class_sheet(contents, superclasses=True),
         "attack_sheet": tables.attack_sheet(contents),
         "stage_sheet": stage_sheet(contents),
         "spread_sheet": tables.spread_sheet(contents),
@@ -100,16 +83,6 @@ def _charts(contents: Contents) -> dict[str, Any]:
     if contents.flow_count:
         drawn["flow-chart"] = charts.flow_heatmap(contents)
     return drawn
-
-
-def script_json(value: Any) -> Markup:
-    """Write JSON that may stand inside a script element: no ``<`` is left to close the element with."""
-    return Markup(json.dumps(value, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c"))
-
-
-def csv_uri(sheet: Sheet) -> str:
-    """Return a sheet's values as a ``data:`` address for a download link, which works without scripts."""
-    return "data:text/csv;charset=utf-8," + quote(to_csv(sheet), safe=",.:;()/")
 
 
 def _verdict(contents: Contents) -> list[tuple[str, str, str]]:

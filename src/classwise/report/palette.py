@@ -6,7 +6,7 @@ first row, and attacks differ by the shape of their marker.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 LIGHT = {
     "surface": "#ffffff",
@@ -34,6 +34,11 @@ DARK = {
 }
 FLOW_LIGHT = ((0.0, "#f4f6f8"), (0.25, "#b5d6ea"), (0.6, "#3d93c6"), (1.0, "#00436b"))
 FLOW_DARK = ((0.0, "#1b2128"), (0.25, "#134a6b"), (0.6, "#2f8fc8"), (1.0, "#bfe4fa"))
+
+
+def palettes() -> dict[str, dict[str, Any]]:
+    """Return what each colour token means in light and in dark."""
+    return {"light": {**LIGHT, "flow": FLOW_LIGHT}, "dark": {**DARK, "flow": FLOW_DARK}}
 
 
 class Marker(NamedTuple):
