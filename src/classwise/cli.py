@@ -526,7 +526,7 @@ def run_study(
     with terminal.counting(len(trials), where.out) as tell:
         states = campaign.run_all(trials, where, jobs, tell)
     rows = standings.rows(found, trials, where.out)
-    terminal.standings(standings.sheet(found, rows), standings.write(found, trials, rows, where.out))
+    terminal.standings(standings.sheets(found, rows), standings.write(found, trials, rows, where.out))
     return terminal.refuse_unfinished(states, where.out)
 
 

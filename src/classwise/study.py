@@ -105,6 +105,8 @@ class Study:
         norm: with ``eps``.
         precision: of training.
         evaluate: how every run is evaluated.
+        reference: the method, by name, that the others are compared with in the table; ``at`` if the study has one
+            of that name.
 
     Raises:
         InputError: a name that is taken or unknown, or settings that cannot be.
@@ -122,6 +124,7 @@ class Study:
     norm: str | int | None = None
     precision: str = "32-true"
     evaluate: Evaluation = Evaluation()
+    reference: str = ""
 
     def __post_init__(self) -> None:
         for key in ("model", "method", "seeds"):
@@ -136,6 +139,9 @@ class Study:
         for entry in self.method:
             _check_entry(self, entry)
         _ = self.ordered  # a circle is refused here
+        names = [entry.name for entry in self.method]
+        if self.reference and self.reference not in names:
+            raise InputError(registry.unknown("method", self.reference, names))
         for weights in self.evaluate.weights:
             _check_weights(self, weights)
 
@@ -155,6 +161,11 @@ class Study:
             done += ready
             left = [entry for entry in left if entry not in ready]
         return tuple(done)
+
+    @property
+    def baseline(self) -> str:
+        """The name of the method that the others are compared with, "" for none."""
+        return self.reference or next((entry.name for entry in self.method if entry.name == "at"), "")
 
     def needs(self, entry: Entry) -> list[str]:
         """Return the names of the entries that another one starts from and learns from."""
