@@ -73,6 +73,7 @@ MAY_IMPORT = {
     "campaign": LAYER_4 | {"arguments", "trials"},
     "standings": LAYER_3 | {"__init__", "study", "trials"},
     "terminal": LAYER_4 | {"campaign", "trials"},
+    "__main__": {"cli"},
     "cli": LAYER_4 | {"__init__", "loggers", "terminal", "interop", "homing"} | STUDIES,
 }
 
