@@ -102,7 +102,7 @@ def finished(tmp_path: Path, seed: int, code: str) -> Trial:
 
 
 def test_the_files_hold_what_was_found_and_say_what_is_missing(tmp_path: Path) -> None:
-    trials = [finished(tmp_path, 0, "a"), trial("at", seed=1)]
+    trials = [finished(tmp_path, 0, "a"), trial("at", seed=1, evaluation={"images": 8})]
     found = rows(STUDY, trials, tmp_path)
     assert [(each.name, list(each.results), each.wanted) for each in found] == [("at", [0], 2)]
     standings.write(STUDY, trials, found, tmp_path)

@@ -16,7 +16,7 @@ from classwise.metrics.outcomes import CLEAN, WORST_CASE
 from classwise.metrics.result import Result
 from classwise.report.sheet import Cell, Column, Sheet, to_markdown
 from classwise.study import Study
-from classwise.trials import TRIAL_FILE, Trial, log
+from classwise.trials import GIVEN, TRIAL_FILE, Trial, log
 
 MEASURES: dict[str, Callable[[Mapping[str, Any]], float | None]] = {
     "average": lambda table: table["accuracy"],
@@ -38,6 +38,7 @@ class Row:
         wanted: number of seeds.
         results: finished evaluations by seed.
         seconds: of training by seed, with those of the runs that it starts or learns from.
+        about: data and threat.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Row:
     wanted: int
     results: Mapping[int, Result]
     seconds: Mapping[int, float]
+    about: str = ""
 
     def values(self, view: str, measure: str) -> list[float]:
         """Return a measure of a view for each seed; undefined ones are left out."""
@@ -66,6 +68,7 @@ class Row:
             "weights": self.weights,
             "seeds": list(self.results),
             "wanted": self.wanted,
+            "about": self.about,
             "worst_classes": self.worst_classes,
             "seconds": list(self.seconds.values()),
             "views": {view: {measure: spread(self.values(view, measure)) for measure in MEASURES} for view in views},
@@ -74,17 +77,20 @@ class Row:
 
 def rows(study: Study, trials: Iterable[Trial], out: Path) -> list[Row]:
     """Gather what is finished of a study, in the order of its file."""
-    place = {entry.name: number for number, entry in enumerate(study.method)}
+    place = {name: number for number, name in enumerate(study.names)}
     found: dict[tuple[str, str, str], list[Trial]] = {}
     for trial in trials:
         for weights in trial.weights:
-            found.setdefault((trial.name, trial.model, weights), []).append(trial)
+            model = trial.model if trial.recipe is not None else GIVEN
+            found.setdefault((trial.name, model, weights), []).append(trial)
     made = []
     for (name, model, weights), group in found.items():
         results = {trial.seed: trial.results(out).get(weights) for trial in group}
         done = {seed: result for seed, result in results.items() if result is not None}
-        seconds = {trial.seed: training_seconds(trial, out) for trial in group if trial.seed in done}
-        made.append(Row(name, model, weights, len(group), done, seconds))
+        trained = [trial for trial in group if trial.seed in done and trial.recipe is not None]
+        seconds = {trial.seed: training_seconds(trial, out) for trial in trained}
+        about = f"{group[0].data}, {group[0].threat}"
+        made.append(Row(name, model, weights, len(group), done, seconds, about))
     return sorted(made, key=lambda row: place[row.name])
 
 
@@ -110,9 +116,10 @@ def spread(values: Sequence[float]) -> dict[str, Any]:
 
 def sheet(study: Study, found: Sequence[Row]) -> Sheet:
     """Lay the rows out as a table, in per cent; the best worst class under attack is marked."""
-    several = len(study.model) > 1
+    several, mixed = len(study.model) > 1, len({row.about for row in found}) > 1
     columns = (
         Column("method", ("name",), words=True),
+        *((Column("data", ("data",), words=True),) if mixed else ()),
         *((Column("model", ("model",), words=True),) if several else ()),
         Column("weights", ("weights",), words=True),
         *(
@@ -128,20 +135,21 @@ def sheet(study: Study, found: Sequence[Row]) -> Sheet:
     means = [fmean(values) if values else -math.inf for values in worst]
     marked = max(range(len(found)), key=means.__getitem__) if any(worst) else None
     caption = f"{study.name}: per cent, mean ± standard deviation over seeds"
-    return Sheet(study.name, caption, columns, tuple(_cells(row, several) for row in found), marked)
+    return Sheet(study.name, caption, columns, tuple(_cells(row, several, mixed) for row in found), marked)
 
 
-def write(study: Study, trials: Sequence[Trial], found: Sequence[Row], out: Path) -> list[Path]:
-    """Write ``table.md`` and ``table.json`` into the study's folder, and return their paths."""
+def write(study: Study, trials: Sequence[Trial], found: Sequence[Row], out: Path, verdicts: str = "") -> list[Path]:
+    """Write ``table.md``, with what the analyses say below it, and ``table.json``; return their paths."""
     states = sorted({code for trial in trials for code in _codes(trial, out)})
     remark = f"{sum(len(row.results) for row in found)} of {sum(row.wanted for row in found)} evaluations finished"
     if len(states) > 1:
         remark += f"; made by {len(states)} states of the code, {', '.join(states)}"
     table = sheet(study, found)
+    said = "; seconds of training include the runs that a method starts or learns from" if study.method else ""
+    trained = f"{trials[0].images} training images of {study.data}, {trials[0].threat}; " if study.method else ""
     head = (
-        f"{table.caption}.\n\n{trials[0].images} training images of {study.data}, {trials[0].threat}; "
-        f"attacks {study.evaluate.attacks} on {trials[0].evaluation['images']} test images, robust is right under all "
-        f"of them; seconds of training include the runs that a method starts or learns from. {remark}.\n\n"
+        f"{table.caption}.\n\n{trained}attacks {study.evaluate.attacks} on {_test_images(trials)} test images, robust "
+        f"is right under all of them{said}. {remark}.\n\n"
     )
     record = {
         "study": study.name,
@@ -153,13 +161,18 @@ def write(study: Study, trials: Sequence[Trial], found: Sequence[Row], out: Path
         "evaluation": trials[0].evaluation,
         "rows": [row.record() for row in found],
     }
-    files.write_text(out / "table.md", head + to_markdown(table))
+    files.write_text(out / "table.md", head + to_markdown(table) + verdicts)
     files.write_json(out / "table.json", record)
     return [out / "table.md", out / "table.json"]
 
 
-def _cells(row: Row, several: bool) -> tuple[Cell, ...]:
-    words = [row.name, *([row.model] if several else []), row.weights]
+def _test_images(trials: Sequence[Trial]) -> str:
+    """Return how many images the evaluations have, as a text; of several data sets each number once."""
+    return " or ".join(str(count) for count in dict.fromkeys(trial.evaluation["images"] for trial in trials))
+
+
+def _cells(row: Row, several: bool, mixed: bool) -> tuple[Cell, ...]:
+    words = [row.name, *([row.about] if mixed else []), *([row.model] if several else []), row.weights]
     numbers = [_cell(spread(row.values(view, measure))) for view in (CLEAN, WORST_CASE) for measure in MEASURES]
     classes = ", ".join(row.worst_classes)
     seconds = fmean(row.seconds.values()) if row.seconds else None

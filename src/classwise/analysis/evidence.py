@@ -15,7 +15,7 @@ from classwise.errors import InputError
 from classwise.metrics.outcomes import WORST_CASE
 from classwise.metrics.result import RESULT_FILE, Result
 
-LOG_FILE, RUN_FILE = "log.jsonl", "run.json"
+LOG_FILE, RUN_FILE, TRIAL_FILE = "log.jsonl", "run.json", "trial.json"
 # Attacks that do not stand or fall with one loss or one step size: without one, agreement of attacks says little.
 _STRONG = ("autoattack", "apgd", "fab", "square", "fast")
 
@@ -57,7 +57,9 @@ class Subject:
 
     @property
     def method(self) -> str:
-        """Training method of the model if it is a run whose folder can be read, else the model's name."""
+        """Training method as its study calls it, or that of a run whose folder can be read; else the name of the model."""
+        if (above := self.folders[0].parent / TRIAL_FILE).is_file():
+            return str(json.loads(above.read_text())["name"])
         name = str(self.result.header["model"]["name"])
         match = re.fullmatch(r"run:(.+?)(?:@[\w-]+)?", name)
         try:
