@@ -109,6 +109,7 @@ class Given:
         data: in place of the study's.
         eps: in place of the study's; the usual one of ``data`` if that is given alone.
         norm: with ``eps``.
+        limit: number of test images, in place of that of the evaluation.
     """
 
     name: str
@@ -116,6 +117,7 @@ class Given:
     data: str = ""
     eps: str | float | None = None
     norm: str | int | None = None
+    limit: int | None = None
 
     @property
     def text(self) -> str:
@@ -262,7 +264,7 @@ class Study:
             model=(SHRUNK_MODEL,) if self.method else (),
             recipe=self.recipe and _shrunk(self.recipe),
             method=tuple(replace(entry, recipe=entry.recipe and _shrunk(entry.recipe)) for entry in self.method),
-            given=tuple(replace(each, model=SHRUNK_MODEL) for each in self.given),
+            given=tuple(replace(each, model=SHRUNK_MODEL, limit=None) for each in self.given),
             seeds=self.seeds[:1],
             limit=_SHRUNK_TRAIN * num_classes if self.method else None,
             evaluate=replace(self.evaluate, limit=limit, attacks="pgd(steps=2)", audit=0.0),

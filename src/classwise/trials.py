@@ -11,7 +11,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from itertools import product
 from pathlib import Path
@@ -25,7 +25,7 @@ from classwise.evaluation import evaluate
 from classwise.metrics.result import RESULT_FILE, Result
 from classwise.models.checkpoint import weights_sha256
 from classwise.recipes import Recipe
-from classwise.study import Study
+from classwise.study import Evaluation, Study
 from classwise.threat import ThreatModel
 from classwise.train import fit
 
@@ -233,7 +233,7 @@ def _trainings(study: Study, where: Where) -> list[Trial]:
         "data": study.data,
         "limit": study.limit,
         "attacks": study.evaluate.attacks,
-        "evaluation": _evaluation(study, where, study.data, threat),
+        "evaluation": _evaluation(study.evaluate, where, study.data, threat),
     }
     hashes = {seed: images.sha256() for seed, images in train.items()}
     made: dict[tuple[str, str, int], Trial] = {}
@@ -258,9 +258,9 @@ def _trainings(study: Study, where: Where) -> list[Trial]:
 
 
 def _given(study: Study, where: Where) -> Iterator[Trial]:
-    chosen = study.evaluate
     for each in study.given:
         data, threat = study.data_of(each), study.threat_of(each)
+        chosen = replace(study.evaluate, limit=each.limit or study.evaluate.limit)
         images = arguments.images(data, where.data_dir, "test", chosen.limit, chosen.seed)
         yield Trial(
             name=each.name,
@@ -277,7 +277,7 @@ def _given(study: Study, where: Where) -> Iterator[Trial]:
             train_sha256=weights_sha256(arguments.model(each.text, images, chosen.seed)),
             weights=(GIVEN,),
             attacks=chosen.attacks,
-            evaluation=_evaluation(study, where, data, threat),
+            evaluation=_evaluation(chosen, where, data, threat),
         )
 
 
@@ -388,9 +388,8 @@ def _train(data: str, where: Where, limit: int | None, seed: int) -> Images:
     return arguments.training_images(data, where.data_dir, limit, seed, download=False)
 
 
-def _evaluation(study: Study, where: Where, data: str, threat: ThreatModel) -> dict[str, Any]:
-    """Return what every evaluation of a study depends on besides the network, for JSON."""
-    chosen = study.evaluate
+def _evaluation(chosen: Evaluation, where: Where, data: str, threat: ThreatModel) -> dict[str, Any]:
+    """Return what every evaluation on these data depends on besides the network, for JSON."""
     images = arguments.images(data, where.data_dir, "test", chosen.limit, chosen.seed)
     attacks = arguments.attacks(chosen.attacks, threat, images, chosen.seed)
     return {

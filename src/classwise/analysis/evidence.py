@@ -57,7 +57,7 @@ class Subject:
 
     @property
     def method(self) -> str:
-        """Training method as its study calls it, or that of a run whose folder can be read; else the name of the model."""
+        """Training method as its study calls it, or that of a run whose folder can be read; else the model's name."""
         if (above := self.folders[0].parent / TRIAL_FILE).is_file():
             return str(json.loads(above.read_text())["name"])
         name = str(self.result.header["model"]["name"])
