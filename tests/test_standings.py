@@ -16,8 +16,8 @@ from tests.trials_for_tests import trial
 from classwise import standings
 from classwise.metrics.result import Result
 from classwise.standings import Row, rows, sheet, spread, training_seconds
-from classwise.study import Entry, Study
-from classwise.trials import Trial
+from classwise.study import Entry, Given, Study
+from classwise.trials import GIVEN, Trial
 
 STUDY = Study("tiny", "digits", ("digits_cnn",), recipe="digits", method=(Entry("at"),))
 
@@ -124,3 +124,34 @@ def test_rows_have_the_order_of_the_file_whatever_is_done_first(tmp_path: Path) 
     base = trial("at")
     found = rows(study, [base, trial("student", teacher=base)], tmp_path)
     assert [each.name for each in found] == ["student", "at"]
+
+
+def given(tmp_path: Path, name: str, **settings: Any) -> Trial:
+    each = trial(name, recipe=None, weights=(GIVEN,), evaluation={"images": 8}, images=0, **settings)
+    result([4, 4], [3, 1]).write(each.evaluation_folder(tmp_path, GIVEN))
+    return each
+
+
+def test_a_model_that_is_given_stands_below_what_was_trained_without_seconds(tmp_path: Path) -> None:
+    study = replace(STUDY, given=(Given("theirs", "digits_cnn"),))
+    found = rows(study, [given(tmp_path, "theirs"), finished(tmp_path, 0, "a")], tmp_path)
+    assert [(each.name, each.model, each.weights) for each in found] == [
+        ("at", "digits_cnn", "best"),
+        ("theirs", "given", "given"),
+    ]
+    cells = dict(
+        zip((column.title for column in sheet(study, found).columns), sheet(study, found).rows[1], strict=True)
+    )
+    assert (cells["robust worst"].text, cells["seconds"].text) == ("25.0", "–")
+    assert "data" not in cells
+
+
+def test_data_and_threat_are_in_the_table_where_rows_differ_in_them(tmp_path: Path) -> None:
+    study = Study("tiny", "digits", given=(Given("a", "digits_cnn"), Given("b", "digits_cnn", "mnist")))
+    trials = [given(tmp_path, "a"), given(tmp_path, "b", data="mnist")]
+    standings.write(study, trials, rows(study, trials, tmp_path), tmp_path, "\n## What was said\n")
+    text = (tmp_path / "table.md").read_text()
+    assert "| a | digits, Linf 0.1 | given |" in text
+    assert "| b | mnist, Linf 0.1 | given |" in text
+    assert "training" not in text
+    assert text.endswith("## What was said\n")

