@@ -200,8 +200,9 @@ def test_version(run: Run) -> None:
     assert run("--version").out.strip() == f"classwise {classwise.__version__}"
 
 
-def test_the_console_script_is_installed() -> None:
-    done = subprocess.run([console_script(), "--version"], capture_output=True, text=True, check=False)
+@pytest.mark.parametrize("command", [[console_script()], [sys.executable, "-m", "classwise"]], ids=["script", "module"])
+def test_the_command_line_is_installed(command: list[str]) -> None:
+    done = subprocess.run([*command, "--version"], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, f"classwise {classwise.__version__}\n", "")
 
 
