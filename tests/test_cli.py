@@ -710,7 +710,11 @@ def test_an_interrupted_evaluation_goes_on_and_ends_the_same(
     with np.load("whole/outcomes.npz") as whole, np.load("stopped/outcomes.npz") as resumed:
         assert whole.files == resumed.files
         assert all((whole[name] == resumed[name]).all() for name in whole.files)
-    assert sorted(path.name for path in (tmp_path / "stopped").iterdir()) == ["outcomes.npz", "result.json"]
+    assert sorted(path.name for path in (tmp_path / "stopped").iterdir()) == [
+        "examples.npz",
+        "outcomes.npz",
+        "result.json",
+    ]
 
 
 @pytest.mark.parametrize("call", [1, 6, 14])

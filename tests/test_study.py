@@ -94,6 +94,7 @@ eps = "1/10"
 norm = "L2"
 precision = "bf16-mixed"
 analyse = "gain"
+reference = "rslad"
 [evaluate]
 attacks = "pgd"
 weights = "ema-last"
@@ -135,6 +136,7 @@ wrappers = "swa,ema"
         norm="L2",
         precision="bf16-mixed",
         evaluate=Evaluation("pgd", ("ema-last",), 50, 0, 7),
+        reference="rslad",
     )
 
 
@@ -166,6 +168,7 @@ wrappers = "swa,ema"
         ('recipe = "digits"', 'recipe = "digits"\nseeds = [0, 0]', "seeds has 0 twice"),
         ('recipe = "digits"', 'recipe = "digits"\nlimit = 0', "limit is 0, but must be a whole number of at least 1"),
         ('recipe = "digits"', 'recipe = "digits"\nwrappers = 3', "wrappers is 3, but must be a text"),
+        ('recipe = "digits"', 'recipe = "digits"\nreference = "att"', "Unknown method 'att': did you mean 'at'?"),
         ('recipe = "digits"', 'recipe = "digits"\nevaluate = 3', "evaluate is 3, but must be a table"),
         ("[[method]]", "[evaluate]\nlimits = 3\n[[method]]", "evaluate.Unknown key 'limits': did you mean 'limit'?"),
         ("[[method]]", "[method]", "method is {'method': 'at'}, but must be tables, [[method]]"),
@@ -209,6 +212,13 @@ def test_a_missing_file_is_an_input_error(tmp_path: Path) -> None:
 def test_methods_come_after_those_they_need_whatever_their_place_in_the_file() -> None:
     found = made(Entry("rslad", teacher="base"), Entry("frl-rw", start="rslad"), Entry("at", "base"))
     assert [entry.name for entry in found.ordered] == ["base", "rslad", "frl-rw"]
+
+
+def test_the_reference_is_at_unless_another_is_named() -> None:
+    assert made(Entry("trades"), Entry("at")).baseline == "at"
+    assert made(Entry("trades"), Entry("at"), reference="trades").baseline == "trades"
+    assert made(Entry("trades")).baseline == ""
+    assert made(Entry("at", "plain")).baseline == ""
 
 
 def test_a_circle_is_refused() -> None:

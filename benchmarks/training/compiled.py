@@ -41,7 +41,8 @@ def main() -> None:
     content, rows = {}, []
     for name, kind in {"attack": attack_pass, "step": step_pass}.items():
         eager, compiled = kind(x, y, lambda work: work), kind(x, y, lambda work: torch.compile(work, dynamic=False))
-        compiled(), eager()  # compiled here
+        for run in (eager, compiled):
+            run()  # compiles it
         found = interleaved({"eager": many(eager), "compiled": many(compiled)}, args.repeat)
         faster = ratios(found["eager"], found["compiled"])
         content[name] = {"faster_by": faster, **{k: v.record() for k, v in found.items()}}

@@ -151,6 +151,8 @@ class Study:
         norm: with ``eps``.
         precision: of training.
         evaluate: how every run is evaluated.
+        reference: the method, by name, that the others are compared with in the table; ``at`` if the study has one
+            of that name.
 
     Raises:
         InputError: a name that is taken or unknown, or settings that cannot be.
@@ -170,6 +172,7 @@ class Study:
     norm: str | int | None = None
     precision: str = "32-true"
     evaluate: Evaluation = Evaluation()
+    reference: str = ""
 
     def __post_init__(self) -> None:
         _check_parts(self)
@@ -189,6 +192,9 @@ class Study:
         _ = self.ordered  # a circle is refused here
         for each in self.given:
             _check_given(self, each)
+        names = [entry.name for entry in self.method]
+        if self.reference and self.reference not in names:
+            raise InputError(registry.unknown("method", self.reference, names))
         for weights in self.evaluate.weights if self.method else ():
             _check_weights(self, weights)
         stranger = next((name for name in self.analyse if name not in QUESTIONS), None)
@@ -211,6 +217,11 @@ class Study:
             done += ready
             left = [entry for entry in left if entry not in ready]
         return tuple(done)
+
+    @property
+    def baseline(self) -> str:
+        """The name of the method that the others are compared with, "" for none."""
+        return self.reference or next((entry.name for entry in self.method if entry.name == "at"), "")
 
     def needs(self, entry: Entry) -> list[str]:
         """Return the names of the entries that another one starts from and learns from."""
@@ -238,6 +249,14 @@ class Study:
     def all_data(self) -> list[str]:
         """Every data set of the study."""
         return list(dict.fromkeys((self.data, *(self.data_of(each) for each in self.given))))
+
+    @property
+    def mixed(self) -> bool:
+        """Whether models are evaluated on several data sets, or under several threats."""
+        found = {(self.data_of(each), self.threat_of(each)) for each in self.given}
+        if self.method:
+            found.add((self.data, arguments.threat(self.data, self.eps, self.norm)))
+        return len(found) > 1
 
     def data_of(self, given: Given) -> str:
         """Return the data set that a given model is evaluated on."""

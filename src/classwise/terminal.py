@@ -299,12 +299,13 @@ def counting(runs: int, out: Path) -> Iterator[Callable[[Trial, State], None]]:
     yield tell
 
 
-def standings(sheet: Sheet, paths: Sequence[Path]) -> None:
-    """Print the table of a study, and name the files that hold it."""
+def standings(sheets: Sequence[Sheet], paths: Sequence[Path]) -> None:
+    """Print the first two tables of a study, as the third is wide, and name the files that hold all."""
     from classwise.report.sheet import to_rich
 
     console = Console()
-    console.print(to_rich(sheet, console.width))
+    for sheet in sheets[:2]:
+        console.print(to_rich(sheet, console.width))
     wrote(paths)
 
 

@@ -24,9 +24,9 @@ from classwise.registry import register
 class ConfusionMargin(BasedMethod):
     """Margins between confused classes: m_yj on class j's logit for images of class y, m_yj = −m_jy. Project design.
 
-    After each epoch m_yj = strength·s_yj·(h_y − h_j): h is how hard a class is, the log-odds of its robust error, and
-    s_yj in 0 … 1 how much the two are confused. The strength moves along the trade-off of average and worst class; 0
-    is the base.
+    After each epoch m_yj = strength·(S_yj + S_jy)·(e_y − e_j), in units of the logits: e_y is the robust error of a
+    class, and S_yj how much of the softmax of its attacked images class j has. The strength moves along the trade-off
+    of average and worst class; 0 is the base.
 
     Attributes:
         error: robust error of each class (C,), held out and :func:`shrunk`; a moving average over epochs from 0.5.
@@ -56,8 +56,8 @@ class ConfusionMargin(BasedMethod):
         attack: PGD,
         base: Literal["at", "trades"] = "trades",
         beta: float | None = None,
-        strength: float = 1.0,
-        decay: float = 0.5,
+        strength: float = 5.0,
+        decay: float = 0.75,
     ) -> None:
         super().__init__(num_classes, attack, base, beta)
         self.strength, self.decay = number("strength", strength), part("decay", decay)
@@ -73,7 +73,7 @@ class ConfusionMargin(BasedMethod):
         return terms.step(error + self.beta * terms.divergence)
 
     def end_epoch(self, epoch: Epoch) -> None:
-        """Bring hardness and similarity up to date, and set the margins."""
+        """Bring errors and similarities up to date, and set the margins."""
         assert epoch.valid is not None, "refused before training"
         self._follow(self.error, shrunk(epoch.valid.robust, epoch.train.robust))
         self._follow(self.similarity, epoch.train.robust.mean_probability)
@@ -107,16 +107,13 @@ def shrunk(valid: ClassStats, train: ClassStats) -> Tensor:
 def margins(error: Tensor, similarity: Tensor, strength: float) -> Tensor:
     """Return the antisymmetric margins (C, C) of classes by their errors (C,) and mean softmax (C, C).
 
-    m_yj = strength·s_yj·(h_y − h_j): h is the log-odds of the error, held in 1 % … 99 %, and s_yj the mean of S_yj and
-    S_jy over the largest such mean. Classes that were never seen, rows of 0 in S, have no margins.
+    m_yj = strength·(S_yj + S_jy)·(e_y − e_j). Classes that were never seen, rows of 0 in S, have no margins.
 
     Example:
         >>> margins(torch.tensor([0.5, 0.2]), torch.tensor([[0.5, 0.5], [0.2, 0.8]]), 1.0)
-        tensor([[ 0.0000,  1.3863],
-                [-1.3863,  0.0000]])
+        tensor([[ 0.0000,  0.2100],
+                [-0.2100,  0.0000]])
     """
-    hardness = error.clamp(0.01, 0.99).logit()
     known = similarity.any(1)
-    both = torch.where(known[:, None] & known, similarity + similarity.T, 0).fill_diagonal_(0)
-    shared = both / both.amax().clamp_min(1e-12)
-    return strength * shared * (hardness[:, None] - hardness)
+    shared = torch.where(known[:, None] & known, similarity + similarity.T, 0)
+    return strength * shared * (error[:, None] - error)
