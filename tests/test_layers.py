@@ -74,6 +74,7 @@ MAY_IMPORT = {
     "standings": LAYER_3 | {"__init__", "study", "trials"},
     "verdicts": LAYER_3 | {"__init__", "arguments", "trials"},
     "terminal": LAYER_4 | {"campaign", "trials"},
+    "__main__": {"cli"},
     "cli": LAYER_4 | {"__init__", "loggers", "terminal", "interop", "homing"} | STUDIES,
 }
 
