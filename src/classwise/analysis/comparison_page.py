@@ -10,6 +10,7 @@ from classwise.analysis import comparison_charts as charts
 from classwise.analysis.evidence import Subject
 from classwise.analysis.finding import Finding, points
 from classwise.files import write_text
+from classwise.report.charts import SHOWN
 from classwise.report.contents import plain
 from classwise.report.document import render
 from classwise.report.palette import SERIES
@@ -55,8 +56,8 @@ def page(subjects: Sequence[Subject], findings: Sequence[Finding], command: str 
         names=[model.name for model in models[:SERIES]],
         left_out=len(models) - len(models[:SERIES]),
         class_sheet=charts.class_sheet(models, classes, view),
-        cut=max(0, len(charts.by_baseline(models)) - charts.SHOWN),
-        shown=charts.SHOWN,
+        cut=max(0, len(charts.by_baseline(models)) - SHOWN),
+        shown=SHOWN,
         changes=[(plain(f.subject), plain(f.sentence), f.sheets[0]) for f in changes],
         models=[_about(subject) for subject in subjects],
         command=plain(command),
