@@ -33,7 +33,7 @@ LAYER_3 = LAYER_2 | {
     "analysis",
 }
 LAYER_4 = LAYER_3 | {"divergence", "train"}
-STUDIES = {"arguments", "study", "trials", "campaign", "standings"}
+STUDIES = {"arguments", "study", "trials", "campaign", "standings", "verdicts"}
 MAY_IMPORT = {
     "__init__": LAYER_4,
     "errors": set(),
@@ -72,7 +72,9 @@ MAY_IMPORT = {
     "trials": LAYER_4 | {"__init__", "arguments", "study"},
     "campaign": LAYER_4 | {"arguments", "trials"},
     "standings": LAYER_3 | {"__init__", "study", "trials"},
+    "verdicts": LAYER_3 | {"__init__", "arguments", "trials"},
     "terminal": LAYER_4 | {"campaign", "trials"},
+    "__main__": {"cli"},
     "cli": LAYER_4 | {"__init__", "loggers", "terminal", "interop", "homing"} | STUDIES,
 }
 

@@ -531,12 +531,14 @@ def run_study(
         shrink: the same grid in seconds: one seed, few images, two epochs, a tiny network, weak attacks.
     """
     command = _command_line("study", locals())
-    from classwise import arguments, campaign, standings, terminal
+    from classwise import arguments, campaign, standings, terminal, verdicts
     from classwise import study as studies
     from classwise.trials import Where, grid
 
     found = studies.read(file)
     if shrink:
+        found, absent = found.standing_in(data_dir)
+        terminal.stand_ins(absent, studies.STAND_IN)
         found = found.shrunk(len(arguments.images(found.data, data_dir, "test", None, 0).classes))
     where = Where(out or Path("runs") / found.name, data_dir, accelerator, command)
     trials = grid(found, where)
@@ -548,7 +550,9 @@ def run_study(
     with terminal.counting(len(trials), where.out) as tell:
         states = campaign.run_all(trials, where, jobs, tell)
     rows = standings.rows(found, trials, where.out)
-    terminal.standings(standings.sheet(found, rows), standings.write(found, trials, rows, where.out))
+    answers = verdicts.ask(found.analyse, trials, where)
+    written = standings.write(found, trials, rows, where.out, verdicts.text(answers))
+    terminal.standings(standings.sheets(found, rows), [*written, *verdicts.write(answers, where.out)])
     return terminal.refuse_unfinished(states, where.out)
 
 

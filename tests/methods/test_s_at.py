@@ -89,6 +89,10 @@ def test_which_classes_are_attacked_is_a_setting_and_no_state() -> None:
     assert SAT(3, attack(), classes=(0,)).state_dict() == {}
 
 
+def test_the_log_says_which_classes_have_a_radius() -> None:
+    assert SAT(3, attack(), classes=(0, 2)).class_radius().tolist() == [1, 0, 1]
+
+
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [

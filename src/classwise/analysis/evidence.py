@@ -14,6 +14,7 @@ from classwise.metrics.outcomes import WORST_CASE
 from classwise.metrics.result import RESULT_FILE, Result
 from classwise.metrics.training import LOG_FILE, RUN_FILE, Training, run_folder
 
+TRIAL_FILE = "trial.json"
 # Attacks that do not stand or fall with one loss or one step size: without one, agreement of attacks says little.
 _STRONG = ("autoattack", "apgd", "fab", "square", "fast")
 
@@ -55,7 +56,10 @@ class Subject:
 
     @property
     def method(self) -> str:
-        """Training method of the model if it is a run whose folder can be read, else the model's name."""
+        """Training method as its study calls it, or that of a run whose folder can be read; else the model's name."""
+        above = [folder.parent / TRIAL_FILE for folder in self.folders[:1]]
+        if above and above[0].is_file():
+            return str(json.loads(above[0].read_text())["name"])
         name = str(self.result.header["model"]["name"])
         try:
             record = json.loads(((run_folder(name) or Path(name).expanduser()) / RUN_FILE).read_text())

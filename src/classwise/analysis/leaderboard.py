@@ -13,7 +13,7 @@ from classwise.analysis.finding import Finding, Kind, table
 from classwise.metrics import summaries
 from classwise.metrics.intervals import Interval, gap_interval, simultaneous, worst_interval, worst_q_interval
 from classwise.metrics.outcomes import Floats, Ints, divide
-from classwise.metrics.resampling import bootstrap_interval, generator, percentiles
+from classwise.metrics.resampling import bootstrap_interval, generator, percentiles, resample
 from classwise.report.contents import plain
 from classwise.report.sheet import Sheet
 from classwise.report.tables import percent
@@ -62,10 +62,9 @@ def _smooth(summary: Callable[[Floats], float]) -> Metric:
 
 
 def _average_interval(right: Ints, n: Ints, confidence: float) -> Interval:
-    def summary(accuracy: Floats) -> float:
-        return float(np.nansum(accuracy * n) / n.sum())
-
-    return bootstrap_interval(right, n, summary, confidence=confidence, resamples=_RESAMPLES)
+    """Bootstrap within class; the average is a sum, so that no draw is looked at alone."""
+    drawn = resample(np.stack([right, n - right], axis=1), _RESAMPLES)[:, :, 0]
+    return percentiles(drawn.sum(1) / n.sum(), confidence)
 
 
 def _corrected_interval(right: Ints, n: Ints, confidence: float) -> Interval:

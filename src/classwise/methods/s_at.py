@@ -66,6 +66,10 @@ class SAT(Method):
         loss = (torch.where(attacked, self.weight, 1.0) * cross_entropy(logits, y)).mean()
         return Step(loss, logits) if self.classes else Step(loss, None, logits)
 
+    def class_radius(self) -> Tensor:
+        """Return 1 for the classes of A, and 0 for those whose images stay as they are (C,)."""
+        return torch.tensor([float(c in self.classes) for c in range(self.num_classes)])
+
     def _crafted(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise, attacked: Tensor) -> Tensor:
         """Return the batch with the images of a mask (N,) attacked, and all others as they are."""
         if not attacked.any():
