@@ -50,6 +50,7 @@ STAND_IN = "digits"
 """What a shrunk study looks at in place of data that are not there."""
 
 _SHRUNK_TRAIN, _SHRUNK_TEST = 10, 2  # images a class
+_SHRUNK_ATTACKS = "fgsm,pgd(steps=2)"
 _SHRUNK_MOST = 200  # test images, where there are many classes
 _WEIGHTS = r"(?:(\w+)-)?(?:best|last)"
 
@@ -288,7 +289,7 @@ class Study:
             given=tuple(replace(each, model=SHRUNK_MODEL, limit=None) for each in self.given),
             seeds=self.seeds[:1],
             limit=_SHRUNK_TRAIN * num_classes if self.method else None,
-            evaluate=replace(self.evaluate, limit=limit, attacks="pgd(steps=2)", audit=0.0),
+            evaluate=replace(self.evaluate, limit=limit, attacks=_SHRUNK_ATTACKS, audit=0.0),
         )
 
     def standing_in(self, directory: Path | None) -> tuple[Study, list[str]]:
