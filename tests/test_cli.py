@@ -766,6 +766,8 @@ def test_a_run_is_corrected_on_images_it_held_out_and_then_is_a_model_like_any(
     result = Result.read(tmp_path / "ev")
     assert result.header["model"]["name"] == "corrected:fixed"
     assert "fitted_on_test" not in {flag["flag"] for flag in result.header["flags"]}
+    assert run("report", "ev").status == 0
+    assert f"was fitted on {len(curve['index'])} images" in (tmp_path / "ev/report.html").read_text()
     words = ["train", "at", *TINY, "--model", "corrected:fixed", "--out", "tuned"]
     assert run(*words).status == 0
     assert run("evaluate", "run:tuned", *FAST).status == 0

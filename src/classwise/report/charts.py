@@ -109,7 +109,7 @@ def flow_diagram(contents: Contents) -> dict[str, Any]:
     """
     shown = flow_classes(contents, BANDS)
     links = _links(contents, shown)
-    size, others = len(shown), len(links) and max(target for _, target, _ in links) == 2 * len(shown)
+    size, others = len(shown), bool(links) and max(target for _, target, _ in links) == 2 * len(shown)
     names = [contents.classes[c] for c in shown] * 2 + ["other classes"] * others
     weakest = [int(c == contents.worst_case.worst) for c in shown] * 2 + [0] * others
     trace = {

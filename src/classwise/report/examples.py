@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,8 @@ LARGEST = 160
 """Pixels of the longer side, above which images are shrunk for the page."""
 
 
-class Example(NamedTuple):
+@dataclass(frozen=True)
+class Example:
     """One broken image.
 
     Attributes:

@@ -11,6 +11,7 @@ from typing import Any
 from classwise.files import write_text
 from classwise.metrics.examples import Examples
 from classwise.metrics.result import Result
+from classwise.metrics.trade_off import TradeOff, corrected_folder
 from classwise.metrics.training import Curve, run_folder
 from classwise.report import charts, tables
 from classwise.report.contents import Contents, plain, read
@@ -18,6 +19,7 @@ from classwise.report.document import render
 from classwise.report.epochs import epoch_chart, epoch_sheet, images_meant, read_curve
 from classwise.report.examples import LARGEST, example_sheet, examples
 from classwise.report.stages import stage_sheet
+from classwise.report.trade_off import read_trade_off, trade_off_chart, trade_off_note, trade_off_sheet
 
 
 def write_page(directory: Path | str, path: Path | str | None = None, *, result: Result | None = None) -> Path:
@@ -35,11 +37,17 @@ def write_page(directory: Path | str, path: Path | str | None = None, *, result:
     target = Path(path) if path is not None else folder / "report.html"
     found = Result.read(folder) if result is None else result
     stored = Examples.load(folder, found.header.get("identity"))
-    write_text(target, page(found, folder, stored, read_curve(found, folder)))
+    write_text(target, page(found, folder, stored, read_curve(found, folder), read_trade_off(found)))
     return target
 
 
-def page(result: Result, directory: Path | str, stored: Examples | None = None, training: Curve | None = None) -> str:
+def page(
+    result: Result,
+    directory: Path | str,
+    stored: Examples | None = None,
+    training: Curve | None = None,
+    correction: TradeOff | None = None,
+) -> str:
     """Return the report as HTML.
 
     Args:
@@ -47,11 +55,12 @@ def page(result: Result, directory: Path | str, stored: Examples | None = None, 
         directory: only named in the command that makes the page again.
         stored: broken images to show.
         training: robustness over the epochs of the run that was evaluated.
+        correction: the rounds of the correction of the model that was evaluated.
     """
     contents, shown = read(result), examples(stored, result.outcomes)
     return render(
         "report.html.j2",
-        _charts(contents) | ({"epoch-chart": epoch_chart(training, contents)} if training else {}),
+        _charts(contents, training, correction),
         title=f"Class-wise robustness of {plain(contents.header['model']['name'])}",
         subtitle=plain(_subtitle(contents)),
         version=contents.header["classwise"],
@@ -64,6 +73,9 @@ def page(result: Result, directory: Path | str, stored: Examples | None = None, 
         epoch_sheet=epoch_sheet(training, contents) if training else None,
         epoch_note=images_meant(training) if training else "",
         epoch_missing=_epoch_missing(contents) if training is None else "",
+        trade_off_sheet=trade_off_sheet(correction) if correction else None,
+        trade_off_note=trade_off_note(correction) if correction else "",
+        trade_off_missing=_trade_off_missing(contents) if correction is None else "",
         legend=charts.legend(contents),
         settings=_settings(contents),
         commands=_commands(contents, directory),
@@ -98,8 +110,12 @@ def _sheets(contents: Contents) -> dict[str, Any]:
     return {**sheets, "notes": list(notes.values())}
 
 
-def _charts(contents: Contents) -> dict[str, Any]:
+def _charts(contents: Contents, training: Curve | None, correction: TradeOff | None) -> dict[str, Any]:
     drawn = {"bars-chart": charts.class_bars(contents)}
+    if training is not None:
+        drawn["epoch-chart"] = epoch_chart(training, contents)
+    if correction is not None:
+        drawn["trade-off-chart"] = trade_off_chart(correction, contents)
     if contents.flow_count:
         drawn["diagram-chart"] = charts.flow_diagram(contents)
         drawn["flow-chart"] = charts.flow_heatmap(contents)
@@ -180,6 +196,17 @@ def _epoch_missing(contents: Contents) -> str:
     return (
         f"The log of {plain(str(run))} could not be read when this page was made, or has fewer than two epochs under "
         "attack; made where the run can be found, the page shows its epochs."
+    )
+
+
+def _trade_off_missing(contents: Contents) -> str:
+    """Say why a corrected model shows no rounds, "" for a model that is none."""
+    folder = corrected_folder(str(contents.header["model"]["name"]))
+    if folder is None:
+        return ""
+    return (
+        f"The curve of {plain(str(folder))} could not be read when this page was made; made where the folder can be "
+        "found, the page shows the rounds of the correction."
     )
 
 
