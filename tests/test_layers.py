@@ -32,7 +32,7 @@ LAYER_3 = LAYER_2 | {
     "analysis",
 }
 LAYER_4 = LAYER_3 | {"divergence", "train"}
-STUDIES = {"arguments", "study", "trials", "campaign", "standings"}
+STUDIES = {"arguments", "study", "trials", "campaign", "cluster", "standings"}
 MAY_IMPORT = {
     "__init__": LAYER_4,
     "errors": set(),
@@ -69,6 +69,7 @@ MAY_IMPORT = {
     "study": LAYER_4 | {"arguments"},
     "trials": LAYER_4 | {"__init__", "arguments", "study"},
     "campaign": LAYER_4 | {"arguments", "trials"},
+    "cluster": {"errors", "files", "trials"},
     "standings": LAYER_3 | {"__init__", "study", "trials"},
     "terminal": LAYER_4 | {"campaign", "trials"},
     "cli": LAYER_4 | {"__init__", "loggers", "terminal", "interop", "homing"} | STUDIES,
