@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.trials_for_tests import tiny, trial
+from tests.trials_for_tests import of_given, tiny, trial
 
 from classwise import campaign
 from classwise.campaign import arch, estimates, run_all, total
 from classwise.errors import InputError
-from classwise.study import Entry
+from classwise.study import Entry, Given
 from classwise.trials import State, Trial, Where, grid, log
 
 
@@ -155,6 +155,18 @@ def test_what_is_done_takes_no_time_and_tells_what_evaluations_take(tmp_path: Pa
     assert found[trials[1]].evaluation == pytest.approx(seconds)
     assert found[trials[1]].training == pytest.approx(sum(line["seconds"] for line in lines))
     assert total(found.values())[2] == 0
+
+
+def test_a_given_model_takes_no_time_to_train_and_what_others_of_it_took_to_evaluate(tmp_path: Path) -> None:
+    where = Where(tmp_path / "study")
+    models = (Given("a", "digits_cnn"), Given("b", "digits_cnn", eps=0.1), Given("c", "digits_cnn(mean=0.5, std=1)"))
+    trials = grid(of_given(*models), where)
+    run_all(trials[:1], where)
+    seconds = trials[0].results(where.out)["given"].header["seconds"]
+    found = estimates(trials, where)
+    assert [each.training for each in found.values()] == [0.0, 0.0, 0.0]
+    assert [each.evaluation for each in found.values()] == [0.0, pytest.approx(seconds), None]
+    assert {each.basis for each in found.values()} == {"given"}
 
 
 def test_the_architecture_is_what_comes_before_settings_and_file() -> None:

@@ -200,8 +200,9 @@ def test_version(run: Run) -> None:
     assert run("--version").out.strip() == f"classwise {classwise.__version__}"
 
 
-def test_the_console_script_is_installed() -> None:
-    done = subprocess.run([console_script(), "--version"], capture_output=True, text=True, check=False)
+@pytest.mark.parametrize("command", [[console_script()], [sys.executable, "-m", "classwise"]], ids=["script", "module"])
+def test_the_command_line_is_installed(command: list[str]) -> None:
+    done = subprocess.run([*command, "--version"], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, f"classwise {classwise.__version__}\n", "")
 
 
@@ -709,7 +710,11 @@ def test_an_interrupted_evaluation_goes_on_and_ends_the_same(
     with np.load("whole/outcomes.npz") as whole, np.load("stopped/outcomes.npz") as resumed:
         assert whole.files == resumed.files
         assert all((whole[name] == resumed[name]).all() for name in whole.files)
-    assert sorted(path.name for path in (tmp_path / "stopped").iterdir()) == ["outcomes.npz", "result.json"]
+    assert sorted(path.name for path in (tmp_path / "stopped").iterdir()) == [
+        "examples.npz",
+        "outcomes.npz",
+        "result.json",
+    ]
 
 
 @pytest.mark.parametrize("call", [1, 6, 14])
@@ -761,6 +766,8 @@ def test_a_run_is_corrected_on_images_it_held_out_and_then_is_a_model_like_any(
     result = Result.read(tmp_path / "ev")
     assert result.header["model"]["name"] == "corrected:fixed"
     assert "fitted_on_test" not in {flag["flag"] for flag in result.header["flags"]}
+    assert run("report", "ev").status == 0
+    assert f"was fitted on {len(curve['index'])} images" in (tmp_path / "ev/report.html").read_text()
     words = ["train", "at", *TINY, "--model", "corrected:fixed", "--out", "tuned"]
     assert run(*words).status == 0
     assert run("evaluate", "run:tuned", *FAST).status == 0

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+
+from classwise.report.sheet import escape_markdown
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -60,6 +63,23 @@ def test_the_findings_on_single_networks_are_what_the_analyses_say() -> None:
     for folders in module.SETS.values():
         for sentence in module.sentences(module.on(folders)):
             assert sentence in text
+
+
+STUDIES = sorted((ROOT / "results" / "studies").glob("*/analyses.json"))
+
+
+@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.parent.name)
+def test_what_a_committed_study_says_follows_from_its_outcomes(path: Path) -> None:
+    """Every finding anew from result.json and outcomes.npz; the names of the models are the study's."""
+    from classwise.analysis import answer, read
+
+    record = json.loads(path.read_text())
+    said = {finding["sentence"]: finding["question"] for each in record["answers"] for finding in each["findings"]}
+    table = (path.parent / "table.md").read_text()
+    questions = list(dict.fromkeys(said.values()))
+    found = answer(read(sorted(path.parent.glob("*/given-*"))))[0]
+    assert {finding.sentence for finding in found if finding.question in questions} == set(said)
+    assert all(escape_markdown(sentence) in table for sentence in said)
 
 
 @pytest.mark.slow

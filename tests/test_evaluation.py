@@ -165,7 +165,7 @@ def test_a_crashed_evaluation_goes_on_and_ends_the_same(tmp_path: Path, monkeypa
     assert min(seen.done for seen in attacked) > 60, "finished images were attacked again"
     for name in attacks:
         assert (whole.predictions[name] == resumed.predictions[name]).all()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["outcomes.npz", "result.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["examples.npz", "outcomes.npz", "result.json"]
 
 
 def test_a_finished_evaluation_is_not_done_again(tmp_path: Path) -> None:
@@ -487,7 +487,7 @@ def test_a_plan_goes_on_after_a_crash_at_any_moment(tmp_path: Path, monkeypatch:
         assert len(again) == len(moments) - moment, "finished batches were attacked again"
         assert_same(whole, resumed.outcomes)
         assert_same(whole, Result.read(folder).outcomes)
-        assert sorted(path.name for path in folder.iterdir()) == ["outcomes.npz", "result.json"]
+        assert sorted(path.name for path in folder.iterdir()) == ["examples.npz", "outcomes.npz", "result.json"]
 
 
 def test_a_crash_may_follow_a_crash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -610,7 +610,7 @@ def test_an_attack_added_later_is_run_on_the_survivors_alone(tmp_path: Path) -> 
     model, data = firm()
     first = evaluate(model, data, FIRST, directory=tmp_path)
     attacks = added()
-    both = evaluate(model, data, attacks, directory=tmp_path)
+    both = evaluate(model, data, attacks, examples=0, directory=tmp_path)
     assert sorted(attacks["later"].given) == np.flatnonzero(first.outcomes.correct()).tolist()
     entries = both.document["attacks"]
     assert entries["later"]["after"] == entries["brief"]["after"] == ["pgd(steps=1)"]
@@ -657,7 +657,7 @@ def test_a_crash_while_an_attack_is_added_leaves_the_older_result_and_goes_on(
         resumed = evaluate(model, data, added(), batch_size=20, directory=folder, watch=again.append)
         assert len(again) == len(moments) - moment, "finished batches were attacked again"
         assert_same(whole.outcomes, resumed.outcomes)
-        assert sorted(path.name for path in folder.iterdir()) == ["outcomes.npz", "result.json"]
+        assert sorted(path.name for path in folder.iterdir()) == ["examples.npz", "outcomes.npz", "result.json"]
 
 
 def test_a_crash_while_the_longer_result_is_written_loses_neither(
@@ -690,12 +690,16 @@ def test_records_that_a_crash_left_beside_a_finished_result_are_in_nobody_s_way(
     (tmp_path / ".result.json.abc.partial").write_text("half")
     assert (tmp_path / "partial-0-of-1.npz").exists()
     evaluate(model, data, FIRST, directory=tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["outcomes.npz", "result.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["examples.npz", "outcomes.npz", "result.json"]
     with monkeypatch.context() as patch:
         patch.setattr(records, "clear", lambda *_: None)
         evaluate(model, data, FIRST, directory=tmp_path / "other")
     evaluate(model, data, added(), directory=tmp_path / "other")
-    assert sorted(path.name for path in (tmp_path / "other").iterdir()) == ["outcomes.npz", "result.json"]
+    assert sorted(path.name for path in (tmp_path / "other").iterdir()) == [
+        "examples.npz",
+        "outcomes.npz",
+        "result.json",
+    ]
 
 
 def test_the_older_result_may_be_asked_for_while_a_longer_one_is_unfinished(
@@ -758,7 +762,11 @@ def test_two_processes_give_the_verdicts_of_one(tmp_path: Path) -> None:
     two = Result.read(tmp_path / "plan")
     assert_same(one.outcomes, two.outcomes)
     assert one.document["attacks"]["brief"]["audit"] == two.document["attacks"]["brief"]["audit"]
-    assert sorted(path.name for path in (tmp_path / "plan").iterdir()) == ["outcomes.npz", "result.json"]
+    assert sorted(path.name for path in (tmp_path / "plan").iterdir()) == [
+        "examples.npz",
+        "outcomes.npz",
+        "result.json",
+    ]
 
 
 def test_a_plan_whose_stage_leaves_the_ball_is_flagged() -> None:

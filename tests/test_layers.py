@@ -26,13 +26,14 @@ LAYER_3 = LAYER_2 | {
     "ladder",
     "flags",
     "probe",
+    "recraft",
     "evaluation",
     "repair",
     "report",
     "analysis",
 }
 LAYER_4 = LAYER_3 | {"divergence", "train"}
-STUDIES = {"arguments", "study", "trials", "campaign", "cluster", "standings"}
+STUDIES = {"arguments", "study", "trials", "campaign", "cluster", "standings", "verdicts"}
 MAY_IMPORT = {
     "__init__": LAYER_4,
     "errors": set(),
@@ -57,7 +58,8 @@ MAY_IMPORT = {
     "memory": set(),
     "engine": LAYER_1 | {"memory", "records"},
     "ladder": {"noise", "attacks", "metrics", "engine"},
-    "evaluation": LAYER_2 | {"__init__", "memory", "records", "engine", "ladder", "flags", "probe"},
+    "recraft": {"attacks", "metrics", "engine"},
+    "evaluation": LAYER_2 | {"__init__", "memory", "records", "engine", "ladder", "flags", "probe", "recraft"},
     "repair": LAYER_2 | {"__init__", "memory", "engine"},
     "report": {"errors", "files", "metrics"},
     "analysis": LAYER_1 | {"report"},
@@ -71,7 +73,9 @@ MAY_IMPORT = {
     "campaign": LAYER_4 | {"arguments", "trials"},
     "cluster": {"errors", "files", "trials"},
     "standings": LAYER_3 | {"__init__", "study", "trials"},
+    "verdicts": LAYER_3 | {"__init__", "arguments", "trials"},
     "terminal": LAYER_4 | {"campaign", "trials"},
+    "__main__": {"cli"},
     "cli": LAYER_4 | {"__init__", "loggers", "terminal", "interop", "homing"} | STUDIES,
 }
 

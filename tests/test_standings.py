@@ -18,8 +18,8 @@ from classwise.metrics.intervals import simultaneous, worst_interval
 from classwise.metrics.result import Result
 from classwise.report.sheet import Sheet
 from classwise.standings import Row, achieved, mean_radius, price, rows, sampling, spread, training_seconds
-from classwise.study import Entry, Study
-from classwise.trials import Trial
+from classwise.study import Entry, Given, Study
+from classwise.trials import GIVEN, Trial
 
 STUDY = Study("tiny", "digits", ("digits_cnn",), recipe="digits", method=(Entry("at"),))
 
@@ -195,7 +195,7 @@ def finished(tmp_path: Path, seed: int, code: str) -> Trial:
 
 
 def test_the_files_hold_what_was_found_and_say_what_is_missing(tmp_path: Path) -> None:
-    trials = [finished(tmp_path, 0, "a"), trial("at", seed=1)]
+    trials = [finished(tmp_path, 0, "a"), trial("at", seed=1, evaluation={"images": 8})]
     found = rows(STUDY, trials, tmp_path)
     assert [(each.name, list(each.results), each.wanted) for each in found] == [("at", [0], 2)]
     standings.write(STUDY, trials, found, tmp_path)
@@ -218,3 +218,33 @@ def test_rows_have_the_order_of_the_file_whatever_is_done_first(tmp_path: Path) 
     base = trial("at")
     found = rows(study, [base, trial("student", teacher=base)], tmp_path)
     assert [each.name for each in found] == ["student", "at"]
+
+
+def given(tmp_path: Path, name: str, **settings: Any) -> Trial:
+    each = trial(name, recipe=None, weights=(GIVEN,), evaluation={"images": 8}, images=0, **settings)
+    result([4, 4], [3, 1]).write(each.evaluation_folder(tmp_path, GIVEN))
+    return each
+
+
+def test_a_model_that_is_given_stands_below_what_was_trained_without_seconds(tmp_path: Path) -> None:
+    study = replace(STUDY, given=(Given("theirs", "digits_cnn", eps=0.1),), eps=0.1)
+    found = rows(study, [given(tmp_path, "theirs"), finished(tmp_path, 0, "a")], tmp_path)
+    assert [(each.name, each.model, each.weights) for each in found] == [
+        ("at", "digits_cnn", "best"),
+        ("theirs", "given", "given"),
+    ]
+    texts = [[cell.text for cell in table(study, found).rows[1]] for table in (achieved, price)]
+    assert texts[0][:2] == ["theirs", "given"]
+    assert "25.0" in texts[0]
+    assert texts[1][-1] == "–"
+
+
+def test_data_and_threat_are_in_the_table_where_rows_differ_in_them(tmp_path: Path) -> None:
+    study = Study("tiny", "digits", given=(Given("a", "digits_cnn"), Given("b", "digits_cnn", "mnist")), eps=0.1)
+    trials = [given(tmp_path, "a"), given(tmp_path, "b", data="mnist")]
+    standings.write(study, trials, rows(study, trials, tmp_path), tmp_path, "\n## What was said\n")
+    text = (tmp_path / "table.md").read_text()
+    assert "| a | digits, Linf 0.1 | given |" in text
+    assert "| b | mnist, Linf 0.1 | given |" in text
+    assert "training" not in text
+    assert text.endswith("## What was said\n")

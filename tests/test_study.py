@@ -17,13 +17,16 @@ from classwise.data import Images
 from classwise.data.groups import GROUPS
 from classwise.errors import InputError
 from classwise.models.checkpoint import save_weights
-from classwise.study import Entry, Evaluation, Study
+from classwise.study import Entry, Evaluation, Given, Study
+from classwise.threat import ThreatModel
 from classwise.trials import Source, Trial, Where, grid, prepared
 
 COMMITTED = sorted((Path(__file__).parents[1] / "studies").glob("*.toml"))
 FAIR = [path for path in COMMITTED if path.name.startswith("fair-")]
-SHAPES = {"digits": (1, 8, 8), "mnist": (1, 28, 28), "cifar10": (3, 32, 32)}
-CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+GREY, COLOUR = (1, 28, 28), (3, 32, 32)
+# Photographs of 64 and 224 pixels a side stand for themselves at 32: the network is made for any size.
+SHAPES = {"digits": (1, 8, 8), "mnist": GREY}
+DIGITS = tuple("0123456789")
 
 TEXT = """
 name = "tiny"
@@ -32,6 +35,11 @@ model = "digits_cnn"
 recipe = "digits"
 [[method]]
 method = "at"
+"""
+
+GIVEN = """[[given]]
+name = "x"
+model = "digits_cnn"
 """
 
 
@@ -56,10 +64,12 @@ def stand_ins(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Images]:
 
     def load(name: str, directory: Any = None, split: str = "test", download: bool = False) -> Images:
         generator = torch.Generator().manual_seed(int(split == "train"))
-        classes = CIFAR10 if name == "cifar10" else tuple("0123456789")
-        x = torch.randint(256, (300, *SHAPES[name]), generator=generator, dtype=torch.uint8)
         groups = GROUPS.get(name, {})
-        return Images.from_arrays(x, torch.arange(300) % 10, classes, name=name, split=split, groups=groups)
+        classes = tuple(sorted(member for members in groups.values() for member in members)) or DIGITS
+        count = max(300, 10 * len(classes))
+        x = torch.randint(256, (count, *SHAPES.get(name, COLOUR)), generator=generator, dtype=torch.uint8)
+        y = torch.arange(count) % len(classes)
+        return Images.from_arrays(x, y, classes, name=name, split=split, groups=groups)
 
     monkeypatch.setattr(arguments, "load", load)
     return load
@@ -83,6 +93,7 @@ limit = 200
 eps = "1/10"
 norm = "L2"
 precision = "bf16-mixed"
+analyse = "gain"
 reference = "rslad"
 [evaluate]
 attacks = "pgd"
@@ -90,6 +101,13 @@ weights = "ema-last"
 limit = 50
 audit = 0
 seed = 7
+[[given]]
+name = "theirs"
+model = "$NETS/net.py:make"
+data = "mnist"
+eps = 0.2
+norm = "L2"
+limit = 30
 [[method]]
 name = "base"
 method = "trades(beta=3)"
@@ -109,6 +127,8 @@ wrappers = "swa,ema"
             Entry("trades(beta=3)", "base"),
             Entry("rslad", "rslad", "fast", "swa,ema", "base@last", "base@ema-best"),
         ),
+        given=(Given("theirs", "$NETS/net.py:make", "mnist", 0.2, "L2", 30),),
+        analyse=("gain",),
         seeds=(4, 5),
         wrappers="ema",
         limit=200,
@@ -123,6 +143,18 @@ wrappers = "swa,ema"
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
+        ('[[method]]\nmethod = "at"', "", "method is missing, and given too"),
+        ('[[method]]\nmethod = "at"', GIVEN, "model is for training, but there is no [[method]]"),
+        ("[[method]]", '[[given]]\nname = "x"\n[[method]]', "given 1, model is missing"),
+        ("[[method]]", '[[given]]\nmodel = "digits_cnn"\n[[method]]', "given 1, name is missing"),
+        ("[[method]]", GIVEN.replace('"x"', '"at"') + "[[method]]", "given has 'at' twice"),
+        ("[[method]]", GIVEN + "seed = 3\n[[method]]", "given 1, Unknown key 'seed'"),
+        ("[[method]]", GIVEN + 'data = "digit"\n[[method]]', "did you mean 'digits'?"),
+        ("[[method]]", GIVEN.replace('"digits_cnn"', "[]") + "[[method]]", "given 1, model is [], but must be a text"),
+        ("[[method]]", "[given]\n[[method]]", "given is {}, but must be tables, [[given]]"),
+        ('recipe = "digits"', 'recipe = "digits"\nanalyse = "dispairty"', "did you mean 'disparity'?"),
+        ('recipe = "digits"', 'recipe = "digits"\nanalyse = ["gain", "gain"]', "analyse has 'gain' twice"),
+        ('recipe = "digits"', 'recipe = "digits"\nanalyse = 3', "analyse is 3, but must be a text or a list"),
         ('model = "digits_cnn"\n', "", "model is missing"),
         ('method = "at"', 'recipe = "fast"', "method 1, method is missing"),
         ('method = "at"', 'method = "at"\nseed = 3', "method 1, Unknown key 'seed'"),
@@ -214,6 +246,55 @@ def test_a_shrunk_study_has_the_same_methods_and_other_amounts() -> None:
     assert (recipe.epochs, recipe.steps, recipe.milestones, recipe.lr) == (2, 2, (), 0.01)
 
 
+# Models that are given
+
+
+def test_a_given_model_names_an_environment_variable_that_must_be_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NETS", "/there")
+    assert Given("x", "$NETS/net.py:make").text == "/there/net.py:make"
+    monkeypatch.delenv("NETS")
+    with pytest.raises(InputError, match="given 'x' names \\$NETS, which is not set"):
+        _ = Given("x", "$NETS/net.py:make").text
+
+
+@pytest.mark.parametrize(
+    ("given", "eps"),
+    [
+        (Given("x", "digits_cnn"), 0.1),
+        (Given("x", "digits_cnn", eps="1/4"), 0.25),
+        (Given("x", "digits_cnn", data="mnist"), 0.3),
+        (Given("x", "digits_cnn", data="mnist", eps=0.2), 0.2),
+    ],
+)
+def test_a_given_model_has_the_radius_of_the_study_unless_it_has_data_or_a_radius_of_its_own(
+    given: Given, eps: float
+) -> None:
+    assert made(given=(given,), eps=0.1).threat_of(given) == ThreatModel("Linf", eps)
+
+
+def test_a_norm_alone_is_no_threat() -> None:
+    with pytest.raises(InputError, match="A norm needs a radius"):
+        made(given=(Given("x", "digits_cnn", norm="L2"),))
+
+
+def test_a_shrunk_study_evaluates_a_tiny_network_in_place_of_a_given_one() -> None:
+    given = Given("x", "$NETS/net.py:make", "mnist", "1/4", limit=1000)
+    small = Study("tiny", "digits", given=(given,)).shrunk(num_classes=1000)
+    assert small.given == (replace(given, model="digits_cnn", limit=None),)
+    assert (small.model, small.recipe, small.limit, small.evaluate.limit) == ((), "", None, 200)
+
+
+def test_digits_stand_in_for_data_that_are_not_there(tmp_path: Path) -> None:
+    full = made(
+        data="svhn",
+        given=(Given("x", "digits_cnn"), Given("y", "digits_cnn", "mnist"), Given("z", "a", "digits")),
+    )
+    small, absent = full.standing_in(tmp_path)
+    assert absent == ["svhn", "mnist"]
+    assert small.all_data == ["digits"]
+    assert made().standing_in(None) == (made(), [])
+
+
 # Committed studies
 
 
@@ -266,14 +347,18 @@ def test_every_run_of_a_committed_study_can_be_built(
 ) -> None:
     """Method, recipe, wrappers and start fit together on images like the study's; one network is every teacher."""
     where = Where(tmp_path)
-    for trial in grid(study.read(path).shrunk(10), where):
+    found = study.read(path)
+    classes = len(stand_ins(found.data).classes)
+    for trial in grid(found.shrunk(classes), where):
+        if trial.recipe is None:
+            continue
         network = arguments.model("digits_cnn", stand_ins(trial.data), 0)
         save_weights(network, tmp_path / "teacher.safetensors")
         source = Source("elsewhere", f"digits_cnn@{tmp_path / 'teacher.safetensors'}")
         alone = replace(trial, start=trial.start and source, teacher=trial.teacher and source)
         images, found = prepared(alone, where)
         assert isinstance(alone, Trial)
-        assert len(images) == 100
+        assert len(images) == 10 * classes
         assert found.method.fine_tunes <= ("@" in found.run.model), trial.name
 
 
@@ -294,6 +379,8 @@ def test_a_committed_study_runs_shrunk(
     assert not (tmp_path / "out").exists()
     assert main(words) == 0
     table = (tmp_path / "out" / "table.md").read_text()
+    assert "H1 is " in table
+    assert "Not answered: The question 'consistency'" in table
     assert [name for name in ("at", "trades", "mart", "he") if f"| {name} | ema-best |" not in table] == []
     before = {each: each.stat().st_mtime_ns for each in (tmp_path / "out").rglob("*.npz")}
     assert len(before) == 12
@@ -314,6 +401,18 @@ def test_a_run_that_fails_ends_the_command_with_its_reason_and_a_table_of_the_ot
     assert "| at | best |" in (out / "table.md").read_text()
     assert main(["study", str(path), "--shrink", "--out", str(out), "--status"]) == 0
     assert "3 runs: 1 done, 1 failed, 1 open." in capsys.readouterr().out
+
+
+def test_a_committed_study_of_given_models_runs_shrunk_without_their_data_and_says_what_stands_in(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = next(path for path in COMMITTED if path.stem == "gain")
+    assert main(["study", str(path), "--shrink", "--data-dir", str(tmp_path), "--out", str(tmp_path / "out")]) == 0
+    said = capsys.readouterr().out
+    assert "cifar10 is not there: digits stand in for it in this shrunk study." in said
+    table = (tmp_path / "out" / "table.md").read_text()
+    assert "| mnist-smallcnn-trades | digits, Linf 0.15 | given |" in table
+    assert "training" not in table
 
 
 @pytest.mark.slow

@@ -399,6 +399,7 @@ def test_no_image_is_a_batch_too(name: str) -> None:
     [
         ("8/255", 8 / 255),
         (" 8 / 255 ", 8 / 255),
+        ("0.25/255", 0.25 / 255),
         (8 / 255, 8 / 255),
         ("0.3", 0.3),
         ("3e-2", 0.03),
@@ -417,6 +418,7 @@ def test_a_radius_is_a_number_or_a_fraction(written: float | str, eps: float) ->
         "8/",
         "eight",
         "8/0",
+        "8/2/255",
         "-1",
         -0.1,
         "nan",
@@ -484,6 +486,7 @@ def test_an_l2_radius_may_be_above_1() -> None:
     ("threat", "text"),
     [
         (EIGHT, "Linf 8/255"),
+        (ThreatModel("Linf", 0.5 / 255), "Linf 0.5/255"),
         (ThreatModel("Linf", 0.031), "Linf 0.031"),
         (ThreatModel("Linf", 0.3), "Linf 0.3"),
         (ThreatModel("L2", 0.5), "L2 0.5"),

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.trials_for_tests import QUICK, RECIPE, tiny
+from tests.trials_for_tests import QUICK, RECIPE, of_given, tiny
 
 from classwise import files, trials
 from classwise.errors import InputError
 from classwise.metrics.result import Result
 from classwise.recipes import Recipe
-from classwise.study import Entry, Study
+from classwise.study import Entry, Given, Study
 from classwise.threat import ThreatModel
 from classwise.trials import Source, Trial, Where, grid, perform
 
@@ -217,3 +217,60 @@ def test_a_teacher_from_elsewhere_is_identified_by_its_weights(done: tuple[Trial
     copied = only(tiny(Entry("rslad", teacher=f"digits_cnn@{moved}")), where).teacher
     hashes = [source.of for source in (*keys, copied) if source is not None]
     assert hashes[0] != hashes[1] == hashes[2]
+
+
+# Models that are given
+
+
+@pytest.fixture
+def saved(done: tuple[Trial, Where]) -> str:
+    """Return the model string of a trained network."""
+    trial, where = done
+    return f"run:{trial.folder(where.out)}"
+
+
+def test_a_given_model_is_evaluated_as_the_command_would_and_not_trained(
+    saved: str, where: Where, tmp_path: Path
+) -> None:
+    from classwise.cli import main
+
+    trial = only(of_given(Given("theirs", saved, eps="1/8")), where)
+    assert (trial.state(where.out), trial.trained(where.out)) == ("open", True)
+    assert (perform(trial, where), trial.state(where.out)) == ("done", "done")
+    assert {path.name for path in trial.folder(where.out).iterdir()} == {
+        "running.lock",
+        "trial.json",
+        trial.evaluation_folder(where.out, "given").name,
+    }
+    words = ["--data", "digits", "--eps", "1/8", "--attacks", "pgd(steps=2)", "--limit", "20"]
+    assert main(["evaluate", saved, *words, "--out", str(tmp_path / "result")]) == 0
+    ours, theirs = trial.results(where.out)["given"], Result.read(tmp_path / "result")
+    assert ours.outcomes.counts().tolist() == theirs.outcomes.counts().tolist()
+    assert ours.header["model"]["name"] == "theirs on digits, Linf 0.125"
+    assert ours.header["model"]["sha256"] == theirs.header["model"]["sha256"]
+
+
+def test_a_given_model_is_known_by_its_weights_and_not_by_its_place(saved: str, where: Where, tmp_path: Path) -> None:
+    shutil.copytree(saved.removeprefix("run:"), tmp_path / "copy")
+    texts = (saved, f"run:{tmp_path / 'copy'}", f"{saved}@ema-last")
+    keys = [only(of_given(Given("theirs", text)), where).key for text in texts]
+    assert keys[0] == keys[1] != keys[2]
+
+
+@pytest.mark.parametrize("change", [{"name": "x"}, {"data": "folder", "eps": 0.15}, {"eps": 0.2}], ids=str)
+def test_name_data_and_threat_of_a_given_model_are_in_its_key(where: Where, change: dict[str, Any]) -> None:
+    trial = only(of_given(Given("theirs", "digits_cnn")), where)
+    threat = ThreatModel("Linf", change.get("eps", 0.15))
+    other = replace(trial, name=change.get("name", trial.name), data=change.get("data", trial.data), threat=threat)
+    assert other.key != trial.key
+
+
+def test_a_given_model_may_have_images_of_its_own_number(where: Where) -> None:
+    found = grid(of_given(Given("few", "digits_cnn", limit=10), Given("all", "digits_cnn")), where)
+    assert [trial.evaluation["images"] for trial in found] == [10, 20]
+    assert len({trial.evaluation_folder(where.out, "given").name for trial in found}) == 2
+
+
+def test_a_given_model_that_does_not_fit_the_data_is_refused_before_anything_starts(where: Where) -> None:
+    with pytest.raises(InputError, match="There is no file"):
+        grid(of_given(Given("theirs", "nowhere.py:make")), where)

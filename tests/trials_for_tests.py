@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from classwise.recipes import Recipe
-from classwise.study import Entry, Evaluation, Study
+from classwise.study import Entry, Evaluation, Given, Study
 from classwise.threat import ThreatModel
 from classwise.trials import Source, Trial
 
@@ -15,7 +15,11 @@ RECIPE = "digits(epochs=2, steps=2, holdout=0.2, batch_size=20)"
 
 def tiny(*entries: Entry, **settings: Any) -> Study:
     given: dict[str, Any] = {"recipe": RECIPE, "limit": 100, "wrappers": "ema", "evaluate": QUICK, **settings}
-    return Study("tiny", "digits", ("digits_cnn",), method=entries, **given)
+    return Study("tiny", "digits", **{"model": ("digits_cnn",), **given}, method=entries)
+
+
+def of_given(*models: Given, **settings: Any) -> Study:
+    return Study("tiny", "digits", given=models, evaluate=QUICK, **settings)
 
 
 def trial(name: str, *, start: Trial | None = None, teacher: Trial | None = None, **settings: Any) -> Trial:

@@ -122,6 +122,9 @@ def estimates(trials: Sequence[Trial], where: Where) -> dict[Trial, Estimate]:
     measured: dict[str, float] = {}
     found: dict[Trial, Estimate] = {}
     for trial in trials:
+        if trial.recipe is None:
+            found[trial] = Estimate(0.0, _evaluation_left(trial, evaluated), "given")
+            continue
         left = trial.recipe.epochs - trial.epochs(where.out)
         pace, basis = (0.0, "trained") if not left else _logged(trial, paces)
         if basis == _NO_LOG:
@@ -165,6 +168,7 @@ def arch(model: str) -> str:
 
 def measured_pace(trial: Trial, where: Where) -> float:
     """Train a moment, and return seconds an image, epoch and pass of the second of two epochs."""
+    assert trial.recipe is not None
     classes = len(arguments.training_images(trial.data, where.data_dir, None, 0, False).classes)
     recipe = replace(
         trial.recipe, epochs=2, batch_size=_MEASURED_BATCH, milestones=(), eps_warmup=0, holdout=1 / _MEASURED_IMAGES

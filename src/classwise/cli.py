@@ -144,6 +144,7 @@ def evaluate_model(
     batch_size: int | None = None,
     fixed_shape: int | None = None,
     search_precision: Literal["float32", "bfloat16"] = "float32",
+    examples: int = 6,
     seed: int = 0,
     out: Path | None = None,
     fail_under: str | None = None,
@@ -171,6 +172,7 @@ def evaluate_model(
         batch_size: images attacked at once, what memory holds if not given; does not change a verdict.
         fixed_shape: images in every single pass, for verdicts that are equal to the last bit on any batch size.
         search_precision: what attacks compute in, float32 or bfloat16; verdicts are float32 either way.
+        examples: broken images of the weakest class to store with --out, for the report; 0 for none.
         seed: of the sample and of the attacks.
         out: folder for result.json and outcomes.npz; nothing is written if not given.
         fail_under: exit with status 3 unless lower bounds reach these, such as `worst=0.2,average=0.4`.
@@ -195,7 +197,7 @@ def evaluate_model(
         _find_worst(network.to(fabric.device), images, attacks, arguments.threat(name, eps, norm), seed, out)
         return
     settings: dict[str, Any] = {"seed": seed, "audit": audit, "batch_size": batch_size, "fixed_shape": fixed_shape}
-    settings |= {"search_precision": search_precision, "directory": out, "fabric": fabric}
+    settings |= {"search_precision": search_precision, "examples": examples, "directory": out, "fabric": fabric}
     settings |= {"name": model, "command": command}
     with terminal.evaluating(images, chosen, quiet=not fabric.is_global_zero) as watch:
         result = evaluation.evaluate(network, images, chosen, watch=watch, **settings)
@@ -513,12 +515,14 @@ def run_study(
         shrink: the same grid in seconds: one seed, few images, two epochs, a tiny network, weak attacks.
     """
     command = _command_line("study", locals())
-    from classwise import arguments, campaign, standings, terminal
+    from classwise import arguments, campaign, standings, terminal, verdicts
     from classwise import study as studies
     from classwise.trials import Where, grid
 
     found = studies.read(file)
     if shrink:
+        found, absent = found.standing_in(data_dir)
+        terminal.stand_ins(absent, studies.STAND_IN)
         found = found.shrunk(len(arguments.images(found.data, data_dir, "test", None, 0).classes))
     where = Where(out or Path("runs") / found.name, data_dir, accelerator, command)
     trials = grid(found, where)
@@ -531,7 +535,9 @@ def run_study(
     with terminal.counting(len(trials), where.out) as tell:
         states = campaign.run_all(trials, where, jobs, tell, elsewhere)
     rows = standings.rows(found, trials, where.out)
-    terminal.standings(standings.sheets(found, rows), standings.write(found, trials, rows, where.out))
+    answers = verdicts.ask(found.analyse, trials, where)
+    written = standings.write(found, trials, rows, where.out, verdicts.text(answers))
+    terminal.standings(standings.sheets(found, rows), [*written, *verdicts.write(answers, where.out)])
     return terminal.refuse_unfinished(states, where.out)
 
 

@@ -138,8 +138,7 @@ class Engine:
         return turn.added_up(self.total)
 
     def _attack(self, turn: Turn, stage: Stage, path: Path, positions: Tensor, x: Tensor, y: Tensor) -> None:
-        noise = Noise(self.seed, self.data.index[positions].to(x.device), path)
-        x_adv = _with_room(stage.attack, self.batch_size)(self.searched, x, y, noise=noise)
+        x_adv = self.candidates(stage, path, positions, x, y)
         valid, logits = stage.attack.threat.contains(x_adv, x), forward(self.model, x_adv)
         predicted, clean = predict(logits, y), self.records.clean
         # For a candidate outside the set the clean verdict stands.
@@ -150,6 +149,11 @@ class Engine:
         distance = stage.attack.threat.distance(x_adv, x).cpu()
         turn.distance[positions] = torch.where(ok, distance, 0)
         turn.tried[positions] = 1
+
+    def candidates(self, stage: Stage, path: Path, positions: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        """Attack images (n, C, H, W) at some positions of the data (n,); returns a candidate for each, not judged."""
+        noise = Noise(self.seed, self.data.index[positions].to(x.device), path)
+        return _with_room(stage.attack, self.batch_size)(self.searched, x, y, noise=noise)
 
     def _batches(self, which: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         return batches(self.data, self.batch_size, self.device, positions=which.nonzero().squeeze(1))

@@ -29,6 +29,7 @@ from classwise.data.images import ImageSet
 from classwise.engine import Engine, Field, Snapshot, channels_last, exact_float32, out_of_memory
 from classwise.errors import InputError
 from classwise.memory import batch_that_fits
+from classwise.metrics.examples import EXAMPLES_FILE, Examples
 from classwise.metrics.outcomes import CLEAN, Outcomes
 from classwise.metrics.result import Result
 from classwise.models.checkpoint import weights_sha256
@@ -38,6 +39,7 @@ from classwise.models.searched import Precision, Searched
 from classwise.noise import Noise
 from classwise.probe import probe
 from classwise.records import Clean, Records, Row, Turn
+from classwise.recraft import SHOWN, recraft
 
 __all__ = ["AUDIT", "Snapshot", "evaluate"]
 
@@ -56,6 +58,7 @@ def evaluate(
     batch_size: int | None = None,
     fixed_shape: int | None = None,
     search_precision: Precision = "float32",
+    examples: int = SHOWN,
     device: torch.device | str | None = None,
     directory: Path | str | None = None,
     fabric: Fabric | None = None,
@@ -77,6 +80,8 @@ def evaluate(
             to the last bit where kernels round differently by the number of images; None for any number.
         search_precision: what the attacks compute in: "float32", or "bfloat16" on hardware that is faster with it. A
             candidate counts only if it fools the model in float32.
+        examples: broken images of the weakest class whose pixels are written to ``examples.npz`` for the report; 0 for
+            none.
         device: where to compute; the model's own device if None.
         directory: where ``result.json`` and ``outcomes.npz`` are written; an interrupted evaluation with the same
             settings goes on from there, and a finished one is returned as it is. Where the folder holds a finished
@@ -95,7 +100,7 @@ def evaluate(
     """
     where = torch.device(device or (fabric.device if fabric else _device(model)))
     folder, watch = None if directory is None else Path(directory), watch or (lambda snapshot: None)
-    settings = _Settings(seed, audit, batch_size, fixed_shape, search_precision, where, name)
+    settings = _Settings(seed, audit, batch_size, fixed_shape, search_precision, examples, where, name)
     job = _Job(model, data, attacks, settings, folder, fabric, watch)
     _check(job)
     earlier = _earlier(job)
@@ -104,9 +109,10 @@ def evaluate(
     start = time.perf_counter()
     with _ready(job) as (engine, seen):
         found = _run(job, engine, seen, earlier)
+        shown = _examples(job, engine, found.outcomes)
     spent = {"seconds": time.perf_counter() - start, "batch_size": engine.batch_size, "command": command}
     result = Result(header={**_header(job, found), **spent}, outcomes=found.outcomes)
-    _write(job, result, added=earlier is not None)
+    _write(job, result, shown, added=earlier is not None)
     return result
 
 
@@ -119,6 +125,7 @@ class _Settings:
     batch_size: int | None
     fixed_shape: int | None
     search_precision: Precision
+    examples: int
     device: torch.device
     name: str | None
 
@@ -192,6 +199,8 @@ def _check(job: _Job) -> None:
         raise InputError("Name at least one attack, and give all attacks of an evaluation the same threat model.")
     if not len(job.data) or (job.settings.batch_size is not None and job.settings.batch_size < 1):
         raise InputError("An evaluation needs at least one image, and a batch size of at least 1.")
+    if job.settings.examples < 0:
+        raise InputError(f"The number of examples cannot be {job.settings.examples}; 0 stores none.")
     if job.settings.fixed_shape is not None and job.settings.fixed_shape < 1:
         raise InputError("The fixed shape is a number of images, at least 1.")
     if not 0 <= job.settings.audit <= 100:
@@ -428,8 +437,18 @@ def _earlier(job: _Job) -> Result | None:
     return result
 
 
-def _write(job: _Job, result: Result, added: bool) -> None:
+def _examples(job: _Job, engine: Engine, outcomes: Outcomes) -> Examples | None:
+    """Return broken images to look at, where they are to be written and this process writes them."""
+    if job.folder is None or job.rank or not job.settings.examples:
+        return None
+    return recraft(engine, outcomes, job.attacks, job.settings.examples, job.identity)
+
+
+def _write(job: _Job, result: Result, shown: Examples | None, added: bool) -> None:
     if job.folder is not None and job.rank == 0:
+        # Before the result, with which a folder is complete. They carry its identity, so none stand beside another.
+        if shown is not None:
+            shown.save(job.folder / EXAMPLES_FILE)
         result.write(job.folder, added=added)
         records.clear(job.folder)
     if job.fabric is not None:

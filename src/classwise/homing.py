@@ -103,7 +103,7 @@ class Study:
 
     def _attacked(self, name: str, network: nn.Module, test: Images) -> Outcomes:
         folder = self.folder / name / "evaluation"
-        return evaluate(network, test, self.attacks, seed=self.run.seed, audit=0, directory=folder).outcomes
+        return evaluate(network, test, self.attacks, seed=self.run.seed, audit=0, examples=0, directory=folder).outcomes
 
 
 def without(images: Images, c: int) -> Images:

@@ -94,10 +94,9 @@ def run(
     """
     last = Gain(0, 0)
     for place, stage in enumerate(plan.stages):
-        path = stage.path or (view, "stage", place)
         if stage.if_closer and last == Gain(0, 0):
             continue
-        last = _stage(images, stage, path)
+        last = _stage(images, stage, plan.path(view, place))
     if not plan.full or not images.survivors.any():
         return Ending()
     left = int(images.survivors.sum())

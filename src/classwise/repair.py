@@ -29,12 +29,12 @@ from classwise.memory import batch_that_fits
 from classwise.metrics.intervals import wilson
 from classwise.metrics.outcomes import CLEAN, Outcomes
 from classwise.metrics.summaries import table
+from classwise.metrics.trade_off import CURVE_FILE
 from classwise.models.corrected import FITTED_ON_TEST, RECORD, Corrected, save_corrected
 from classwise.models.heads import linear_head
 from classwise.noise import Noise
 
 ADAPTIVE, NON_ADAPTIVE = "adaptive", "non_adaptive"
-CURVE = "curve.json"
 FINAL_NUMBER = (
     "The rule was chosen on these very images; the final number comes from `classwise evaluate corrected:DIR`, which "
     "attacks the corrected model afresh on test images."
@@ -124,7 +124,7 @@ class Repair:
             InputError: the folder holds one, or cannot be written.
         """
         refuse_used(folder)
-        files.write_json(folder / CURVE, {"model": text, "images": images, **self.curve()})
+        files.write_json(folder / CURVE_FILE, {"model": text, "images": images, **self.curve()})
         save_corrected(self.model, text, self.record["rule"], folder, {"images": images, **self.record})
 
 

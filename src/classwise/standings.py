@@ -29,7 +29,7 @@ from classwise.metrics.summaries import rho_wat, worst_classes
 from classwise.report.sheet import Cell, Column, Sheet, escape_markdown, to_markdown
 from classwise.report.tables import ABSENT, percent, span
 from classwise.study import Study
-from classwise.trials import TRIAL_FILE, Trial, log
+from classwise.trials import GIVEN, TRIAL_FILE, Trial, log
 
 MEASURES: dict[str, Metric] = {
     "average": METRICS["average"],
@@ -55,6 +55,7 @@ class Row:
         seconds: of training by seed, with those of the runs that it starts or learns from.
         radius: mean radius of training by seed, in units of ε; without the seeds that attacked nothing.
         reference: what it is compared with, seed by seed; None for the reference itself, and where there is none.
+        about: data and threat.
     """
 
     name: str
@@ -65,6 +66,7 @@ class Row:
     seconds: Mapping[int, float]
     radius: Mapping[int, float] = field(default_factory=dict)
     reference: Row | None = None
+    about: str = ""
 
     def values(self, view: str, measure: str) -> list[float]:
         """Return a measure of a view for each seed; undefined ones are left out."""
@@ -115,6 +117,7 @@ class Row:
             "weights": self.weights,
             "seeds": list(self.results),
             "wanted": self.wanted,
+            "about": self.about,
             "sha256": [result.header["model"]["sha256"] for result in self.results.values()],
             "worst_classes": self.worst_classes,
             "seconds": list(self.seconds.values()),
@@ -144,11 +147,12 @@ class Row:
 
 def rows(study: Study, trials: Iterable[Trial], out: Path) -> list[Row]:
     """Gather what is finished of a study, in the order of its file."""
-    place = {entry.name: number for number, entry in enumerate(study.method)}
+    place = {name: number for number, name in enumerate(study.names)}
     found: dict[tuple[str, str, str], list[Trial]] = {}
     for trial in trials:
         for weights in trial.weights:
-            found.setdefault((trial.name, trial.model, weights), []).append(trial)
+            model = trial.model if trial.recipe is not None else GIVEN
+            found.setdefault((trial.name, model, weights), []).append(trial)
     made = [_row(name, model, weights, group, out) for (name, model, weights), group in found.items()]
     compared = [replace(row, reference=_reference(study, row, made)) for row in made]
     return sorted(compared, key=lambda row: place[row.name])
@@ -280,8 +284,8 @@ def sampling(study: Study, found: Sequence[Row]) -> Sheet:
     return Sheet(f"{study.name}-images", caption, columns, tuple(lines))
 
 
-def write(study: Study, trials: Sequence[Trial], found: Sequence[Row], out: Path) -> list[Path]:
-    """Write ``table.md`` and ``table.json`` into the study's folder, and return their paths."""
+def write(study: Study, trials: Sequence[Trial], found: Sequence[Row], out: Path, verdicts: str = "") -> list[Path]:
+    """Write ``table.md``, with what the analyses say below it, and ``table.json``; return their paths."""
     states = sorted({code for trial in trials for code in _codes(trial, out)})
     tables = (f"{escape_markdown(sheet.caption)}.\n\n{to_markdown(sheet)}" for sheet in sheets(study, found))
     record = {
@@ -295,7 +299,7 @@ def write(study: Study, trials: Sequence[Trial], found: Sequence[Row], out: Path
         "reference": study.baseline or None,
         "rows": [row.record() for row in found],
     }
-    files.write_text(out / "table.md", f"{_remark(study, trials, found, states)}\n\n" + "\n".join(tables))
+    files.write_text(out / "table.md", f"{_remark(study, trials, found, states)}\n\n" + "\n".join(tables) + verdicts)
     files.write_json(out / "table.json", record)
     return [out / "table.md", out / "table.json"]
 
@@ -310,11 +314,17 @@ def _remark(study: Study, trials: Sequence[Trial], found: Sequence[Row], states:
         if study.baseline
         else ""
     )
+    trained = f"{trials[0].images} training images of {study.data}, {trials[0].threat}; " if study.method else ""
+    spent = "; seconds of training include the runs that a method starts or learns from" if study.method else ""
     return (
-        f"{trials[0].images} training images of {study.data}, {trials[0].threat}; "
-        f"attacks {study.evaluate.attacks} on {trials[0].evaluation['images']} test images, robust is right under all "
-        f"of them; seconds of training include the runs that a method starts or learns from.{against} {remark}."
+        f"{trained}attacks {study.evaluate.attacks} on {_test_images(trials)} test images, robust is right under all "
+        f"of them{spent}.{against} {remark}."
     )
+
+
+def _test_images(trials: Sequence[Trial]) -> str:
+    """Return how many images the evaluations have, as a text; of several data sets each number once."""
+    return " or ".join(str(count) for count in dict.fromkeys(trial.evaluation["images"] for trial in trials))
 
 
 def _row(name: str, model: str, weights: str, group: Sequence[Trial], out: Path) -> Row:
@@ -328,8 +338,9 @@ def _row(name: str, model: str, weights: str, group: Sequence[Trial], out: Path)
         weights,
         len(group),
         results,
-        {trial.seed: training_seconds(trial, out) for trial in done},
+        {trial.seed: training_seconds(trial, out) for trial in done if trial.recipe is not None},
         {seed: radius for seed, radius in radii.items() if radius is not None},
+        about=f"{group[0].data}, {group[0].threat}",
     )
 
 
@@ -366,12 +377,13 @@ def _counted(row: Row, sign: int) -> str:
 
 
 def _heads(study: Study) -> tuple[Column, ...]:
-    titles = ("method", *(("model",) if len(study.model) > 1 else ()), "weights")
+    titles = ("method", *(("data",) if study.mixed else ()), *(("model",) if len(study.model) > 1 else ()), "weights")
     return tuple(Column(title, (title,), words=True) for title in titles)
 
 
 def _names(study: Study, row: Row) -> tuple[Cell, ...]:
-    words = (row.name, *((row.model,) if len(study.model) > 1 else ()), row.weights)
+    where = (row.about,) if study.mixed else ()
+    words = (row.name, *where, *((row.model,) if len(study.model) > 1 else ()), row.weights)
     return tuple(Cell(word, (word,)) for word in words)
 
 

@@ -1,4 +1,4 @@
-"""A study: which methods are trained how often on what, and how they are evaluated; one TOML file.
+"""A study: which methods are trained how often on what, which models are given, how all are evaluated; one TOML file.
 
 ::
 
@@ -20,10 +20,15 @@
     method = "frl-rwrm"
     start = "at"                                  # the run of that method with the same model and seed
     recipe = "finetune-frl(epochs=10)"
+
+    [[given]]                                     # not trained, only evaluated
+    name = "theirs"
+    model = "$MODELS/net.py:load_model"
 """
 
 from __future__ import annotations
 
+import os
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -32,14 +37,20 @@ from pathlib import Path
 from typing import Any
 
 from classwise import arguments, registry
+from classwise.analysis import QUESTIONS
 from classwise.errors import InputError
 from classwise.recipes import Recipe
+from classwise.threat import ThreatModel
 from classwise.wrappers import build as build_wrappers
 
 SHRUNK_MODEL = "digits_cnn"
 """What a shrunk study trains in place of its models: small, and made for images of any size."""
 
+STAND_IN = "digits"
+"""What a shrunk study looks at in place of data that are not there."""
+
 _SHRUNK_TRAIN, _SHRUNK_TEST = 10, 2  # images a class
+_SHRUNK_MOST = 200  # test images, where there are many classes
 _WEIGHTS = r"(?:(\w+)-)?(?:best|last)"
 
 
@@ -89,15 +100,50 @@ class Entry:
 
 
 @dataclass(frozen=True)
+class Given:
+    """A model that a study evaluates and does not train.
+
+    Attributes:
+        name: what it is called in the table.
+        model: any model string; ``$NAME`` in it is an environment variable.
+        data: in place of the study's.
+        eps: in place of the study's; the usual one of ``data`` if that is given alone.
+        norm: with ``eps``.
+        limit: number of test images, in place of that of the evaluation.
+    """
+
+    name: str
+    model: str
+    data: str = ""
+    eps: str | float | None = None
+    norm: str | int | None = None
+    limit: int | None = None
+
+    @property
+    def text(self) -> str:
+        """The model string, with environment variables put in.
+
+        Raises:
+            InputError: one is not set.
+        """
+        found = os.path.expandvars(self.model)
+        if missing := re.search(r"\$\w+", found):
+            raise InputError(f"given {self.name!r} names {missing[0]}, which is not set; export it as a folder.")
+        return found
+
+
+@dataclass(frozen=True)
 class Study:
-    """A grid of runs: model × method × seed.
+    """A grid of runs, model × method × seed, and models that are given.
 
     Attributes:
         name: of the study, and of its folder.
         data: data set, settings included.
-        model: architectures.
+        model: architectures to train.
         recipe: how every method is trained that has no recipe of its own.
         method: training methods.
+        given: models that are evaluated as they are.
+        analyse: questions that the evaluations are asked, see ``classwise list questions``.
         seeds: one run each; of weights, order, augmentation, attacks, and of the sample that ``limit`` draws.
         wrappers: what goes around every method.
         limit: train on a stratified sample of so many images; None for all.
@@ -114,9 +160,11 @@ class Study:
 
     name: str
     data: str
-    model: tuple[str, ...]
-    recipe: str
-    method: tuple[Entry, ...]
+    model: tuple[str, ...] = ()
+    recipe: str = ""
+    method: tuple[Entry, ...] = ()
+    given: tuple[Given, ...] = ()
+    analyse: tuple[str, ...] = ()
     seeds: tuple[int, ...] = (0,)
     wrappers: str = ""
     limit: int | None = None
@@ -127,23 +175,31 @@ class Study:
     reference: str = ""
 
     def __post_init__(self) -> None:
-        for key in ("model", "method", "seeds"):
-            listed = [entry.name if isinstance(entry, Entry) else entry for entry in getattr(self, key)]
-            _refuse_repeats(key, listed)
+        _check_parts(self)
+        for key in ("model", "seeds", "analyse"):
+            _refuse_repeats(key, getattr(self, key))
+        _refuse_repeats("method", [entry.name for entry in self.method])
+        _refuse_repeats("given", self.names)
         if not re.fullmatch(r"[\w.-]+", self.name):
             raise InputError(f"name is {self.name!r}, but names a folder; use letters, digits and hyphens.")
-        registry.entry("data", registry.parse(self.data)[0])
+        for data in self.all_data:
+            registry.entry("data", registry.parse(data)[0])
         for model in self.model:
             if ":" not in model:
                 registry.entry("model", registry.parse(model)[0])
         for entry in self.method:
             _check_entry(self, entry)
         _ = self.ordered  # a circle is refused here
+        for each in self.given:
+            _check_given(self, each)
         names = [entry.name for entry in self.method]
         if self.reference and self.reference not in names:
             raise InputError(registry.unknown("method", self.reference, names))
-        for weights in self.evaluate.weights:
+        for weights in self.evaluate.weights if self.method else ():
             _check_weights(self, weights)
+        stranger = next((name for name in self.analyse if name not in QUESTIONS), None)
+        if stranger is not None:
+            raise InputError(registry.unknown("question", stranger, QUESTIONS))
 
     @property
     def ordered(self) -> tuple[Entry, ...]:
@@ -184,23 +240,64 @@ class Study:
         """Return what goes around an entry."""
         return self.wrappers if entry.wrappers is None else entry.wrappers
 
+    @property
+    def names(self) -> list[str]:
+        """What the rows of the table are called, in the order of the file."""
+        return [entry.name for entry in self.method] + [each.name for each in self.given]
+
+    @property
+    def all_data(self) -> list[str]:
+        """Every data set of the study."""
+        return list(dict.fromkeys((self.data, *(self.data_of(each) for each in self.given))))
+
+    @property
+    def mixed(self) -> bool:
+        """Whether models are evaluated on several data sets, or under several threats."""
+        found = {(self.data_of(each), self.threat_of(each)) for each in self.given}
+        if self.method:
+            found.add((self.data, arguments.threat(self.data, self.eps, self.norm)))
+        return len(found) > 1
+
+    def data_of(self, given: Given) -> str:
+        """Return the data set that a given model is evaluated on."""
+        return given.data or self.data
+
+    def threat_of(self, given: Given) -> ThreatModel:
+        """Return the threat model that a given model is evaluated under."""
+        own = given.data or given.eps is not None or given.norm is not None
+        eps, norm = (given.eps, given.norm) if own else (self.eps, self.norm)
+        return arguments.threat(self.data_of(given), eps, norm)
+
     def weights_of(self, entry: Entry) -> tuple[str, ...]:
         """Return the weights of an entry that are evaluated: those that it has."""
         averages = {"", *build_wrappers(self.wrappers_of(entry)).averages}
         return tuple(each for each in self.evaluate.weights if _average(each) in averages)
 
     def shrunk(self, num_classes: int) -> Study:
-        """Return the same grid in seconds: one seed, a tiny network, ten images a class, two epochs, weak attacks."""
+        """Return the same grid in seconds: one seed, a tiny network, ten images a class, two epochs, weak attacks.
+
+        Given models become such a network with fresh weights.
+        """
+        limit = min(_SHRUNK_TEST * num_classes, _SHRUNK_MOST)
         return replace(
             self,
             name=f"{self.name}-shrunk",
-            model=(SHRUNK_MODEL,),
-            recipe=_shrunk(self.recipe),
+            model=(SHRUNK_MODEL,) if self.method else (),
+            recipe=self.recipe and _shrunk(self.recipe),
             method=tuple(replace(entry, recipe=entry.recipe and _shrunk(entry.recipe)) for entry in self.method),
+            given=tuple(replace(each, model=SHRUNK_MODEL, limit=None) for each in self.given),
             seeds=self.seeds[:1],
-            limit=_SHRUNK_TRAIN * num_classes,
-            evaluate=replace(self.evaluate, limit=_SHRUNK_TEST * num_classes, attacks="pgd(steps=2)", audit=0.0),
+            limit=_SHRUNK_TRAIN * num_classes if self.method else None,
+            evaluate=replace(self.evaluate, limit=limit, attacks="pgd(steps=2)", audit=0.0),
         )
+
+    def standing_in(self, directory: Path | None) -> tuple[Study, list[str]]:
+        """Put digits, which are always there, in the place of data sets that are not, and name those."""
+        trained = {self.data} if self.method else set()
+        absent = [data for data in self.all_data if not _there(data, directory, data in trained)]
+        data = STAND_IN if self.data in absent else self.data
+        given = tuple(replace(each, data=STAND_IN) if each.data in absent else each for each in self.given)
+        return replace(self, data=data, given=given), absent
 
 
 def read(path: Path | str) -> Study:
@@ -222,11 +319,13 @@ def read(path: Path | str) -> Study:
 
 
 def _study(found: Mapping[str, Any]) -> Study:
-    given = dict(_checked(found, Study, ""))
-    given["evaluate"] = Evaluation(**_checked(given.get("evaluate", {}), Evaluation, "evaluate."))
-    tables = enumerate(given["method"], start=1)
-    given["method"] = tuple(Entry(**_checked(table, Entry, f"method {place}, ")) for place, table in tables)
-    return Study(**given)
+    settings = dict(_checked(found, Study, ""))
+    settings["evaluate"] = Evaluation(**_checked(settings.get("evaluate", {}), Evaluation, "evaluate."))
+    rows: tuple[tuple[str, type], ...] = (("method", Entry), ("given", Given))
+    for key, kind in rows:
+        tables = enumerate(settings.get(key, ()), start=1)
+        settings[key] = tuple(kind(**_checked(table, kind, f"{key} {place}, ")) for place, table in tables)
+    return Study(**settings)
 
 
 # Of each key: what it may be, and how that is said. A tuple may be written as a single value.
@@ -234,6 +333,7 @@ _TEXT, _COUNT = "a text", "a whole number of at least 1"
 _KINDS: dict[str, str] = {
     "model": "a text or a list of texts",
     "weights": "a text or a list of texts",
+    "analyse": "a text or a list of texts",
     "method": _TEXT,
     "seeds": "a list of whole numbers of at least 0",
     "seed": "a whole number of at least 0",
@@ -243,6 +343,7 @@ _KINDS: dict[str, str] = {
     "norm": 'a text such as "Linf", or a number',
     "evaluate": "a table, [evaluate]",
     "methods": "tables, [[method]]",
+    "given": "tables, [[given]]",
 }
 
 
@@ -254,14 +355,21 @@ def _checked(table: Any, kind: type, where: str) -> dict[str, Any]:
     for key, value in table.items():
         if key not in known:
             raise InputError(where + registry.unknown("key", key, list(known)))
-        said = _KINDS["methods"] if kind is Study and key == "method" else _KINDS.get(key, _TEXT)
+        said = _said(kind, key)
         if not _fits(said, value):
             raise InputError(f"{where}{key} is {value!r}, but must be {said}.")
     # A dataclass of settings has no default for what must be said.
     missing = [name for name in known if name not in table and not hasattr(kind, name)]
     if missing:
         raise InputError(f"{where}{missing[0]} is missing; add it.")
-    return {key: _tupled(key, value) for key, value in table.items()}
+    return {key: _tupled(_said(kind, key), value) for key, value in table.items()}
+
+
+def _said(kind: type, key: str) -> str:
+    """Return what a key of a table may be: one model is given, or one method named, where a study may list several."""
+    if kind is Study and key == "method":
+        return _KINDS["methods"]
+    return _TEXT if kind is Given and key == "model" else _KINDS.get(key, _TEXT)
 
 
 def _fits(said: str, value: Any) -> bool:
@@ -279,14 +387,35 @@ def _fits(said: str, value: Any) -> bool:
         _KINDS["norm"]: isinstance(value, str) or number,
         _KINDS["evaluate"]: isinstance(value, Mapping),
         _KINDS["methods"]: tables,
+        _KINDS["given"]: tables,
     }
     return bool(rules[said])
 
 
-def _tupled(key: str, value: Any) -> Any:
-    if key in ("model", "weights") and isinstance(value, str):
+def _tupled(said: str, value: Any) -> Any:
+    if said == _KINDS["model"] and isinstance(value, str):
         return (value,)
     return tuple(value) if isinstance(value, list) else value
+
+
+def _check_parts(study: Study) -> None:
+    """Refuse a study of nothing, and settings of a training that is lacking or that lacks them."""
+    if not (study.method or study.given):
+        raise InputError("method is missing, and given too; add a table [[method]] or [[given]].")
+    for key in ("model", "recipe"):
+        if bool(getattr(study, key)) != bool(study.method):
+            said = "is missing; add it" if study.method else "is for training, but there is no [[method]]; leave it out"
+            raise InputError(f"{key} {said}.")
+
+
+def _there(data: str, directory: Path | None, trained: bool) -> bool:
+    """Tell whether the images of a data set can be loaded, its training images too where they are needed."""
+    try:
+        for split in ("test", "train")[: 1 + trained]:
+            arguments.images(data, directory, split, None, 0)
+    except InputError:
+        return False
+    return True
 
 
 def _refuse_repeats(key: str, values: Sequence[Any]) -> None:
@@ -316,6 +445,13 @@ def _check_entry(study: Study, entry: Entry) -> None:
     for text in (entry.start, entry.teacher):
         if other := study.named(text):
             _check_source(study, entry, text, other)
+
+
+def _check_given(study: Study, given: Given) -> None:
+    try:
+        study.threat_of(given)
+    except InputError as error:
+        raise InputError(f"given {given.name!r}: {error}") from error
 
 
 def _check_source(study: Study, entry: Entry, text: str, name: str) -> None:

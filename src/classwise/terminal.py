@@ -247,6 +247,12 @@ def found(findings: Sequence[Finding], unanswered: Sequence[str]) -> None:
         console.print(Text(f"Not answered: {reason}"), soft_wrap=True)
 
 
+def stand_ins(absent: Sequence[str], stand_in: str) -> None:
+    """Say which data sets of a shrunk study another one stands in for."""
+    for name in absent:
+        say(f"{name} is not there: {stand_in} stand in for it in this shrunk study.")
+
+
 def plan(found: Mapping[Trial, campaign.Estimate], out: Path, jobs: int) -> None:
     """List the runs of a study with the time that they are expected to take."""
     from classwise.campaign import total
@@ -273,7 +279,7 @@ def states(trials: Sequence[Trial], out: Path) -> None:
     for trial in trials:
         state = trial.state(out)
         counts[state] = counts.get(state, 0) + 1
-        epochs = f"{trial.epochs(out)}/{trial.recipe.epochs}"
+        epochs = "–" if trial.recipe is None else f"{trial.epochs(out)}/{trial.recipe.epochs}"
         table.add_row(*(Text(cell) for cell in (trial.title, state, epochs, _remark(trial, state, out))))
     Console().print(table)
     say(f"{len(trials)} runs: {', '.join(f'{count} {state}' for state, count in counts.items())}.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from decimal import Decimal
 from fractions import Fraction
 from typing import Literal, get_args
 
@@ -29,12 +30,18 @@ def parse_eps(value: float | str) -> float:
         0.03137254901960784
     """
     try:
-        eps = float(Fraction(value.replace(" ", ""))) if isinstance(value, str) else float(value)
+        eps = _fraction(value.replace(" ", "")) if isinstance(value, str) else float(value)
     except (ValueError, TypeError, ArithmeticError) as error:
         raise InputError(f"{value!r} is not a radius; write a number or a fraction such as 8/255.") from error
     if not 0 <= eps < float("inf"):
         raise InputError(f"The radius {value!r} must be a finite number of at least 0.")
     return eps
+
+
+def _fraction(text: str) -> float:
+    """Read a number, or two with a stroke between them, such as 0.5/255."""
+    over, stroke, under = text.partition("/")
+    return float(Fraction(Decimal(over)) / int(under) if stroke else Fraction(over))
 
 
 def parse_norm(value: str | int | float) -> Norm:
@@ -76,11 +83,11 @@ class ThreatModel:
 
     @property
     def eps_text(self) -> str:
-        """The radius as the field writes it: "8/255" where it is a whole number of 8-bit steps."""
-        steps = self.eps * 255
+        """The radius as the field writes it: "8/255" where it is a number of 8-bit steps, or of quarters of one."""
+        quarters = self.eps * 255 * 4
         short = float(f"{self.eps:.3g}") == self.eps  # 0.2 is 51/255, but nobody writes it so
-        if self.norm == "Linf" and not short and abs(steps - round(steps)) < 1e-9:
-            return f"{round(steps)}/255"
+        if self.norm == "Linf" and not short and abs(quarters - round(quarters)) < 1e-9:
+            return f"{round(quarters) / 4:g}/255"
         return f"{self.eps:g}"
 
     def __str__(self) -> str:

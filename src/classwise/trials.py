@@ -10,8 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from itertools import product
 from pathlib import Path
@@ -25,11 +25,14 @@ from classwise.evaluation import evaluate
 from classwise.metrics.result import RESULT_FILE, Result
 from classwise.models.checkpoint import weights_sha256
 from classwise.recipes import Recipe
-from classwise.study import Study
+from classwise.study import Evaluation, Study
 from classwise.threat import ThreatModel
 from classwise.train import fit
 
 State = Literal["done", "running", "failed", "begun", "open"]
+
+GIVEN = "given"
+"""What the weights of a model that is given are called."""
 
 TRIAL_FILE, FAILURE_FILE = "trial.json", "failure.json"
 _LOCK = "running.lock"
@@ -77,21 +80,21 @@ class Source:
 
 @dataclass(frozen=True)
 class Trial:
-    """A run of a study.
+    """A run of a study: a network is trained and evaluated, or one that is given is evaluated.
 
     Attributes:
-        name: of the method in the study.
-        method: training method, without its teacher.
-        model: architecture; its weights come from ``start`` if there is one.
+        name: of the method in the study, or of the model that is given.
+        method: training method, without its teacher; empty for a model that is given.
+        model: architecture; its weights come from ``start`` if there is one. Of a given model its string.
         seed: of training.
-        recipe: how it is trained.
+        recipe: how it is trained; None for a model that is given.
         wrappers: what goes around the method.
         threat: of training and evaluation.
         precision: of training.
         data: name of the data set.
         limit: sample of its training images, None for all.
         images: number of those.
-        train_sha256: hash of those.
+        train_sha256: hash of those; of a given model that of its weights.
         weights: which are evaluated.
         attacks: that they are evaluated with.
         evaluation: what else an evaluation depends on: limit, audit, seed, hash of the images, the attacks spelt out.
@@ -103,7 +106,7 @@ class Trial:
     method: str
     model: str
     seed: int
-    recipe: Recipe
+    recipe: Recipe | None
     wrappers: str
     threat: ThreatModel
     precision: str
@@ -119,7 +122,10 @@ class Trial:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Everything that training depends on, for JSON."""
+        """Everything that training depends on, for JSON; of a given model what it is and where it is evaluated."""
+        if self.recipe is None:
+            about = {"data": self.data, "threat": asdict(self.threat), "weights_sha256": self.train_sha256}
+            return {"classwise": classwise.__version__, "given": self.name, **about}
         return {
             "classwise": classwise.__version__,
             "data": self.data,
@@ -149,25 +155,31 @@ class Trial:
     @property
     def title(self) -> str:
         """What it is called in a line of text."""
+        if self.recipe is None:
+            return f"{self.name} on {registry.parse(self.data)[0]}, {self.threat}"
         return f"{self.name} on {registry.parse(self.model)[0]}, seed {self.seed}"
 
     def folder(self, out: Path) -> Path:
         """Return the folder of the run."""
-        parts = (self.name, re.split(r"[(:]", self.model)[0], f"seed{self.seed}", self.key[:_DIGITS])
-        return out / "-".join(_slug(part) for part in parts)
+        made = (GIVEN,) if self.recipe is None else (re.split(r"[(:]", self.model)[0], f"seed{self.seed}")
+        return out / "-".join(_slug(part) for part in (self.name, *made, self.key[:_DIGITS]))
 
     def evaluation_folder(self, out: Path, weights: str) -> Path:
         """Return the folder of an evaluation, which changes with its settings."""
         settings = {"classwise": classwise.__version__, **self.evaluation}
         return self.folder(out) / f"{weights}-{_hash(settings)[:_DIGITS]}"
 
+    def network(self, out: Path, weights: str) -> str:
+        """Return the model string of the network with one kind of its weights."""
+        return self.model if self.recipe is None else f"run:{self.folder(out)}@{weights}"
+
     def epochs(self, out: Path) -> int:
         """Return the epochs finished so far."""
         return len(log(self.folder(out)))
 
     def trained(self, out: Path) -> bool:
-        """Tell whether training is finished."""
-        return (self.folder(out) / "summary.json").exists()
+        """Tell whether training is finished, or there is none."""
+        return self.recipe is None or (self.folder(out) / "summary.json").exists()
 
     def evaluated(self, out: Path) -> bool:
         """Tell whether every evaluation is finished."""
@@ -207,6 +219,12 @@ def grid(study: Study, where: Where) -> list[Trial]:
     Raises:
         InputError: the data cannot be had, or an attack, a start or a teacher.
     """
+    return [*_trainings(study, where), *_given(study, where)]
+
+
+def _trainings(study: Study, where: Where) -> list[Trial]:
+    if not study.method:
+        return []
     threat = arguments.threat(study.data, study.eps, study.norm)
     train = {seed: _train(study.data, where, study.limit, seed) for seed in study.seeds}
     common: dict[str, Any] = {
@@ -215,7 +233,7 @@ def grid(study: Study, where: Where) -> list[Trial]:
         "data": study.data,
         "limit": study.limit,
         "attacks": study.evaluate.attacks,
-        "evaluation": _evaluation(study, where, threat),
+        "evaluation": _evaluation(study.evaluate, where, study.data, threat),
     }
     hashes = {seed: images.sha256() for seed, images in train.items()}
     made: dict[tuple[str, str, int], Trial] = {}
@@ -237,6 +255,30 @@ def grid(study: Study, where: Where) -> list[Trial]:
         )
         made[entry.name, model, seed] = trial
     return list(made.values())
+
+
+def _given(study: Study, where: Where) -> Iterator[Trial]:
+    for each in study.given:
+        data, threat = study.data_of(each), study.threat_of(each)
+        chosen = replace(study.evaluate, limit=each.limit or study.evaluate.limit)
+        images = arguments.images(data, where.data_dir, "test", chosen.limit, chosen.seed)
+        yield Trial(
+            name=each.name,
+            method="",
+            model=each.text,
+            seed=chosen.seed,
+            recipe=None,
+            wrappers="",
+            threat=threat,
+            precision="32-true",
+            data=data,
+            limit=None,
+            images=0,
+            train_sha256=weights_sha256(arguments.model(each.text, images, chosen.seed)),
+            weights=(GIVEN,),
+            attacks=chosen.attacks,
+            evaluation=_evaluation(chosen, where, data, threat),
+        )
 
 
 def perform(trial: Trial, where: Where) -> State:
@@ -264,6 +306,7 @@ def perform(trial: Trial, where: Where) -> State:
 
 def prepared(trial: Trial, where: Where) -> tuple[Images, arguments.Training]:
     """Return the training images of a run, and what it trains."""
+    assert trial.recipe is not None
     images = _train(trial.data, where, trial.limit, trial.seed)
     method, start = trial.method, trial.model
     if trial.teacher is not None:
@@ -297,7 +340,7 @@ def _train_one(trial: Trial, where: Where) -> None:
 def _evaluate_one(trial: Trial, weights: str, where: Where) -> None:
     about = trial.evaluation
     images = arguments.images(trial.data, where.data_dir, "test", about["limit"], about["seed"])
-    network = arguments.model(f"run:{trial.folder(where.out)}@{weights}", images, trial.seed)
+    network = arguments.model(trial.network(where.out, weights), images, trial.seed)
     evaluate(
         network,
         images,
@@ -306,7 +349,7 @@ def _evaluate_one(trial: Trial, weights: str, where: Where) -> None:
         audit=about["audit"],
         directory=trial.evaluation_folder(where.out, weights),
         fabric=arguments.fabric(where.accelerator, 1),
-        name=f"{trial.title}, {weights}",
+        name=trial.title if trial.recipe is None else f"{trial.title}, {weights}",
         command=where.command,
     )
 
@@ -314,7 +357,8 @@ def _evaluate_one(trial: Trial, weights: str, where: Where) -> None:
 def _note(trial: Trial, folder: Path) -> None:
     """Write down what the folder is for, and every state of the code that has worked on it."""
     codes = [] if not (folder / TRIAL_FILE).exists() else _same_key(folder, trial.key)["code"]
-    record = {"name": trial.name, "key": trial.key, **trial.settings, "evaluation": trial.evaluation}
+    about = {"name": trial.name, "key": trial.key, "model": trial.model}
+    record = {**about, **trial.settings, "evaluation": trial.evaluation}
     files.write_json(folder / TRIAL_FILE, {**record, "code": list(dict.fromkeys([*codes, code()]))})
 
 
@@ -344,10 +388,9 @@ def _train(data: str, where: Where, limit: int | None, seed: int) -> Images:
     return arguments.training_images(data, where.data_dir, limit, seed, download=False)
 
 
-def _evaluation(study: Study, where: Where, threat: ThreatModel) -> dict[str, Any]:
-    """Return what every evaluation of a study depends on besides the network, for JSON."""
-    chosen = study.evaluate
-    images = arguments.images(study.data, where.data_dir, "test", chosen.limit, chosen.seed)
+def _evaluation(chosen: Evaluation, where: Where, data: str, threat: ThreatModel) -> dict[str, Any]:
+    """Return what every evaluation on these data depends on besides the network, for JSON."""
+    images = arguments.images(data, where.data_dir, "test", chosen.limit, chosen.seed)
     attacks = arguments.attacks(chosen.attacks, threat, images, chosen.seed)
     return {
         "test_sha256": images.sha256(),

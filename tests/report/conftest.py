@@ -7,8 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from classwise.metrics.examples import Examples, worth_showing
 from classwise.metrics.outcomes import Outcomes
 from classwise.metrics.result import Result
+from classwise.metrics.training import Curve, curve
 
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 GROUPS = {
@@ -60,6 +62,7 @@ def make_result(
         "flags": [],
         "logits": {"median_top_two_gap": 1.25, "median_std": 2.5},
         "groups": groups or {},
+        "identity": "planted",
         "attacks": {
             name: {
                 "settings": f"{'Ensemble' if name.startswith('autoattack') else 'PGD'}"
@@ -71,6 +74,32 @@ def make_result(
         **header,
     }
     return Result(fields, Outcomes(tuple(classes), index, y, clean, predictions, {}, {}))
+
+
+def make_examples(result: Result, side: int = 12, channels: int = 3) -> Examples:
+    """Draw pixels for six broken images; the first pixel of each becomes darker by 0.1, the last lighter by 0.05."""
+    index = result.outcomes.index[worth_showing(result.outcomes)[:6]]
+    x = np.random.default_rng(0).integers(60, 200, (len(index), channels, side, side), dtype=np.uint8)
+    x_adv = (x / 255).astype(np.float32)
+    x_adv[:, :, 0, 0] -= 0.1
+    x_adv[:, :, -1, -1] += 0.05
+    return Examples("planted", index, x, x_adv)
+
+
+def make_curve(size: int) -> Curve:
+    """Plant a run of five epochs in which class c ends at (c + 5) of 20 held-out images, 200 images a class."""
+    rise = [[10 * (c + 5) * (e + 1) // 5 for c in range(size)] for e in range(5)]
+    return curve([{"valid": {"robust": {"n": [200] * size, "correct": correct}}, "train": None} for correct in rise])
+
+
+@pytest.fixture(scope="session")
+def stored(result: Result) -> Examples:
+    return make_examples(result)
+
+
+@pytest.fixture(scope="session")
+def training() -> Curve:
+    return make_curve(len(CIFAR10))
 
 
 @pytest.fixture(scope="session")

@@ -12,15 +12,15 @@ from classwise.report.charts import (
     attack_legend,
     class_bars,
     flow_classes,
+    flow_diagram,
     flow_heatmap,
     label,
     legend,
-    palettes,
     tilt,
     weakest_classes,
 )
 from classwise.report.contents import read
-from classwise.report.palette import MARKERS
+from classwise.report.palette import MARKERS, palettes
 
 
 def strings(value: Any) -> Iterator[str]:
@@ -44,12 +44,12 @@ def painted(value: Any, palette: dict[str, Any]) -> Any:
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
-@pytest.mark.parametrize("chart", [class_bars, flow_heatmap])
+@pytest.mark.parametrize("chart", [class_bars, flow_diagram, flow_heatmap])
 def test_plotly_accepts_every_attribute(result: Result, chart: Callable[..., Any], theme: str) -> None:
     assert go.Figure(painted(chart(read(result)), palettes()[theme])).data
 
 
-@pytest.mark.parametrize("chart", [class_bars, flow_heatmap])
+@pytest.mark.parametrize("chart", [class_bars, flow_diagram, flow_heatmap])
 def test_charts_are_strict_json(result: Result, chart: Callable[..., Any]) -> None:
     assert json.dumps(chart(read(result)), allow_nan=False)
 
@@ -77,6 +77,36 @@ def test_the_heat_map_has_no_diagonal_and_shares_of_the_row(result: Result) -> N
     assert z[row][column] == pytest.approx(100 * contents.flow[3, 2] / contents.n[3], abs=0.001)
 
 
+def bands(result: Result) -> dict[tuple[int, int], int]:
+    """Return the images of every band of the flow diagram by the numbers of its nodes."""
+    link = flow_diagram(read(result))["data"][0]["link"]
+    return {(i, j): count for i, j, count in zip(link["source"], link["target"], link["value"], strict=True)}
+
+
+def test_bands_of_the_flow_diagram_are_the_images_that_move_or_stay(result: Result) -> None:
+    contents, found = read(result), bands(result)
+    shown = flow_classes(contents)
+    assert sum(found.values()) == contents.clean.correct.sum()
+    for (i, j), count in found.items():
+        assert count == contents.flow[shown[i], shown[j - 10]]
+
+
+def test_a_flow_diagram_of_many_classes_sends_the_rest_elsewhere(make: Callable[..., Result]) -> None:
+    result = make(classes=[f"c{i}" for i in range(40)], per_class=20)
+    node = flow_diagram(read(result))["data"][0]["node"]
+    assert len(node["label"]) == len(node["color"]) == len(node["x"]) == len(node["y"]) == len(node["customdata"]) == 25
+    assert node["label"][-1] == "other classes"
+    shown = flow_classes(read(result), 12)
+    assert sum(bands(result).values()) == read(result).clean.correct[shown].sum()
+
+
+def test_nodes_of_a_flow_diagram_stand_in_the_order_of_the_heat_map(result: Result) -> None:
+    node = flow_diagram(read(result))["data"][0]["node"]
+    for side in (slice(0, 10), slice(10, 20)):
+        assert node["y"][side] == sorted(node["y"][side])
+        assert len(set(node["x"][side])) == 1
+
+
 def test_superclasses_are_divided_by_a_line_each_way(result: Result) -> None:
     assert len(flow_heatmap(read(result))["layout"]["shapes"]) == 2
 
@@ -95,7 +125,7 @@ def test_absent_classes_are_not_drawn(make: Callable[..., Result]) -> None:
 
 def test_names_reach_plotly_without_markup(make: Callable[..., Result]) -> None:
     contents = read(make(classes=["<a href='javascript:x'>", "<b>x</b>", "c"], weak=0))
-    texts = [*strings(class_bars(contents)), *strings(flow_heatmap(contents))]
+    texts = [*strings(class_bars(contents)), *strings(flow_heatmap(contents)), *strings(flow_diagram(contents))]
     assert not [text for text in texts if "<a" in text or "<b>x" in text]
 
 

@@ -14,11 +14,15 @@ from urllib.parse import unquote
 
 import pytest
 from plotly.offline import get_plotlyjs
+from tests.report.conftest import make_curve, make_examples
 
 from classwise.errors import InputError
+from classwise.metrics.examples import EXAMPLES_FILE, Examples
 from classwise.metrics.result import Result
+from classwise.metrics.training import Curve
 from classwise.report import verdict, which_number, write_page
-from classwise.report.page import page, script_json
+from classwise.report.document import script_json
+from classwise.report.page import page
 
 EVIL = (
     "<script>alert(1)</script>",
@@ -72,8 +76,8 @@ class Page(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def source(result: Result) -> str:
-    return page(result, "results/a run")
+def source(result: Result, stored: Examples, training: Curve) -> str:
+    return page(result, "results/a run", stored, training)
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +95,8 @@ def evil(make: Callable[..., Result]) -> Page:
         "environment": {EVIL[0]: EVIL[1]},
     }
     groups = {EVIL[0]: list(EVIL[:4]), EVIL[1]: list(EVIL[4:])}
-    return Page(page(make(classes=EVIL, weak=0, per_class=20, groups=groups, **header), EVIL[0]))
+    result = make(classes=EVIL, weak=0, per_class=20, groups=groups, **header)
+    return Page(page(result, EVIL[0], make_examples(result), make_curve(len(EVIL))))
 
 
 def test_the_page_is_written_beside_the_result(folder: Path) -> None:
@@ -119,7 +124,8 @@ def test_plotly_is_inlined_exactly_once(source: str, parsed: Page) -> None:
 
 
 def test_nothing_is_loaded_from_anywhere(parsed: Page) -> None:
-    assert not {"link", "img", "iframe", "object", "base"} & {tag for tag, _ in parsed.tags}
+    assert not {"link", "iframe", "object", "base"} & {tag for tag, _ in parsed.tags}
+    assert all(str(image["src"]).startswith("data:image/png;base64,") for image in parsed.all("img"))
     assert not [script for script in parsed.all("script") if "src" in script]
     assert all(str(a["href"]).startswith(("#", "data:text/csv")) for a in parsed.all("a"))
 
@@ -172,7 +178,8 @@ def test_scrolling_boxes_can_be_reached_by_keyboard(parsed: Page) -> None:
 
 def test_charts_say_what_they_show_and_have_data(parsed: Page) -> None:
     drawn = [a for a in parsed.all("div") if a.get("class") == "chart"]
-    assert {a["id"] for a in drawn} == set(parsed.charts) == {"bars-chart", "flow-chart"}
+    assert {a["id"] for a in drawn} == set(parsed.charts)
+    assert set(parsed.charts) == {"bars-chart", "diagram-chart", "flow-chart", "epoch-chart"}
     assert all(a["role"] == "img" and a["aria-label"] for a in drawn)
 
 
@@ -196,8 +203,10 @@ def test_every_table_can_be_downloaded(parsed: Page) -> None:
         "largest-flows.csv",
         "superclasses.csv",
         "confusion-flow.csv",
+        "examples.csv",
         "attacks.csv",
         "disparity.csv",
+        "epochs.csv",
     ]
 
 
@@ -234,6 +243,7 @@ def test_hostile_names_add_no_element(evil: Page, parsed: Page) -> None:
 def test_hostile_names_are_read_as_text(evil: Page) -> None:
     for name in (EVIL[0], EVIL[1], EVIL[2], EVIL[3], EVIL[4]):
         assert name in evil.texts
+    assert f"Images that {EVIL[0]} loses" in evil.texts
     assert "classwise report '<script>alert(1)</script>'" in evil.text
     assert "classwise evaluate '<script>alert(1)</script>' '\"x\"'" in evil.text
 
@@ -272,8 +282,26 @@ def test_a_thousand_classes_fit(make: Callable[..., Result]) -> None:
 def test_without_a_flow_no_heat_map_is_drawn(make: Callable[..., Result]) -> None:
     parsed = Page(page(make(attacks=()), "x"))
     assert set(parsed.charts) == {"bars-chart"}
-    assert "flow-chart" not in {a.get("id") for a in parsed.all("div")}
+    assert not {"flow-chart", "diagram-chart"} & {a.get("id") for a in parsed.all("div")}
     assert "there is no flow to show" in parsed.text
+
+
+def test_the_examples_of_the_folder_are_shown(result: Result, stored: Examples, tmp_path: Path) -> None:
+    result.write(tmp_path)
+    stored.save(tmp_path / EXAMPLES_FILE)
+    assert len(Page(write_page(tmp_path).read_text()).all("img")) == 3 * len(stored)
+
+
+def test_without_examples_nothing_is_said_of_them(make: Callable[..., Result]) -> None:
+    parsed = Page(page(make(), "x"))
+    assert not parsed.all("img")
+    assert "Examples" not in parsed.texts
+
+
+def test_a_run_whose_log_is_gone_says_how_to_see_its_epochs(make: Callable[..., Result]) -> None:
+    model = {"name": "run:runs/<gone>", "sha256": None, "parameters": None}
+    assert "The log of runs/<gone> could not be read" in Page(page(make(model=model), "x")).text
+    assert "Epochs" not in Page(page(make(), "x")).texts
 
 
 def test_absent_classes_show_a_dash(make: Callable[..., Result]) -> None:

@@ -74,7 +74,7 @@ def measure(names: Sequence[str], verdicts: ArrayLike, y: Ints, seed: int = 0) -
     whole = _accuracies(verdicts, y, np.ones((1, y.size)))[:, 0]
     size = len(names)
     cross = np.array(
-        [[np.nanmean(known(spearman_rows(first[a], second[b]))) for b in range(size)] for a in range(size)]
+        [[np.mean(known(spearman_rows(first[a], second[b]))) for b in range(size)] for a in range(size)]
     )
     cross = (cross + cross.T) / 2
     pairs = {

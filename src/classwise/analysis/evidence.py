@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from classwise.errors import InputError
 from classwise.metrics.outcomes import WORST_CASE
 from classwise.metrics.result import RESULT_FILE, Result
+from classwise.metrics.training import LOG_FILE, RUN_FILE, Training, run_folder
 
-LOG_FILE, RUN_FILE = "log.jsonl", "run.json"
+TRIAL_FILE = "trial.json"
 # Attacks that do not stand or fall with one loss or one step size: without one, agreement of attacks says little.
 _STRONG = ("autoattack", "apgd", "fab", "square", "fast")
 
@@ -57,30 +56,17 @@ class Subject:
 
     @property
     def method(self) -> str:
-        """Training method of the model if it is a run whose folder can be read, else the model's name."""
+        """Training method as its study calls it, or that of a run whose folder can be read; else the model's name."""
+        above = [folder.parent / TRIAL_FILE for folder in self.folders[:1]]
+        if above and above[0].is_file():
+            return str(json.loads(above[0].read_text())["name"])
         name = str(self.result.header["model"]["name"])
-        match = re.fullmatch(r"run:(.+?)(?:@[\w-]+)?", name)
         try:
-            record = json.loads((Path(match[1] if match else name).expanduser() / RUN_FILE).read_text())
+            record = json.loads(((run_folder(name) or Path(name).expanduser()) / RUN_FILE).read_text())
             wrappers = f" + {record['wrappers']}" if record.get("wrappers") else ""
             return f"{record['method']}{wrappers}"
         except (OSError, ValueError, KeyError, TypeError):
             return name
-
-
-@dataclass(frozen=True, eq=False)
-class Training:
-    """The log of a training run.
-
-    Attributes:
-        label: how it is called in tables.
-        classes: names (C,).
-        lines: one mapping an epoch, as in log.jsonl.
-    """
-
-    label: str
-    classes: tuple[str, ...]
-    lines: tuple[Mapping[str, Any], ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,7 +87,7 @@ def read(folders: Sequence[Path]) -> Evidence:
     for folder in folders:
         evaluated, trained = (folder / RESULT_FILE).is_file(), (folder / LOG_FILE).is_file()
         if trained:
-            trainings.append((folder, _training(folder)))
+            trainings.append((folder, Training.read(folder)))
         if evaluated or not trained:
             results.append((folder, Result.read(folder)))
     joined = subjects(results)
@@ -201,14 +187,3 @@ def _joined(earlier: Subject, folder: Path, result: Result) -> Subject:
             "differ; analyse them apart."
         ) from error
     return Subject(earlier.label, Result(header, outcomes), (*earlier.folders, folder))
-
-
-def _training(folder: Path) -> Training:
-    try:
-        lines = [json.loads(line) for line in (folder / LOG_FILE).read_text(encoding="utf-8").splitlines()]
-        classes = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))["classes"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{folder} holds no readable log of a training run ({LOG_FILE}, {RUN_FILE}).") from error
-    if not lines:
-        raise InputError(f"{folder / LOG_FILE} is empty: no epoch was finished; train on.")
-    return Training(folder.name, tuple(classes), tuple(lines))

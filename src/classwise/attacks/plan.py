@@ -92,6 +92,10 @@ class Plan:
         """The set of allowed images."""
         return self.stages[0].attack.threat
 
+    def path(self, view: str, place: int) -> tuple[str | int, ...]:
+        """Return the stream of random numbers of a stage, where the plan is run under the name ``view``."""
+        return self.stages[place].path or (view, "stage", place)
+
 
 _RESERVED = ("clean", "worst_case")  # views that every result has
 Contender = Attack | Plan

@@ -10,6 +10,7 @@ from classwise.methods.cfa import CFA
 from classwise.methods.cfol import CFOL
 from classwise.methods.chi_square import ChiSquareClassDRO
 from classwise.methods.cluster_reg import ClusterReg
+from classwise.methods.confusion_margin import ConfusionMargin
 from classwise.methods.cost_sensitive import CostSensitive
 from classwise.methods.dafa import DAFA
 from classwise.methods.faal import FAAL
@@ -52,6 +53,7 @@ __all__ = [
     "BetaOfVulnerable",
     "ChiSquareClassDRO",
     "ClusterReg",
+    "ConfusionMargin",
     "CostSensitive",
     "Distillation",
     "Epoch",

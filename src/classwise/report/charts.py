@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from classwise.report.contents import Contents, Floats, View
-from classwise.report.palette import DARK, FLOW_DARK, FLOW_LIGHT, LIGHT, MARKERS, Marker
+from classwise.report.palette import MARKERS, Marker
 from classwise.report.tables import percent, span
 
 SHOWN = 30
@@ -21,13 +21,11 @@ SHOWN = 30
 NUMBERED = 12
 """Classes up to which a heat map prints the number into each cell."""
 
+BANDS = 12
+"""Classes that a flow diagram has room for."""
+
 _FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif'
-_ROW_HEIGHT, _CELL_HEIGHT = 40, 30
-
-
-def palettes() -> dict[str, dict[str, Any]]:
-    """Return what each colour token means in light and in dark."""
-    return {"light": {**LIGHT, "flow": FLOW_LIGHT}, "dark": {**DARK, "flow": FLOW_DARK}}
+_ROW_HEIGHT, _CELL_HEIGHT, _BAND_HEIGHT = 40, 30, 44
 
 
 def weakest_classes(contents: Contents, limit: int = SHOWN) -> list[int]:
@@ -47,21 +45,21 @@ def class_bars(contents: Contents) -> dict[str, Any]:
     rows = list(range(len(shown)))
     data = [_clean_bars(contents, shown), *_worst_bars(contents, shown)]
     data += [_attack_markers(contents, view, i, shown) for i, view in enumerate(contents.attacks)]
-    layout = _layout(height=60 + _ROW_HEIGHT * len(shown))
-    layout |= {
+    drawn = layout(height=60 + _ROW_HEIGHT * len(shown))
+    drawn |= {
         "barmode": "overlay",
         # The page has a legend of its own, which wraps on a phone.
         "showlegend": False,
-        "xaxis": {**_axis(), "range": [0, 100], "title": {"text": "accuracy, %"}, "showgrid": True, "dtick": 20},
+        "xaxis": {**axis(), "range": [0, 100], "title": {"text": "accuracy, %"}, "showgrid": True, "dtick": 20},
         "yaxis": {
-            **_axis(),
+            **axis(),
             "range": [len(shown) - 0.5, -0.5],
             "tickvals": rows,
             "ticktext": [label(contents.classes[c]) for c in shown],
         },
         "margin": {"l": 8, "r": 16, "t": 8, "b": 44},
     }
-    return {"data": data, "layout": layout}
+    return {"data": data, "layout": drawn}
 
 
 def flow_heatmap(contents: Contents) -> dict[str, Any]:
@@ -88,20 +86,57 @@ def flow_heatmap(contents: Contents) -> dict[str, Any]:
         "showscale": not numbers,
         "colorbar": {"title": {"text": "%"}, "thickness": 12, "len": 1, "outlinewidth": 0},
     }
-    layout = _layout(height=150 + _CELL_HEIGHT * max(3, len(shown)))
-    axis = {**_axis(), "tickvals": position, "ticktext": names, "showgrid": False}
-    layout |= {
+    drawn = layout(height=150 + _CELL_HEIGHT * max(3, len(shown)))
+    side = {**axis(), "tickvals": position, "ticktext": names, "showgrid": False}
+    drawn |= {
         "xaxis": {
-            **axis,
+            **side,
             "side": "top",
             "tickangle": tilt(names),
             "title": {"text": "true class (row) sent to class (column)"},
         },
-        "yaxis": {**axis, "range": [len(shown) - 0.5, -0.5]},
+        "yaxis": {**side, "range": [len(shown) - 0.5, -0.5]},
         "margin": {"l": 8, "r": 8, "t": 8, "b": 16},
         "shapes": _dividers(contents, shown),
     }
-    return {"data": [trace], "layout": layout}
+    return {"data": [trace], "layout": drawn}
+
+
+def flow_diagram(contents: Contents) -> dict[str, Any]:
+    """Flow diagram: images right when clean, from their class (left) to what they are taken for under attack (right).
+
+    Shows the classes that lose the most images; what they lose to others ends in one more place.
+    """
+    shown = flow_classes(contents, BANDS)
+    links = _links(contents, shown)
+    size, others = len(shown), bool(links) and max(target for _, target, _ in links) == 2 * len(shown)
+    names = [contents.classes[c] for c in shown] * 2 + ["other classes"] * others
+    weakest = [int(c == contents.worst_case.worst) for c in shown] * 2 + [0] * others
+    trace = {
+        "type": "sankey",
+        "arrangement": "fixed",
+        "node": {
+            "label": [label(name) for name in names],
+            "color": ["\0weakest" if weak else "\0worst" for weak in weakest],
+            **_places(size, links, others),
+            "pad": 10,
+            "thickness": 14,
+            "line": {"width": 0},
+            "customdata": _node_hover(contents, shown, names),
+            "hovertemplate": "%{customdata}<extra></extra>",
+        },
+        "link": {
+            "source": [source for source, _, _ in links],
+            "target": [target for _, target, _ in links],
+            "value": [count for _, _, count in links],
+            "color": [_link_color(source, target, size, weakest) for source, target, _ in links],
+            "customdata": [_link_hover(contents, shown, names, link) for link in links],
+            "hovertemplate": "%{customdata}<extra></extra>",
+        },
+        "textfont": {"color": "\0ink", "size": 13},
+    }
+    drawn = layout(height=60 + _BAND_HEIGHT * max(3, size)) | {"margin": {"l": 8, "r": 8, "t": 8, "b": 16}}
+    return {"data": [trace], "layout": drawn}
 
 
 def flow_share(contents: Contents, shown: list[int]) -> Floats:
@@ -254,6 +289,55 @@ def _flow_hover(contents: Contents, shown: list[int]) -> list[list[str]]:
     return [[line(i, j) for j in shown] for i in shown]
 
 
+def _links(contents: Contents, shown: list[int]) -> list[tuple[int, int, int]]:
+    """Return (source, target, images) of the bands; targets count on from the sources, and end in "other classes"."""
+    inner, size = contents.flow[np.ix_(shown, shown)], len(shown)
+    elsewhere = contents.flow[shown].sum(1) - inner.sum(1)
+    counts = np.column_stack([inner, elsewhere])
+    return [(int(i), size + int(j), int(counts[i, j])) for i, j in np.argwhere(counts)]
+
+
+def _places(size: int, links: list[tuple[int, int, int]], others: bool) -> dict[str, list[float]]:
+    """Return where the nodes stand: both sides in the same order, each as high as its images need."""
+    ends = np.zeros(2 * size + others)
+    for source, target, count in links:
+        ends[source] += count
+        ends[target] += count
+    x, y = [0.001] * size + [0.999] * (size + others), list[float]()
+    for side in (ends[:size], ends[size:]):
+        gap = 0.2 / max(1, len(side))
+        height = 0.8 * side / max(1.0, side.sum())
+        y += (np.cumsum(height + gap) - gap / 2 - height / 2).clip(0.001, 0.999).round(4).tolist()
+    return {"x": x, "y": y}
+
+
+def _link_color(source: int, target: int, size: int, weakest: list[int]) -> str:
+    if target == source + size:
+        return "\0kept"
+    return "\0drain" if weakest[source] else "\0moved"
+
+
+def _link_hover(contents: Contents, shown: list[int], names: list[str], link: tuple[int, int, int]) -> str:
+    source, target, count = link
+    whose, n = label(names[source], 60), int(contents.n[shown[source]])
+    where = "stay" if target == source + len(shown) else f"→ {label(names[target], 60)}"
+    return f"<b>{whose} {where}</b><br>{count:,} of {n:,} images ({percent(count / n)} %)"
+
+
+def _node_hover(contents: Contents, shown: list[int], names: list[str]) -> list[str]:
+    clean, lost = contents.clean.correct, contents.lost
+    sent = [
+        f"<b>{label(names[i], 60)}</b><br>{clean[c]:,} images right when clean, {lost[c]:,} of them lost"
+        for i, c in enumerate(shown)
+    ]
+    taken = [
+        f"<b>{label(names[len(shown) + i], 60)}</b> under attack<br>"
+        f"{int(contents.flow[shown, c].sum() - contents.flow[c, c]):,} images of the classes shown come here"
+        for i, c in enumerate(shown)
+    ]
+    return [*sent, *taken, *(["<b>classes that are not shown</b>"] * (len(names) - 2 * len(shown)))]
+
+
 def _dividers(contents: Contents, shown: list[int]) -> list[dict[str, Any]]:
     line = {"type": "line", "line": {"color": "\0ink", "width": 1.5}}
     edges = {"0": -0.5, "1": len(shown) - 0.5}
@@ -265,7 +349,8 @@ def _dividers(contents: Contents, shown: list[int]) -> list[dict[str, Any]]:
     return shapes
 
 
-def _axis() -> dict[str, Any]:
+def axis() -> dict[str, Any]:
+    """Return what every axis shares."""
     return {
         "automargin": True,
         "fixedrange": True,
@@ -278,7 +363,8 @@ def _axis() -> dict[str, Any]:
     }
 
 
-def _layout(height: int) -> dict[str, Any]:
+def layout(height: int) -> dict[str, Any]:
+    """Return what every chart shares; ``height`` in pixels."""
     return {
         "height": height,
         "autosize": True,

@@ -7,21 +7,19 @@ import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
-
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
-from plotly.offline import get_plotlyjs
 
 from classwise.files import write_text
+from classwise.metrics.examples import Examples
 from classwise.metrics.result import Result
+from classwise.metrics.trade_off import TradeOff, corrected_folder
+from classwise.metrics.training import Curve, run_folder
 from classwise.report import charts, tables
 from classwise.report.contents import Contents, plain, read
-from classwise.report.palette import DARK, LIGHT
-from classwise.report.sheet import Sheet, to_csv
+from classwise.report.document import render
+from classwise.report.epochs import epoch_chart, epoch_sheet, images_meant, read_curve
+from classwise.report.examples import LARGEST, example_sheet, examples
 from classwise.report.stages import stage_sheet
-
-_TEMPLATES = Path(__file__).parent / "templates"
+from classwise.report.trade_off import read_trade_off, trade_off_chart, trade_off_note, trade_off_sheet
 
 
 def write_page(directory: Path | str, path: Path | str | None = None, *, result: Result | None = None) -> Path:
@@ -37,44 +35,61 @@ def write_page(directory: Path | str, path: Path | str | None = None, *, result:
     """
     folder = Path(directory)
     target = Path(path) if path is not None else folder / "report.html"
-    write_text(target, page(Result.read(folder) if result is None else result, folder))
+    found = Result.read(folder) if result is None else result
+    stored = Examples.load(folder, found.header.get("identity"))
+    write_text(target, page(found, folder, stored, read_curve(found, folder), read_trade_off(found)))
     return target
 
 
-def page(result: Result, directory: Path | str) -> str:
-    """Return the report as HTML; ``directory`` is only named in the command that makes it again."""
-    contents = read(result)
-    environment = Environment(
-        loader=FileSystemLoader(_TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["csv_uri"] = csv_uri
-    return environment.get_template("report.html.j2").render(
+def page(
+    result: Result,
+    directory: Path | str,
+    stored: Examples | None = None,
+    training: Curve | None = None,
+    correction: TradeOff | None = None,
+) -> str:
+    """Return the report as HTML.
+
+    Args:
+        result: what it is about.
+        directory: only named in the command that makes the page again.
+        stored: broken images to show.
+        training: robustness over the epochs of the run that was evaluated.
+        correction: the rounds of the correction of the model that was evaluated.
+    """
+    contents, shown = read(result), examples(stored, result.outcomes)
+    return render(
+        "report.html.j2",
+        _charts(contents, training, correction),
+        title=f"Class-wise robustness of {plain(contents.header['model']['name'])}",
+        subtitle=plain(_subtitle(contents)),
+        version=contents.header["classwise"],
         contents=contents,
-        light=LIGHT,
-        dark=DARK,
         **_words(contents),
         **_sheets(contents),
+        examples=shown,
+        shrunk=LARGEST if stored is not None and max(stored.x.shape[2:]) > LARGEST else 0,
+        example_sheet=example_sheet(shown, contents),
+        epoch_sheet=epoch_sheet(training, contents) if training else None,
+        epoch_note=images_meant(training) if training else "",
+        epoch_missing=_epoch_missing(contents) if training is None else "",
+        trade_off_sheet=trade_off_sheet(correction) if correction else None,
+        trade_off_note=trade_off_note(correction) if correction else "",
+        trade_off_missing=_trade_off_missing(contents) if correction is None else "",
         legend=charts.legend(contents),
         settings=_settings(contents),
         commands=_commands(contents, directory),
-        plotly=Markup(get_plotlyjs()),  # the library itself, shipped inside the plotly package
-        data=script_json({"palettes": charts.palettes(), "charts": _charts(contents)}),
     )
 
 
 def _words(contents: Contents) -> dict[str, Any]:
     return {
-        "title": f"Class-wise robustness of {plain(contents.header['model']['name'])}",
-        "subtitle": plain(_subtitle(contents)),
         "verdict": _verdict(contents),
         "label": tables.number_label(contents),
         "flags": [_flag(flag) for flag in contents.header["flags"]],
         "bars_note": _bars_note(contents),
         "flow_note": _flow_note(contents),
+        "diagram_note": _diagram_note(contents),
         "group_note": _group_note(contents),
         "robust_note": _robust_note(contents),
     }
@@ -82,7 +97,7 @@ def _words(contents: Contents) -> dict[str, Any]:
 
 def _sheets(contents: Contents) -> dict[str, Any]:
     sheets = {
-        "class_sheet": tables.class_sheet(contents),
+        "class_sheet": tables.class_sheet(contents, superclasses=True),
         "attack_sheet": tables.attack_sheet(contents),
         "stage_sheet": stage_sheet(contents),
         "spread_sheet": tables.spread_sheet(contents),
@@ -95,21 +110,16 @@ def _sheets(contents: Contents) -> dict[str, Any]:
     return {**sheets, "notes": list(notes.values())}
 
 
-def _charts(contents: Contents) -> dict[str, Any]:
+def _charts(contents: Contents, training: Curve | None, correction: TradeOff | None) -> dict[str, Any]:
     drawn = {"bars-chart": charts.class_bars(contents)}
+    if training is not None:
+        drawn["epoch-chart"] = epoch_chart(training, contents)
+    if correction is not None:
+        drawn["trade-off-chart"] = trade_off_chart(correction, contents)
     if contents.flow_count:
+        drawn["diagram-chart"] = charts.flow_diagram(contents)
         drawn["flow-chart"] = charts.flow_heatmap(contents)
     return drawn
-
-
-def script_json(value: Any) -> Markup:
-    """Write JSON that may stand inside a script element: no ``<`` is left to close the element with."""
-    return Markup(json.dumps(value, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c"))
-
-
-def csv_uri(sheet: Sheet) -> str:
-    """Return a sheet's values as a ``data:`` address for a download link, which works without scripts."""
-    return "data:text/csv;charset=utf-8," + quote(to_csv(sheet), safe=",.:;()/")
 
 
 def _verdict(contents: Contents) -> list[tuple[str, str, str]]:
@@ -170,6 +180,33 @@ def _flow_note(contents: Contents) -> str:
     return (
         f"Shown are the {shown} of {present} classes that lose the most images; what they lose to others is "
         "counted in the table's column “elsewhere”."
+    )
+
+
+def _diagram_note(contents: Contents) -> str:
+    shown, present = len(charts.flow_classes(contents, charts.BANDS)), len(contents.order)
+    return "" if shown == present else f"The diagram shows the {shown} classes that lose the most images."
+
+
+def _epoch_missing(contents: Contents) -> str:
+    """Say why a training run shows no epochs, "" for a model that is none."""
+    run = run_folder(str(contents.header["model"]["name"]))
+    if run is None:
+        return ""
+    return (
+        f"The log of {plain(str(run))} could not be read when this page was made, or has fewer than two epochs under "
+        "attack; made where the run can be found, the page shows its epochs."
+    )
+
+
+def _trade_off_missing(contents: Contents) -> str:
+    """Say why a corrected model shows no rounds, "" for a model that is none."""
+    folder = corrected_folder(str(contents.header["model"]["name"]))
+    if folder is None:
+        return ""
+    return (
+        f"The curve of {plain(str(folder))} could not be read when this page was made; made where the folder can be "
+        "found, the page shows the rounds of the correction."
     )
 
 

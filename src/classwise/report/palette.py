@@ -6,7 +6,7 @@ first row, and attacks differ by the shape of their marker.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 LIGHT = {
     "surface": "#ffffff",
@@ -19,6 +19,11 @@ LIGHT = {
     "weakest": "#d55e00",
     "link": "#00598a",
     "warning": "#fff3e6",
+    "wrong": "#a84a00",
+    "faint": "#b3bcc6",
+    "kept": "rgba(120, 134, 148, 0.18)",
+    "moved": "rgba(0, 114, 178, 0.42)",
+    "drain": "rgba(213, 94, 0, 0.55)",
 }
 DARK = {
     "surface": "#12161b",
@@ -31,9 +36,19 @@ DARK = {
     "weakest": "#ff8b45",
     "link": "#7cc4f0",
     "warning": "#33261a",
+    "wrong": "#ff9c61",
+    "faint": "#56616d",
+    "kept": "rgba(160, 172, 184, 0.16)",
+    "moved": "rgba(75, 169, 224, 0.42)",
+    "drain": "rgba(255, 139, 69, 0.55)",
 }
 FLOW_LIGHT = ((0.0, "#f4f6f8"), (0.25, "#b5d6ea"), (0.6, "#3d93c6"), (1.0, "#00436b"))
 FLOW_DARK = ((0.0, "#1b2128"), (0.25, "#134a6b"), (0.6, "#2f8fc8"), (1.0, "#bfe4fa"))
+
+
+def palettes() -> dict[str, dict[str, Any]]:
+    """Return what each colour token means in light and in dark."""
+    return {"light": {**LIGHT, "flow": FLOW_LIGHT}, "dark": {**DARK, "flow": FLOW_DARK}}
 
 
 class Marker(NamedTuple):

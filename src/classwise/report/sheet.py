@@ -57,6 +57,7 @@ class Column:
         words: left-aligned text rather than numbers.
         note: what the heading means, for a tooltip and the reading guide.
         spare: left out of a terminal too narrow for every column.
+        find: whether a search for rows looks at it, as at the first column.
     """
 
     title: str
@@ -64,6 +65,7 @@ class Column:
     words: bool = False
     note: str = ""
     spare: bool = False
+    find: bool = False
 
 
 @dataclass(frozen=True)

@@ -106,10 +106,15 @@ def number_label(contents: Contents) -> str:
     return f"Not AutoAttack: {worst}."
 
 
-def class_sheet(contents: Contents) -> Sheet:
-    """Table of classes: images, clean, each attack alone, worst case with interval, confusion, CFPS."""
+def class_sheet(contents: Contents, superclasses: bool = False) -> Sheet:
+    """Table of classes: images, clean, each attack alone, worst case with interval, confusion, CFPS.
+
+    With ``superclasses`` each class's is named, where there are some.
+    """
+    grouped = superclasses and _grouped(contents)
     columns = (
         Column("class", ("class",), words=True),
+        *([Column("superclass", ("superclass",), words=True, find=True)] if grouped else []),
         Column("n", ("n",), note="images of the class"),
         *(Column(view.name, (_key(view),), spare=view in contents.attacks) for view in contents.views),
         Column(
@@ -136,7 +141,7 @@ def class_sheet(contents: Contents) -> Sheet:
         ),
     )
     missing = [c for c in range(len(contents.classes)) if contents.n[c] == 0]
-    rows = tuple(_class_row(contents, c) for c in [*contents.order.tolist(), *missing])
+    rows = tuple(_class_row(contents, c, grouped) for c in [*contents.order.tolist(), *missing])
     caption = f"Accuracy of each class in per cent, weakest first ({len(contents.classes)} classes)"
     return Sheet("classes", caption, columns, rows, marked=0 if rows else None)
 
@@ -205,9 +210,9 @@ def flow_sheet(contents: Contents, classes: list[int]) -> Sheet:
 
 def group_sheet(contents: Contents) -> Sheet | None:
     """Table of superclasses: robust accuracy of their classes, and of the superclass as the answer; None without."""
-    names = list(dict.fromkeys(contents.groups[c] for c in contents.flow_order))
-    if "" in names or len(names) < 2:
+    if not _grouped(contents):
         return None
+    names = list(dict.fromkeys(contents.groups[c] for c in contents.flow_order))
     labels = np.array([names.index(group) for group in contents.groups])
     kept = group_accuracy(contents.confusion, contents.n, labels)
     columns = (
@@ -305,6 +310,11 @@ def p_text(p: float) -> str:
     return f"{p:.2g}" if p >= 0.0095 else f"{p:.4f}" if p >= 0.00005 else f"{p:.1e}"
 
 
+def _grouped(contents: Contents) -> bool:
+    """Tell whether every class is in a superclass, of which there are several."""
+    return "" not in contents.groups and len(set(contents.groups)) > 1
+
+
 def _mean(values: Floats) -> float:
     present = values[~np.isnan(values)]
     return float(present.mean()) if present.size else math.nan
@@ -322,11 +332,12 @@ def _value(number: float | None) -> Value:
     return None if number is None or math.isnan(number) else float(number)
 
 
-def _class_row(contents: Contents, c: int) -> tuple[Cell, ...]:
+def _class_row(contents: Contents, c: int, grouped: bool) -> tuple[Cell, ...]:
     decimals, bounds = contents.decimals, misses(contents)
     low, high = contents.worst_case.intervals[c]
     return (
         Cell(contents.classes[c], (contents.classes[c],)),
+        *([Cell(contents.groups[c], (contents.groups[c],))] if grouped else []),
         Cell(f"{contents.n[c]:,}", (int(contents.n[c]),)),
         *(_share(view.by_class[c], decimals) for view in contents.views),
         Cell(span(low, high, decimals), (_value(low), _value(high))),

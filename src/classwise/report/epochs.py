@@ -1,0 +1,115 @@
+"""Robustness of each class over the epochs of the training run that was evaluated."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from classwise.errors import InputError
+from classwise.metrics.result import Result
+from classwise.metrics.training import LOG_FILE, Curve, Training, curve, run_folder
+from classwise.report.charts import SHOWN, axis, label, layout
+from classwise.report.contents import Contents, Floats
+from classwise.report.sheet import Cell, Column, Sheet
+from classwise.report.tables import percent
+
+_WORDS = {"valid": "held-out images under PGD-10", "train": "training batches under the training attack"}
+
+
+def read_curve(result: Result, directory: Path) -> Curve | None:
+    """Return the curve of the run that was evaluated; None where it is no run, or its log is not to be had.
+
+    The log is looked for beside the result, then where the model string says.
+    """
+    run = run_folder(str(result.header["model"]["name"]))
+    for folder in (directory, run):
+        if folder is not None and (folder / LOG_FILE).is_file():
+            try:
+                found = Training.read(folder)
+                return curve(found.lines) if found.classes == result.outcomes.classes else None
+            except InputError:
+                return None
+    return None
+
+
+def images_meant(found: Curve) -> str:
+    """Say on which images the curve was measured."""
+    return _WORDS[found.part]
+
+
+def epoch_chart(found: Curve, contents: Contents) -> dict[str, Any]:
+    """Lines of the average, the worst class of each epoch, and the classes that end weakest."""
+    epochs = list(range(1, len(found.accuracy) + 1))
+    every = [_class_line(found, contents, epochs, c) for c in _shown(found)]
+    worst = [f"{_weakest(found, contents, e)}" for e in range(len(epochs))]
+    lines = [
+        _line("worst class", epochs, np.nanmin(found.accuracy, axis=1), "\0weakest", worst),
+        _line("average", epochs, found.average, "\0worst", [""] * len(epochs)),
+    ]
+    return {
+        "data": [*every, *lines],
+        "layout": {
+            **layout(height=380),
+            "showlegend": False,
+            "hovermode": "closest",
+            "xaxis": {**axis(), "title": {"text": "epoch"}, "range": [0.5, len(epochs) + 0.5], "tickformat": "d"},
+            "yaxis": {**axis(), "title": {"text": "robust accuracy, %"}, "range": [0, 100], "showgrid": True},
+            "margin": {"l": 8, "r": 16, "t": 8, "b": 44},
+        },
+    }
+
+
+def epoch_sheet(found: Curve, contents: Contents) -> Sheet:
+    """Table of the same: a row an epoch, a column for each class that is drawn."""
+    shown = _shown(found)
+    columns = (
+        Column("epoch", ("epoch",)),
+        Column("average", ("average",)),
+        Column("worst", ("worst",)),
+        Column("worst class", ("worst_class",), words=True),
+        *(Column(contents.classes[c], (contents.classes[c],)) for c in shown),
+    )
+    rows = []
+    for e, accuracy in enumerate(found.accuracy):
+        shares = [float(found.average[e]), float(np.nanmin(accuracy))]
+        name = _weakest(found, contents, e)
+        cells = [Cell(percent(share), (share,)) for share in (*shares, *accuracy[shown].tolist())]
+        rows.append((Cell(str(e + 1), (e + 1,)), *cells[:2], Cell(name, (name,)), *cells[2:]))
+    caption = f"Robust accuracy over {len(rows)} epochs in per cent ({images_meant(found)})"
+    return Sheet("epochs", caption, columns, tuple(rows))
+
+
+def _shown(found: Curve) -> list[int]:
+    """Return the classes that have room, those that end weakest first."""
+    order = np.argsort(found.final, kind="stable")
+    return [int(c) for c in order[~np.isnan(found.final[order])][:SHOWN]]
+
+
+def _weakest(found: Curve, contents: Contents, epoch: int) -> str:
+    return contents.classes[int(np.nanargmin(found.accuracy[epoch]))]
+
+
+def _class_line(found: Curve, contents: Contents, epochs: list[int], c: int) -> dict[str, Any]:
+    drawn = _line(contents.classes[c], epochs, found.accuracy[:, c], "\0faint", [""] * len(epochs))
+    return {**drawn, "mode": "lines", "line": {"color": "\0faint", "width": 1.2}}
+
+
+def _line(name: str, epochs: list[int], share: Floats, color: str, remarks: list[str]) -> dict[str, Any]:
+    notes = [f" ({label(remark, 60)})" if remark else "" for remark in remarks]
+    return {
+        "type": "scatter",
+        "mode": "lines+markers",
+        "cliponaxis": False,
+        "name": label(name, 60),
+        "x": epochs,
+        "y": [None if np.isnan(v) else round(100 * float(v), 3) for v in share],
+        "line": {"color": color, "width": 2.4},
+        "marker": {"size": 5, "color": color},
+        "customdata": [
+            f"<b>{label(name, 60)}</b>{note}<br>epoch {e}: {percent(v)} %"
+            for e, v, note in zip(epochs, share, notes, strict=True)
+        ],
+        "hovertemplate": "%{customdata}<extra></extra>",
+    }
