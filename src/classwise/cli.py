@@ -515,7 +515,7 @@ def run_study(
         shrink: the same grid in seconds: one seed, few images, two epochs, a tiny network, weak attacks.
     """
     command = _command_line("study", locals())
-    from classwise import arguments, campaign, standings, terminal, verdicts
+    from classwise import arguments, campaign, overview, standings, terminal, verdicts
     from classwise import study as studies
     from classwise.trials import Where, grid
 
@@ -537,7 +537,9 @@ def run_study(
     rows = standings.rows(found, trials, where.out)
     answers = verdicts.ask(found.analyse, trials, where)
     written = standings.write(found, trials, rows, where.out, verdicts.text(answers))
-    terminal.standings(standings.sheets(found, rows), [*written, *verdicts.write(answers, where.out)])
+    overview.write_reports(trials, where.out)
+    page = overview.write(found, trials, rows, where.out)
+    terminal.standings(standings.sheets(found, rows), [*written, *verdicts.write(answers, where.out), page])
     return terminal.refuse_unfinished(states, where.out)
 
 
