@@ -302,9 +302,7 @@ def counting(trials: Sequence[Trial], out: Path) -> Iterator[Callable[[Trial, St
 
     def tell(trial: Trial, state: State) -> None:
         ended[trial] = state
-        found = [f"{weights} {_robust(result)}" for weights, result in trial.results(out).items()]
-        remark = "; ".join(found) if state == "done" else _remark(trial, state, out)
-        say(f"[{len(ended)}/{len(trials)}] {trial.title}: {state}; {remark}")
+        say(f"[{len(ended)}/{len(trials)}] {trial.title}: {state}; {_remark(trial, state, out)}")
 
     console = Console()
     if not console.is_terminal:
@@ -409,6 +407,9 @@ def duration(seconds: float | None) -> str:
 
 
 def _remark(trial: Trial, state: str, out: Path) -> str:
+    """Return what a run that is done has achieved, why one failed, or where another lies."""
+    if state == "done":
+        return "; ".join(f"{weights} {_robust(result)}" for weights, result in trial.results(out).items())
     return trial.failure(out) if state == "failed" else str(trial.folder(out))
 
 
