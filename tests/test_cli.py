@@ -525,8 +525,14 @@ def test_compare_needs_models_that_were_evaluated_alike(run: Run, trained: Path,
         ("c", "@last", (*FAST[:2], "--attacks", "fgsm")),
     ):
         assert run("evaluate", f"run:{trained}{weights}", *attacks, "--out", name).status == 0
-    done = run("compare", "a", "b", "--sort", "average", "--json", "compared.json")
+    written = ("--json", "compared.json", "--latex", "compared.tex", "--out", "page", "--figures", "figures")
+    done = run("compare", "a", "b", "--sort", "average", *written)
     assert (done.status, done.err) == (0, "")
+    assert (
+        "classwise compare a b --view worst_case --sort average --out page" in Path("page/comparison.html").read_text()
+    )
+    assert "changes-1.pdf" in {path.name for path in (tmp_path / "figures").iterdir()}
+    assert r"\label{tab:leaderboard}" in (tmp_path / "compared.tex").read_text()
     assert "b against a" in done.out
     assert "By average the best is" in done.out
     assert json.loads((tmp_path / "compared.json").read_text())["findings"][0]["values"]["baseline"]["name"] == "a"

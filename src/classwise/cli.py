@@ -368,6 +368,7 @@ def analyse_runs(
     network: str = "",
     json: Path | None = None,
     markdown: Path | None = None,
+    latex: Path | None = None,
 ) -> None:
     """Ask what the outcomes of evaluations and the logs of training runs say, and which claims they support.
 
@@ -379,6 +380,7 @@ def analyse_runs(
         network: the models that were evaluated, separated by commas, for questions about their weights.
         json: file for findings, numbers and tables.
         markdown: file for the same as a text to read.
+        latex: file for the tables in LaTeX (package booktabs).
     """
     from classwise import analysis, registry, terminal
 
@@ -391,15 +393,18 @@ def analyse_runs(
     asked = [name.strip() for name in question.split(",") if name.strip()]
     findings, unanswered = analysis.answer(evidence, asked, weights)
     terminal.found(findings, unanswered)
-    _save_findings(findings, json, markdown)
+    _save_findings(findings, json, markdown, latex)
 
 
 def compare_runs(
     runs: list[Path],
     view: str = "worst_case",
     sort: str = "worst",
+    out: Path | None = None,
+    figures: Path | None = None,
     json: Path | None = None,
     markdown: Path | None = None,
+    latex: Path | None = None,
 ) -> None:
     """Compare models on the same images: a leaderboard, and class by class who gains and who pays.
 
@@ -409,15 +414,30 @@ def compare_runs(
         runs: folders of evaluations, at least two.
         view: an attack that every model met, clean, or worst_case.
         sort: metric of the leaderboard: average, worst, worst_q10, gap, std, std_corrected, nsd, gini.
+        out: folder for comparison.html, one self-contained page.
+        figures: folder for the charts as PDF, PNG and SVG.
         json: file for the comparison, its numbers and tables.
         markdown: file for the same as a text to read.
+        latex: file for the tables in LaTeX (package booktabs).
     """
     from classwise import analysis, terminal
     from classwise.analysis.comparison import compare
 
-    findings = compare(analysis.read(runs).subjects, view, sort)
+    subjects = analysis.read(runs).subjects
+    findings = compare(subjects, view, sort)
     terminal.found(findings, [])
-    _save_findings(findings, json, markdown)
+    _save_findings(findings, json, markdown, latex)
+    if out is not None:
+        from classwise.analysis.comparison_page import write_comparison
+
+        command = shlex.join(
+            ["classwise", "compare", *map(str, runs), "--view", view, "--sort", sort, "--out", str(out)]
+        )
+        terminal.wrote([write_comparison(subjects, findings, out, command)])
+    if figures is not None:
+        from classwise.analysis.comparison_figures import save_figures
+
+        terminal.wrote(save_figures(subjects, findings, figures))
 
 
 def study_homing(
@@ -475,7 +495,7 @@ def study_homing(
     terminal.wrote([out / "homing.json"])
 
 
-def _save_findings(findings: Sequence[Any], json: Path | None, markdown: Path | None) -> None:
+def _save_findings(findings: Sequence[Any], json: Path | None, markdown: Path | None, latex: Path | None) -> None:
     from classwise import files, terminal
     from classwise.analysis import finding
 
@@ -483,7 +503,9 @@ def _save_findings(findings: Sequence[Any], json: Path | None, markdown: Path | 
         files.write_json(json, {"classwise": __version__, "findings": [each.as_dict() for each in findings]})
     if markdown is not None:
         files.write_text(markdown, finding.markdown(findings))
-    terminal.wrote([path for path in (json, markdown) if path is not None])
+    if latex is not None:
+        files.write_text(latex, finding.latex(findings))
+    terminal.wrote([path for path in (json, markdown, latex) if path is not None])
 
 
 def run_study(

@@ -6,11 +6,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from tests.analysis.strategies import model, planted, subject
 from tests.report.browser import Visit, chromium
 from tests.report.conftest import GROUPS, make_curve, make_examples, make_result
 from tests.report.test_page import EVIL
 
+from classwise.analysis.comparison import compare
+from classwise.analysis.comparison_page import page as comparison_page
 from classwise.metrics.examples import Examples
 from classwise.metrics.result import Result
 from classwise.metrics.training import Curve
@@ -59,7 +63,20 @@ def many(put: Callable[[str], Visit]) -> Visit:
     return put(page(planted, "x", make_examples(planted, side=224)))
 
 
-@pytest.fixture(params=["report", "evil", "many"])
+@pytest.fixture(scope="module")
+def comparison(put: Callable[[str], Visit]) -> Visit:
+    """Three models with hostile names on hostile classes: the second is fairer, the third levels down."""
+    size = len(EVIL)
+    base = np.linspace(0.3, 0.8, size)
+    rates = {"base": base, EVIL[0]: np.linspace(0.6, 0.7, size), EVIL[1]: np.minimum(base, 0.5)}
+    subjects = [
+        subject(planted({"pgd": list(values)}, 200, seed=i, classes=EVIL), name, model=model(name))
+        for i, (name, values) in enumerate(rates.items())
+    ]
+    return put(comparison_page(subjects, compare(subjects), "classwise compare a b c"))
+
+
+@pytest.fixture(params=["report", "evil", "many", "comparison"])
 def each(request: pytest.FixtureRequest) -> Visit:
     found: Visit = request.getfixturevalue(request.param)
     return found
@@ -179,6 +196,21 @@ def test_the_first_tab_offers_to_skip_to_the_content(evil: Visit) -> None:
     evil.page.keyboard.press("Enter")
     evil.page.keyboard.press("Tab")
     assert evil.page.evaluate("document.activeElement.closest('main') !== null")
+
+
+def test_a_comparison_draws_classes_and_changes_and_says_who_pays(comparison: Visit) -> None:
+    assert comparison.page.locator("#class-chart .barlayer .point").count() == 3 * len(EVIL)
+    assert comparison.page.locator("#change-chart-2 .barlayer .point").count() == len(EVIL)
+    comparison.page.locator("#change-chart-2 .barlayer .point path").first.hover(force=True)
+    comparison.page.wait_for_selector("#change-chart-2 .hoverlayer .hovertext", timeout=5000)
+    assert "pays beyond chance" in (comparison.page.locator("#change-chart-2 .hoverlayer").text_content() or "")
+
+
+def test_the_leaderboard_sorts_by_any_metric(comparison: Visit) -> None:
+    comparison.page.locator("#board-table thead button", has_text="gap").click()
+    assert rows(comparison, "board-table")[0] == EVIL[0]
+    comparison.page.locator("#board-table thead button", has_text="average").click()
+    assert rows(comparison, "board-table")[-1] == EVIL[0]
 
 
 def test_charts_change_colour_with_the_screen(report: Visit) -> None:

@@ -42,10 +42,10 @@ def compare(subjects: Sequence[Subject], view: str = WORST_CASE, sort: str = "wo
     if sort not in METRICS:
         raise InputError(unknown("metric", sort, METRICS))
     check_same(subjects, view)
-    labels = [subject.label for subject in subjects]
+    labels = [plain(subject.label) for subject in subjects]
     changes = [
-        Change(subjects[0], other, (labels[0], label), view)
-        for other, label in zip(subjects[1:], labels[1:], strict=True)
+        Change(subjects[0], other, (labels[0], label), view, number)
+        for number, (other, label) in enumerate(zip(subjects[1:], labels[1:], strict=True), 1)
     ]
     return [leaderboard(subjects, labels, view, sort), *(change.finding() for change in changes)]
 
@@ -59,12 +59,14 @@ class Change:
         other: the evaluation that is compared with it.
         labels: what the two are called.
         view: under which attack, or the worst case.
+        number: of the other model among those compared with the baseline, from 1.
     """
 
     base: Subject
     other: Subject
     labels: tuple[str, str]
     view: str
+    number: int = 1
 
     @property
     def confidence(self) -> float:
@@ -115,6 +117,8 @@ class Change:
             "largest_loss": paired.largest_loss(self.intervals),
             "delta": summaries.delta(lowest[1], means[0], lowest[0], means[1]),
             "levelling": level,
+            "gains": self.beyond_chance(1),
+            "pays": self.beyond_chance(-1),
         }
         sentence = (
             f"{self.labels[1]} against {self.labels[0]} (weights {sha(self.base)[:12]}): average {100 * average:+.2f} "
@@ -144,7 +148,7 @@ class Change:
         caption = f"{self.labels[1]} against {self.labels[0]} ({self.view}), in per cent; all intervals hold at once"
         order = np.argsort(np.nan_to_num(self.counts.change, nan=np.inf), kind="stable")
         rows = [self._row(int(c)) for c in order if self.counts.n[c]]
-        return table("changes", caption, columns, rows, spare=("n", "gained", "lost"))
+        return table(f"changes-{self.number}", caption, columns, rows, spare=("n", "gained", "lost"))
 
     def _row(self, c: int) -> list[Any]:
         said = "gains" if c in self.beyond_chance(1) else "pays" if c in self.beyond_chance(-1) else ""

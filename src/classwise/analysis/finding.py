@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from classwise.metrics.intervals import Interval
-from classwise.report.sheet import Cell, Column, Sheet, Value, escape_markdown, to_markdown
+from classwise.report.sheet import Cell, Column, Sheet, Value, escape_markdown, to_latex, to_markdown
 from classwise.report.tables import ABSENT, p_text, percent, span
 
 Verdict = Literal["supported", "refuted", "undecided", "described"]
@@ -51,6 +51,11 @@ class Finding:
 def markdown(findings: Sequence[Finding]) -> str:
     """Return findings as Markdown: a heading, the sentence and the tables of each."""
     return "\n".join(_section(finding) for finding in findings)
+
+
+def latex(findings: Sequence[Finding]) -> str:
+    """Return the tables of findings in LaTeX (package booktabs), each with its finding's sentence in the caption."""
+    return "\n".join(to_latex(sheet, finding.sentence) for finding in findings for sheet in finding.sheets)
 
 
 def _section(finding: Finding) -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -48,9 +49,9 @@ _METADATA: dict[str, dict[str, str | None]] = {
     "svg": {"Creator": "classwise", "Date": None},
 }
 _MARKER: dict[str, Any] = {"linestyle": "", "markersize": 3.2, "color": LIGHT["ink"]}
-_WHISKER: dict[str, Any] = {"fmt": "none", "ecolor": LIGHT["ink"], "elinewidth": 0.9, "capsize": 2, "capthick": 0.9}
+WHISKER: dict[str, Any] = {"fmt": "none", "ecolor": LIGHT["ink"], "elinewidth": 0.9, "capsize": 2, "capthick": 0.9}
 # Typed by matplotlib as a dict whose keys are the names of its own version.
-_STYLE: Any = {
+STYLE: Any = {
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
     "font.size": 8.0,
@@ -72,7 +73,7 @@ def class_bars(result: Result) -> Figure:
 
     Shows at most the 30 weakest classes, and says so on the axis.
     """
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         return _class_bars(read(result))
 
 
@@ -81,7 +82,7 @@ def flow_heatmap(result: Result) -> Figure:
 
     Shows at most the 30 classes with the most lost images, in superclass order where there are groups.
     """
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         return _flow_heatmap(read(result))
 
 
@@ -93,14 +94,26 @@ def save_figures(
     Raises:
         InputError: an unknown format, or a folder that cannot be written.
     """
+    makers: dict[str, Callable[[Result], Figure]] = {"class_bars": class_bars, "flow_heatmap": flow_heatmap}
+    return write_figures({stem: partial(make, result) for stem, make in makers.items()}, directory, formats)
+
+
+def write_figures(
+    makers: Mapping[str, Callable[[], Figure]], directory: Path | str, formats: Iterable[str] = ("pdf", "png", "svg")
+) -> tuple[Path, ...]:
+    """Draw figures and write each, under its name, in every format; see :func:`save_figures`.
+
+    Raises:
+        InputError: an unknown format, or a folder that cannot be written.
+    """
     chosen = tuple(formats)
     for name in chosen:
         if name not in _METADATA:
             raise InputError(f"Figures cannot be written as {name!r}: use {', '.join(_METADATA)}.")
-    makers: dict[str, Callable[[Result], Figure]] = {"class_bars": class_bars, "flow_heatmap": flow_heatmap}
     paths = []
     for stem, make in makers.items():
-        figure = make(result)
+        with mpl.rc_context(STYLE):
+            figure = make()
         for name in chosen:
             paths.append(Path(directory) / f"{stem}.{name}")
             write_bytes(paths[-1], _render(figure, name))
@@ -109,7 +122,7 @@ def save_figures(
 
 def _render(figure: Figure, name: str) -> bytes:
     buffer = io.BytesIO()
-    with mpl.rc_context(_STYLE), warnings.catch_warnings():
+    with mpl.rc_context(STYLE), warnings.catch_warnings():
         # A class name in a script that DejaVu lacks shows as boxes; that is no reason to stop.
         warnings.filterwarnings("ignore", message=r"Glyph .* missing from", category=UserWarning)
         figure.savefig(buffer, format=name, dpi=300, bbox_inches="tight", metadata=_METADATA[name])
@@ -118,7 +131,7 @@ def _render(figure: Figure, name: str) -> bytes:
 
 def _class_bars(contents: Contents) -> Figure:
     shown = weakest_classes(contents)
-    figure, axes = _canvas(1.1 + 0.3 * len(shown))
+    figure, axes = canvas(1.1 + 0.3 * len(shown))
     rows = np.arange(len(shown))
     worst = contents.worst_case
     value = 100 * worst.by_class[shown]
@@ -130,9 +143,9 @@ def _class_bars(contents: Contents) -> Figure:
         shape = marker(contents, i).matplotlib
         axes.plot(100 * view.by_class[shown], height, marker=shape, **_MARKER)
     axes.barh(rows + 0.2, value, height=0.36, color=colors)
-    axes.errorbar(value, rows + 0.2, xerr=np.stack([value - low, high - value]), **_WHISKER)
+    axes.errorbar(value, rows + 0.2, xerr=np.stack([value - low, high - value]), **WHISKER)
     _legend(figure, contents)
-    _name_ticks(axes.yaxis, [contents.classes[c] for c in shown])
+    name_ticks(axes.yaxis, [contents.classes[c] for c in shown])
     excerpt = _excerpt(contents, shown, "weakest")
     axes.set(xlim=(0, 100), ylim=(len(shown) - 0.5, -0.5), xlabel=f"accuracy, %{excerpt}")
     return figure
@@ -140,7 +153,7 @@ def _class_bars(contents: Contents) -> Figure:
 
 def _flow_heatmap(contents: Contents) -> Figure:
     shown = flow_classes(contents)
-    figure, axes = _canvas(min(WIDTH, 1.4 + 0.34 * len(shown)))
+    figure, axes = canvas(min(WIDTH, 1.4 + 0.34 * len(shown)))
     edges = np.arange(len(shown) + 1) - 0.5
     share = 100 * flow_share(contents, shown)
     mesh = axes.pcolormesh(
@@ -167,7 +180,8 @@ def _flow_heatmap(contents: Contents) -> Figure:
     return figure
 
 
-def _canvas(height: float) -> tuple[Figure, Axes]:
+def canvas(height: float) -> tuple[Figure, Axes]:
+    """Return an empty figure of the usual width, and a height in inches."""
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
@@ -177,7 +191,8 @@ def _canvas(height: float) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _name_ticks(axis: Axis, names: list[str], limit: int = 24, **style: Any) -> None:
+def name_ticks(axis: Axis, names: list[str], limit: int = 24, **style: Any) -> None:
+    """Put names on an axis, shortened to ``limit`` characters."""
     short = [name if len(name) <= limit else f"{name[: limit - 1]}…" for name in names]
     axis.set_ticks(range(len(names)), short, **style)
     for text in axis.get_ticklabels():
@@ -191,8 +206,8 @@ def _flow_names(axes: Axes, names: list[str]) -> None:
     limit, size = (24, 8) if len(names) <= NUMBERED else (18, 6)
     angle = -tilt(names)
     slanted = {"ha": "left", "rotation_mode": "anchor"} if angle == 45 else {"ha": "center"}
-    _name_ticks(axes.yaxis, names, limit, fontsize=size)
-    _name_ticks(axes.xaxis, names, limit, fontsize=size, color=LIGHT["ink"], rotation=angle, va="bottom", **slanted)
+    name_ticks(axes.yaxis, names, limit, fontsize=size)
+    name_ticks(axes.xaxis, names, limit, fontsize=size, color=LIGHT["ink"], rotation=angle, va="bottom", **slanted)
 
 
 def _legend(figure: Figure, contents: Contents) -> None:

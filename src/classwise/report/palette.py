@@ -8,6 +8,12 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+# Okabe and Ito's colours after a grey for the baseline, each also lighter for a dark ground.
+_SERIES_LIGHT = ("#7d8894", "#0072b2", "#d55e00", "#009e73", "#b8578f", "#b07c00", "#3a93c9", "#1b2129")
+_SERIES_DARK = ("#8e99a5", "#4ba9e0", "#ff8b45", "#35c79b", "#e08fbd", "#e6b03a", "#9bd3f5", "#e6eaee")
+SERIES = len(_SERIES_LIGHT)
+"""Models that a chart can tell apart."""
+
 LIGHT = {
     "surface": "#ffffff",
     "raised": "#f4f6f8",
@@ -24,6 +30,7 @@ LIGHT = {
     "kept": "rgba(120, 134, 148, 0.18)",
     "moved": "rgba(0, 114, 178, 0.42)",
     "drain": "rgba(213, 94, 0, 0.55)",
+    **{f"series{i}": color for i, color in enumerate(_SERIES_LIGHT)},
 }
 DARK = {
     "surface": "#12161b",
@@ -41,6 +48,7 @@ DARK = {
     "kept": "rgba(160, 172, 184, 0.16)",
     "moved": "rgba(75, 169, 224, 0.42)",
     "drain": "rgba(255, 139, 69, 0.55)",
+    **{f"series{i}": color for i, color in enumerate(_SERIES_DARK)},
 }
 FLOW_LIGHT = ((0.0, "#f4f6f8"), (0.25, "#b5d6ea"), (0.6, "#3d93c6"), (1.0, "#00436b"))
 FLOW_DARK = ((0.0, "#1b2128"), (0.25, "#134a6b"), (0.6, "#2f8fc8"), (1.0, "#bfe4fa"))
