@@ -43,7 +43,9 @@ def main() -> None:
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(PARTS)}; all if left out")
     parser.add_argument("--epochs", type=int, default=3, help="of each run (default 3)")
     parser.add_argument("--steps", type=int, default=200, help="of PGD where throughput is measured (default 200)")
-    parser.add_argument("--images", type=int, nargs=2, default=[200, 800], help="of the streamed evaluations")
+    parser.add_argument(
+        "--images", type=int, nargs=2, default=[600, 2400], help="of the streamed evaluations; above a batch"
+    )
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     parser.add_argument("--child", type=Path, help="evaluate this folder here; what the script itself calls")
     args = parser.parse_args()
