@@ -73,9 +73,7 @@ def measure(names: Sequence[str], verdicts: ArrayLike, y: Ints, seed: int = 0) -
     first, second = _half_accuracies(verdicts, y, seed)
     whole = _accuracies(verdicts, y, np.ones((1, y.size)))[:, 0]
     size = len(names)
-    cross = np.array(
-        [[np.mean(known(spearman_rows(first[a], second[b]))) for b in range(size)] for a in range(size)]
-    )
+    cross = np.array([[np.mean(known(spearman_rows(first[a], second[b]))) for b in range(size)] for a in range(size)])
     cross = (cross + cross.T) / 2
     pairs = {
         f"{names[a]} / {names[b]}": Agreement(
