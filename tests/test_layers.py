@@ -33,7 +33,7 @@ LAYER_3 = LAYER_2 | {
     "analysis",
 }
 LAYER_4 = LAYER_3 | {"divergence", "train"}
-STUDIES = {"arguments", "study", "trials", "campaign", "standings", "verdicts"}
+STUDIES = {"arguments", "study", "trials", "campaign", "cluster", "standings", "overview", "verdicts"}
 MAY_IMPORT = {
     "__init__": LAYER_4,
     "errors": set(),
@@ -71,6 +71,8 @@ MAY_IMPORT = {
     "study": LAYER_4 | {"arguments"},
     "trials": LAYER_4 | {"__init__", "arguments", "study"},
     "campaign": LAYER_4 | {"arguments", "trials"},
+    "cluster": {"errors", "files", "trials"},
+    "overview": {"files", "metrics", "report", "standings", "study", "trials"},
     "standings": LAYER_3 | {"__init__", "study", "trials"},
     "verdicts": LAYER_3 | {"__init__", "arguments", "trials"},
     "terminal": LAYER_4 | {"campaign", "trials"},

@@ -204,6 +204,21 @@ def test_what_is_no_toml_is_refused_with_its_line(tmp_path: Path) -> None:
         study.read(written(tmp_path, '\nname = "tiny"\ndata = "digits"\nmodel = digits_cnn\n'))
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "line"),
+    [
+        ('recipe = "digits"', 'recipe = "digits"\n# of training\n  limit  = 0  # none', 7),
+        ('method = "at"', 'method = "at"\n[[method]]\nmethod = "trades"\nepochs = 3', 10),
+        ('method = "at"', 'method = "at"\n[[given]]\nmodel = "x"', 8),  # the header, as the name is missing
+        ("[[method]]", '[evaluate]\nweights = [\n    "best",\n    3,\n]\n[[method]]', 7),
+    ],
+)
+def test_a_wrong_key_is_named_with_its_line(tmp_path: Path, old: str, new: str, line: int) -> None:
+    path = written(tmp_path, TEXT.replace(old, new))
+    with pytest.raises(InputError, match=f"^The study {re.escape(str(path))}: line {line}: "):
+        study.read(path)
+
+
 def test_a_missing_file_is_an_input_error(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="No such file"):
         study.read(tmp_path / "none.toml")
@@ -380,13 +395,13 @@ def test_a_committed_study_runs_shrunk(
     assert main(words) == 0
     table = (tmp_path / "out" / "table.md").read_text()
     assert "H1 is " in table
-    assert "Not answered: The question 'consistency'" in table
+    assert "Not answered: The question 'temperature'" in table
     assert [name for name in ("at", "trades", "mart", "he") if f"| {name} | ema-best |" not in table] == []
-    before = {each: each.stat().st_mtime_ns for each in (tmp_path / "out").rglob("*.npz")}
+    before = {each: each.stat().st_mtime_ns for each in (tmp_path / "out").rglob("outcomes.npz")}
     assert len(before) == 12
     assert main(words) == main([*words, "--status"]) == 0
     assert "4 runs: 4 done." in capsys.readouterr().out
-    assert {each: each.stat().st_mtime_ns for each in (tmp_path / "out").rglob("*.npz")} == before
+    assert {each: each.stat().st_mtime_ns for each in (tmp_path / "out").rglob("outcomes.npz")} == before
 
 
 def test_a_run_that_fails_ends_the_command_with_its_reason_and_a_table_of_the_others(

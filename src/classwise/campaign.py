@@ -25,7 +25,11 @@ _MEASURED_IMAGES, _MEASURED_BATCH = 4, 16  # images a class, and a batch, of a s
 
 
 def run_all(
-    trials: Sequence[Trial], where: Where, jobs: int = 1, tell: Callable[[Trial, State], None] | None = None
+    trials: Sequence[Trial],
+    where: Where,
+    jobs: int = 1,
+    tell: Callable[[Trial, State], None] | None = None,
+    elsewhere: Executor | None = None,
 ) -> dict[Trial, State]:
     """Do every run that is not done, each after those it needs; what fails holds up only what needs it.
 
@@ -34,6 +38,7 @@ def run_all(
         where: folders and device.
         jobs: how many side by side, each in a process of its own with one thread; 1 for one after another, here.
         tell: called when a run has come to its end.
+        elsewhere: who does the runs in place of ``jobs`` processes, with its own idea of how many side by side.
 
     Returns:
         "done", "failed", "running" where another process has the run, or "open" where one that it needs is not done.
@@ -45,10 +50,10 @@ def run_all(
         raise InputError(f"--jobs is {jobs}, but must be at least 1.")
     states: dict[Trial, State] = {}
     going: dict[Future[State], Trial] = {}
-    left = list(trials)
-    with _pool(jobs) as pool:
+    left, most = list(trials), len(trials) if elsewhere else jobs
+    with elsewhere or _pool(jobs) as pool:
         while left or going:
-            for trial in _ready(left, states, jobs - len(going)):
+            for trial in _ready(left, states, most - len(going)):
                 left.remove(trial)
                 going[pool.submit(perform, trial, where)] = trial
             if not going:

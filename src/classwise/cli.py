@@ -513,6 +513,9 @@ def run_study(
     out: Path | None = None,
     data_dir: Path | None = None,
     jobs: int = 1,
+    cluster: str = "",
+    cpus: int = 1,
+    gpus: float = 0.0,
     accelerator: str = "auto",
     plan: bool = False,
     status: bool = False,
@@ -525,13 +528,16 @@ def run_study(
         out: folder of the study; runs/NAME if not given.
         data_dir: folder that holds the data set.
         jobs: runs side by side, each in a process of its own with one thread.
+        cluster: do the runs on a Ray cluster: auto for that of this machine, HOST:PORT, or ray://HOST:PORT.
+        cpus: cores for each run, with --cluster.
+        gpus: GPUs for each run, with --cluster; 0.5 lets two share one.
         accelerator: cpu, cuda or auto.
         plan: list every run with the time it is expected to take, and start nothing.
         status: list what is done, running, failed and open, and start nothing.
         shrink: the same grid in seconds: one seed, few images, two epochs, a tiny network, weak attacks.
     """
     command = _command_line("study", locals())
-    from classwise import arguments, campaign, standings, terminal, verdicts
+    from classwise import arguments, campaign, overview, standings, terminal, verdicts
     from classwise import study as studies
     from classwise.trials import Where, grid
 
@@ -546,14 +552,30 @@ def run_study(
         return terminal.plan(campaign.estimates(trials, where), where.out, jobs)
     if status:
         return terminal.states(trials, where.out)
+    elsewhere = _cluster(cluster, cpus, gpus)
     terminal.say(f"{found.name}: {len(trials)} runs into {where.out}")
     with terminal.counting(len(trials), where.out) as tell:
-        states = campaign.run_all(trials, where, jobs, tell)
+        states = campaign.run_all(trials, where, jobs, tell, elsewhere)
     rows = standings.rows(found, trials, where.out)
     answers = verdicts.ask(found.analyse, trials, where)
     written = standings.write(found, trials, rows, where.out, verdicts.text(answers))
-    terminal.standings(standings.sheets(found, rows), [*written, *verdicts.write(answers, where.out)])
+    overview.write_reports(trials, where.out)
+    page = overview.write(found, trials, rows, where.out)
+    terminal.standings(standings.sheets(found, rows), [*written, *verdicts.write(answers, where.out), page])
     return terminal.refuse_unfinished(states, where.out)
+
+
+def _cluster(address: str, cpus: int, gpus: float) -> Any:
+    """Return the cluster that does the runs of a study, None where this machine does.
+
+    Raises:
+        InputError: resources for each run where there is no cluster.
+    """
+    from classwise.cluster import Cluster, Resources
+
+    if not address and (cpus, gpus) != (1, 0.0):
+        raise InputError("--cpus and --gpus are what a cluster sets aside for each run; add --cluster, or use --jobs.")
+    return Cluster(address, Resources(cpus, gpus)) if address else None
 
 
 def list_names(what: Listed) -> None:

@@ -63,7 +63,7 @@ def held(path: Path) -> Iterator[bool]:
     """Hold the lock file at ``path``, and yield whether it could be had; whatever ends the process lets go of it.
 
     Raises:
-        InputError: the folder cannot be made or written.
+        InputError: the folder cannot be made or written, or its file system has no locks.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -75,6 +75,10 @@ def held(path: Path) -> Iterator[bool]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             yield False
+        except OSError as error:
+            raise InputError(
+                f"Cannot lock {path}: {error.strerror or error}; choose a folder on another disk."
+            ) from error
         else:
             yield True
 

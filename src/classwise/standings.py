@@ -286,12 +286,11 @@ def sampling(study: Study, found: Sequence[Row]) -> Sheet:
 
 def write(study: Study, trials: Sequence[Trial], found: Sequence[Row], out: Path, verdicts: str = "") -> list[Path]:
     """Write ``table.md``, with what the analyses say below it, and ``table.json``; return their paths."""
-    states = sorted({code for trial in trials for code in _codes(trial, out)})
     tables = (f"{escape_markdown(sheet.caption)}.\n\n{to_markdown(sheet)}" for sheet in sheets(study, found))
     record = {
         "study": study.name,
         "classwise": classwise.__version__,
-        "code": states,
+        "code": _states(trials, out),
         "data": study.data,
         "threat": str(trials[0].threat),
         "training_images": trials[0].images,
@@ -299,16 +298,17 @@ def write(study: Study, trials: Sequence[Trial], found: Sequence[Row], out: Path
         "reference": study.baseline or None,
         "rows": [row.record() for row in found],
     }
-    files.write_text(out / "table.md", f"{_remark(study, trials, found, states)}\n\n" + "\n".join(tables) + verdicts)
+    files.write_text(out / "table.md", f"{remark(study, trials, found, out)}\n\n" + "\n".join(tables) + verdicts)
     files.write_json(out / "table.json", record)
     return [out / "table.md", out / "table.json"]
 
 
-def _remark(study: Study, trials: Sequence[Trial], found: Sequence[Row], states: Sequence[str]) -> str:
+def remark(study: Study, trials: Sequence[Trial], found: Sequence[Row], out: Path) -> str:
     """Say what the numbers are of, and how much of the study they cover."""
-    remark = f"{sum(len(row.results) for row in found)} of {sum(row.wanted for row in found)} evaluations finished"
+    states = _states(trials, out)
+    covered = f"{sum(len(row.results) for row in found)} of {sum(row.wanted for row in found)} evaluations finished"
     if len(states) > 1:
-        remark += f"; made by {len(states)} states of the code, {', '.join(states)}"
+        covered += f"; made by {len(states)} states of the code, {', '.join(states)}"
     against = (
         f" Reference is {study.baseline} with the same model, seed and kind of weights, or the first kind that it has."
         if study.baseline
@@ -318,7 +318,7 @@ def _remark(study: Study, trials: Sequence[Trial], found: Sequence[Row], states:
     spent = "; seconds of training include the runs that a method starts or learns from" if study.method else ""
     return (
         f"{trained}attacks {study.evaluate.attacks} on {_test_images(trials)} test images, robust is right under all "
-        f"of them{spent}.{against} {remark}."
+        f"of them{spent}.{against} {covered}."
     )
 
 
@@ -405,6 +405,10 @@ def _interval_cell(estimate: Estimate) -> Cell:
 
 def _all_sources(trial: Trial) -> list[Trial]:
     return [each for source in trial.sources for each in (source, *_all_sources(source))]
+
+
+def _states(trials: Sequence[Trial], out: Path) -> list[str]:
+    return sorted({code for trial in trials for code in _codes(trial, out)})
 
 
 def _codes(trial: Trial, out: Path) -> list[str]:

@@ -33,6 +33,7 @@ import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,7 @@ STAND_IN = "digits"
 """What a shrunk study looks at in place of data that are not there."""
 
 _SHRUNK_TRAIN, _SHRUNK_TEST = 10, 2  # images a class
+_SHRUNK_ATTACKS = "fgsm,pgd(steps=2)"
 _SHRUNK_MOST = 200  # test images, where there are many classes
 _WEIGHTS = r"(?:(\w+)-)?(?:best|last)"
 
@@ -288,7 +290,7 @@ class Study:
             given=tuple(replace(each, model=SHRUNK_MODEL, limit=None) for each in self.given),
             seeds=self.seeds[:1],
             limit=_SHRUNK_TRAIN * num_classes if self.method else None,
-            evaluate=replace(self.evaluate, limit=limit, attacks="pgd(steps=2)", audit=0.0),
+            evaluate=replace(self.evaluate, limit=limit, attacks=_SHRUNK_ATTACKS, audit=0.0),
         )
 
     def standing_in(self, directory: Path | None) -> tuple[Study, list[str]]:
@@ -304,28 +306,53 @@ def read(path: Path | str) -> Study:
     """Read a study from a TOML file.
 
     Raises:
-        InputError: the file cannot be read; the message names the line, or the key that is missing or wrong.
+        InputError: the file cannot be read; the message names the line, and the key that is missing or wrong.
     """
     try:
-        found = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        text = Path(path).read_text(encoding="utf-8")
+        found = tomllib.loads(text)
     except OSError as error:
         raise InputError(f"Cannot read the study {path}: {error.strerror or error}.") from error
     except ValueError as error:
         raise InputError(f"The study {path} is no TOML: {error}; mend that line.") from error
     try:
-        return _study(found)
+        return _study(found, text)
     except InputError as error:
         raise InputError(f"The study {path}: {error}") from error
 
 
-def _study(found: Mapping[str, Any]) -> Study:
-    settings = dict(_checked(found, Study, ""))
-    settings["evaluate"] = Evaluation(**_checked(settings.get("evaluate", {}), Evaluation, "evaluate."))
+def _study(found: Mapping[str, Any], text: str) -> Study:
+    settings = dict(_checked(found, Study, "", _Place(text)))
+    evaluate = settings.get("evaluate", {})
+    settings["evaluate"] = Evaluation(**_checked(evaluate, Evaluation, "evaluate.", _Place(text, "[evaluate]")))
     rows: tuple[tuple[str, type], ...] = (("method", Entry), ("given", Given))
     for key, kind in rows:
         tables = enumerate(settings.get(key, ()), start=1)
-        settings[key] = tuple(kind(**_checked(table, kind, f"{key} {place}, ")) for place, table in tables)
+        settings[key] = tuple(
+            kind(**_checked(table, kind, f"{key} {number}, ", _Place(text, f"[[{key}]]", number)))
+            for number, table in tables
+        )
     return Study(**settings)
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a table stands in a file: below the ``number``-th line with that header, or at the top."""
+
+    text: str
+    header: str = ""
+    number: int = 1
+
+    def line(self, key: str) -> str:
+        """Return "line 3: " for a key, that of the header for one that is missing; "" if neither can be found."""
+        lines = [line.partition("#")[0].strip() for line in self.text.splitlines()]
+        heads = [place for place, line in enumerate(lines, start=1) if line == self.header] if self.header else [0]
+        if len(heads) < self.number:
+            return ""
+        first = heads[self.number - 1]
+        within = enumerate(takewhile(lambda line: not re.match(r"\[\[?\w+\]", line), lines[first:]), start=first + 1)
+        place = next((place for place, line in within if re.match(rf"{re.escape(key)}\s*=", line)), first)
+        return f"line {place}: " if place else ""
 
 
 # Of each key: what it may be, and how that is said. A tuple may be written as a single value.
@@ -347,21 +374,21 @@ _KINDS: dict[str, str] = {
 }
 
 
-def _checked(table: Any, kind: type, where: str) -> dict[str, Any]:
+def _checked(table: Any, kind: type, where: str, place: _Place) -> dict[str, Any]:
     """Return the settings of a table, refusing keys that it does not have and values of the wrong type."""
     known = {field.name: field for field in fields(kind)}
     if not isinstance(table, Mapping):
         raise InputError(f"{where.rstrip('., ')} is {table!r}, but must be a table.")
     for key, value in table.items():
         if key not in known:
-            raise InputError(where + registry.unknown("key", key, list(known)))
+            raise InputError(place.line(key) + where + registry.unknown("key", key, list(known)))
         said = _said(kind, key)
         if not _fits(said, value):
-            raise InputError(f"{where}{key} is {value!r}, but must be {said}.")
+            raise InputError(f"{place.line(key)}{where}{key} is {value!r}, but must be {said}.")
     # A dataclass of settings has no default for what must be said.
     missing = [name for name in known if name not in table and not hasattr(kind, name)]
     if missing:
-        raise InputError(f"{where}{missing[0]} is missing; add it.")
+        raise InputError(f"{place.line(missing[0])}{where}{missing[0]} is missing; add it.")
     return {key: _tupled(_said(kind, key), value) for key, value in table.items()}
 
 

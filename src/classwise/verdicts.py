@@ -100,9 +100,10 @@ def _answers(about: str, evaluated: Evaluated, questions: Sequence[str], where: 
 
 
 def _evidence(evaluated: Evaluated, out: Path) -> Evidence:
-    """Read evaluations and the logs of their runs, and call them what the study calls them."""
+    """Read evaluations, and beside the first kind of weights the logs of their runs; call them what the study does."""
     folders = {trial.evaluation_folder(out, weights): trial.title for trial, weights in evaluated}
-    runs = {trial.folder(out): trial.title for trial, _ in evaluated if log(trial.folder(out))}
+    runs = {trial.folder(out): trial.title for trial, weights in evaluated if weights == trial.weights[0]}
+    runs = {folder: title for folder, title in runs.items() if log(folder)}
     found = analysis.read([*folders, *runs])
     named = tuple(replace(subject, label=folders[subject.folders[0]]) for subject in found.subjects)
     titles = zip(found.trainings, runs.values(), strict=True)

@@ -95,3 +95,10 @@ def test_classes_without_images_are_left_out(tmp_path: Path) -> None:
     found = consistency(subject(outcomes.select(outcomes.y != 3)))
     assert "over 7 classes" in found.sentence
     assert found.verdict == "supported"
+
+
+def test_attacks_that_break_everything_leave_the_order_of_the_classes_undecided() -> None:
+    """All accuracies tie at 0, so that no correlation is defined; none is made up, and nothing warns."""
+    found = consistency(subject(planted({"pgd": [0.0] * 8, "square": [0.0] * 8}, 4)))
+    assert found.verdict == "undecided"
+    assert np.isnan(found.values["pairs"]["pgd / square"].corrected)

@@ -41,10 +41,12 @@ class Cell:
     Attributes:
         text: the cell as printed.
         values: one value for each CSV column of its column; None where undefined.
+        link: where the text leads to on a page, relative to it; "" for nowhere.
     """
 
     text: str
     values: tuple[Value, ...]
+    link: str = ""
 
 
 @dataclass(frozen=True)
