@@ -82,6 +82,10 @@ def test_what_a_committed_study_says_follows_from_its_outcomes(path: Path) -> No
     assert all(escape_markdown(sentence) in table for sentence in said)
 
 
+def test_the_table_of_attacks_at_equal_steps_is_what_the_study_says() -> None:
+    assert script("studies").main("tpgd") in (ROOT / "docs" / "reproduction.md").read_text()
+
+
 @pytest.mark.slow
 def test_the_table_of_findings_is_what_the_analyses_say(monkeypatch: pytest.MonkeyPatch) -> None:
     module = script("findings")
