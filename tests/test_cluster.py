@@ -8,7 +8,7 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
@@ -28,6 +28,14 @@ from classwise.trials import State, Trial, Where, code, grid
 
 ROOT = Path(__file__).parents[1]
 EPOCHS = 20
+PATIENCE = 200  # seconds
+
+
+def wait_until(happened: Callable[[], bool]) -> None:
+    """Wait for something, but not for ever: a test that hangs says nothing."""
+    end = time.monotonic() + PATIENCE
+    while not happened() and time.monotonic() < end:
+        time.sleep(0.01)
 
 
 def noted(each: Trial, where: Where) -> State:
@@ -35,8 +43,7 @@ def noted(each: Trial, where: Where) -> State:
     note = where.out / f"{each.name}.txt"
     with note.open("a") as file:
         file.write(f"begun by {os.getpid()}\n")
-    while len(list(where.out.glob("*.txt"))) < 2:
-        time.sleep(0.01)
+    wait_until(lambda: len(list(where.out.glob("*.txt"))) == 2)
     state = trials.perform(each, where)
     with note.open("a") as file:
         file.write(f"{state} by {os.getpid()}\n")
@@ -76,8 +83,7 @@ def test_a_run_on_a_machine_that_is_lost_goes_on_on_another(
     monkeypatch.setattr(campaign, "perform", noted)
 
     def kill() -> None:
-        while not all(each.epochs(there.out) for each in both):
-            time.sleep(0.01)
+        wait_until(lambda: all(each.epochs(there.out) for each in both))
         machines.remove_node(next(iter(machines.worker_nodes)), allow_graceful=False)
 
     killer = threading.Thread(target=kill)

@@ -8,6 +8,7 @@ import os
 import stat
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -148,3 +149,14 @@ def test_a_lock_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     (tmp_path / "a").touch()
     with pytest.raises(InputError, match="choose another folder"), files.held(tmp_path / "a" / "lock"):
         pass
+
+
+def test_who_waits_gets_a_lock_that_someone_only_looked_at(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    look = files.held(path)
+    assert look.__enter__()
+    leaving = threading.Timer(0.1, look.__exit__, (None, None, None))
+    leaving.start()
+    with files.held(path) as at_once, files.held(path, patience=30.0) as later:
+        assert (at_once, later) == (False, True)
+    leaving.join()

@@ -79,6 +79,7 @@ def test_a_point_stands_at_its_means_with_its_deviations() -> None:
     assert first["marker"]["symbol"] != second["marker"]["symbol"]
     assert first["marker"]["color"] != second["marker"]["color"]
     assert "± 2.0" in first["customdata"][0]
+    assert "the reference" in first["customdata"][0]
     assert "±" not in second["customdata"][0]
 
 

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import io
 import itertools
+import json
+import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from rich.console import Console
+from tests.trials_for_tests import trial
 
-from classwise import evaluation, terminal
+from classwise import evaluation, files, terminal
 from classwise.attacks import build
 from classwise.data import Images, load
 from classwise.methods import Pass
@@ -20,6 +24,7 @@ from classwise.metrics.stats import ClassStats
 from classwise.recipes import Recipe
 from classwise.threat import ThreatModel
 from classwise.train import Run, Snapshot
+from classwise.trials import Trial
 
 THREAT = ThreatModel("Linf", 0.1)
 
@@ -141,3 +146,75 @@ def test_the_end_of_training_names_the_model_string(capsys: pytest.CaptureFixtur
     shown = capsys.readouterr().out
     assert f"{said}; held out: nothing." in shown
     assert "run:somewhere" in shown
+
+
+# Studies
+
+
+@pytest.fixture
+def grid(tmp_path: Path) -> tuple[list[Trial], Path]:
+    """Write two methods with two seeds: done, two of ten epochs, failed with one evaluation of two, and open."""
+    both = ("best", "last")
+    runs = [trial(name, seed=seed, weights=both, train_sha256=f"{seed}") for name in ("at", "mart") for seed in (0, 1)]
+    for each in runs[:3]:
+        folder = each.folder(tmp_path)
+        folder.mkdir(parents=True)
+        (folder / "trial.json").write_text(json.dumps({"key": each.key, "code": []}))
+        (folder / "log.jsonl").write_text("{}\n{}\n")
+    for each, weights in ((runs[0], both), (runs[2], both[:1])):
+        (each.folder(tmp_path) / "summary.json").touch()
+        for which in weights:
+            each.evaluation_folder(tmp_path, which).mkdir()
+            (each.evaluation_folder(tmp_path, which) / "result.json").touch()
+    (runs[2].folder(tmp_path) / "failure.json").write_text('{"error": "It is [bold]too[/bold] hot."}')
+    return runs, tmp_path
+
+
+def test_the_status_is_a_grid_of_methods_by_seeds(
+    grid: tuple[list[Trial], Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs, out = grid
+    with files.held(runs[1].folder(out) / "running.lock"):
+        terminal.states(runs, out)
+    said = capsys.readouterr().out
+    lines = [re.split(r"\s{2,}", line.strip()) for line in said.splitlines()]
+    assert lines[:3] == [["run", "seed 0", "seed 1"], ["at", "done", "running 2/10"], ["mart", "failed", "open"]]
+    assert "mart on digits_cnn, seed 0: failed; It is [bold]too[/bold] hot." in said
+    assert "4 runs: 1 done, 1 running, 1 failed, 1 open." in said
+
+
+def test_a_stopped_run_is_begun_and_an_evaluation_is_counted(
+    grid: tuple[list[Trial], Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs, out = grid
+    (runs[2].folder(out) / "failure.json").unlink()
+    terminal.states(runs, out)
+    said = capsys.readouterr().out
+    assert "begun 2/10" in said
+    assert "begun 1/2 evaluated" in said
+
+
+def test_a_terminal_shows_the_grid_while_a_study_runs_and_a_pipe_only_what_has_ended(
+    grid: tuple[list[Trial], Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs, out = grid
+    with terminal.counting(runs, out) as tell:
+        tell(runs[2], "failed")
+    piped = capsys.readouterr().out
+    assert piped.startswith("[1/4] mart on digits_cnn, seed 0: failed;")
+    assert "seed 1" not in piped
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    with terminal.counting(runs, out) as tell:
+        tell(runs[2], "failed")
+    shown = capsys.readouterr().out
+    assert "seed 1" in shown
+    assert "begun 2/10" in shown
+    assert "[1/4] mart" in shown
+
+
+def test_where_there_is_no_room_those_at_work_are_shown(tmp_path: Path) -> None:
+    runs = [trial(f"m{i}") for i in range(9)]
+    states: dict[Trial, Any] = {each: "running" if each.name == "m7" else "done" for each in runs}
+    table = terminal._grid(states, tmp_path, height=2)
+    assert [str(cell) for cell in table.columns[0].cells] == ["m7", "m0"]

@@ -554,7 +554,7 @@ def run_study(
         return terminal.states(trials, where.out)
     elsewhere = _cluster(cluster, cpus, gpus)
     terminal.say(f"{found.name}: {len(trials)} runs into {where.out}")
-    with terminal.counting(len(trials), where.out) as tell:
+    with terminal.counting(trials, where.out) as tell:
         states = campaign.run_all(trials, where, jobs, tell, elsewhere)
     rows = standings.rows(found, trials, where.out)
     answers = verdicts.ask(found.analyse, trials, where)

@@ -8,10 +8,11 @@ import hashlib
 import json
 import os
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from classwise.errors import InputError
 
@@ -59,8 +60,12 @@ def write_json(path: Path, value: Any) -> None:
 
 
 @contextmanager
-def held(path: Path) -> Iterator[bool]:
+def held(path: Path, patience: float = 0.0) -> Iterator[bool]:
     """Hold the lock file at ``path``, and yield whether it could be had; whatever ends the process lets go of it.
+
+    Args:
+        path: of the lock file.
+        patience: seconds to go on asking; who only looks whether a lock is held has it for a moment.
 
     Raises:
         InputError: the folder cannot be made or written, or its file system has no locks.
@@ -71,16 +76,21 @@ def held(path: Path) -> Iterator[bool]:
     except OSError as error:
         raise InputError(f"Cannot write {path}: {error.strerror or error}; choose another folder.") from error
     with file:
+        yield _locked(file, path, time.monotonic() + patience)
+
+
+def _locked(file: IO[str], path: Path, until: float) -> bool:
+    """Lock an open file, and return whether that was possible before ``until``."""
+    while True:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
         except BlockingIOError:
-            yield False
+            if time.monotonic() >= until:
+                return False
+            time.sleep(0.01)
         except OSError as error:
-            raise InputError(
-                f"Cannot lock {path}: {error.strerror or error}; choose a folder on another disk."
-            ) from error
-        else:
-            yield True
+            raise InputError(f"Cannot lock {path}: {error.strerror or error}; choose another file system.") from error
 
 
 def sha256(path: Path) -> str:

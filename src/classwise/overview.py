@@ -32,6 +32,7 @@ def write(study: Study, trials: Sequence[Trial], found: Sequence[Row], out: Path
         subtitle=f"{len(trials)} runs",
         remark=remark(study, trials, found, out),
         legend=legend(points),
+        reference=study.baseline,
         achieved=achieved,
         price=price,
         sampling=sampling,

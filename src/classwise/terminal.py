@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,7 @@ from rich.text import Text
 
 from classwise import selection
 from classwise.errors import InputError
+from classwise.metrics.result import RESULT_FILE
 
 if TYPE_CHECKING:
     from classwise import campaign, evaluation
@@ -37,6 +39,15 @@ if TYPE_CHECKING:
 _SHOWN = 10  # classes in a live view; the weakest of them where there are more
 _BAR = 30
 _VERDICTS = {"supported": "bold green", "refuted": "bold red", "undecided": "bold yellow", "described": "bold"}
+_STATES: dict[State, str] = {
+    "done": "green",
+    "running": "bold cyan",
+    "failed": "bold red",
+    "begun": "yellow",
+    "open": "dim",
+}
+_URGENT: tuple[State, ...] = ("running", "failed", "begun", "open", "done")
+_LOOKS_A_SECOND = 0.5  # at the folders of a study
 _QUIET_SECONDS = 15.0  # between two lines where the output is no terminal
 
 
@@ -272,31 +283,80 @@ def plan(found: Mapping[Trial, campaign.Estimate], out: Path, jobs: int) -> None
 
 
 def states(trials: Sequence[Trial], out: Path) -> None:
-    """List how far each run of a study is."""
-    last = Column("folder, or what went wrong", overflow="fold")  # to be copied
-    table = Table(Column("run", no_wrap=True), "state", "epochs", last, box=None)
-    counts: dict[str, int] = {}
-    for trial in trials:
-        state = trial.state(out)
-        counts[state] = counts.get(state, 0) + 1
-        epochs = "–" if trial.recipe is None else f"{trial.epochs(out)}/{trial.recipe.epochs}"
-        table.add_row(*(Text(cell) for cell in (trial.title, state, epochs, _remark(trial, state, out))))
-    Console().print(table)
-    say(f"{len(trials)} runs: {', '.join(f'{count} {state}' for state, count in counts.items())}.")
+    """Show how far each run of a study is: the grid, and what is not done and has begun, by its folder or reason."""
+    found = {trial: trial.state(out) for trial in trials}
+    Console().print(_grid(found, out))
+    for trial, state in found.items():
+        if state not in ("done", "open"):
+            say(f"{trial.title}: {state}; {_remark(trial, state, out)}")
+    say(f"{len(trials)} runs: {_counted(found)}.")
 
 
 @contextmanager
-def counting(runs: int, out: Path) -> Iterator[Callable[[Trial, State], None]]:
-    """Say of each run of a study how it ended; yields what :func:`classwise.campaign.run_all` calls."""
-    ended = list[str]()
+def counting(trials: Sequence[Trial], out: Path) -> Iterator[Callable[[Trial, State], None]]:
+    """Show the grid of a study while it is worked on, and say of each run how it ended; in a pipe only the latter.
+
+    Yields what :func:`classwise.campaign.run_all` calls.
+    """
+    ended: dict[Trial, State] = {}
 
     def tell(trial: Trial, state: State) -> None:
-        ended.append(trial.title)
-        found = [f"{weights} {_robust(result)}" for weights, result in trial.results(out).items()]
-        remark = "; ".join(found) if state == "done" else _remark(trial, state, out)
-        say(f"[{len(ended)}/{runs}] {trial.title}: {state}; {remark}")
+        ended[trial] = state
+        say(f"[{len(ended)}/{len(trials)}] {trial.title}: {state}; {_remark(trial, state, out)}")
 
-    yield tell
+    console = Console()
+    if not console.is_terminal:
+        yield tell
+        return
+
+    def draw() -> RenderableType:
+        found = {trial: ended.get(trial) or trial.state(out) for trial in trials}
+        bar = ProgressBar(total=len(trials), completed=sum(state == "done" for state in found.values()), width=_BAR)
+        return Group(_grid(found, out, console.height - 4), bar, Text(_counted(found)))
+
+    # What the others print meanwhile goes above the grid.
+    with Live(console=console, get_renderable=draw, refresh_per_second=_LOOKS_A_SECOND, transient=True):
+        yield tell
+
+
+def _grid(found: Mapping[Trial, State], out: Path, height: int | None = None) -> Table:
+    """Return a row for each method and model, a column for each seed; those at work first where there is no room."""
+    seeds = sorted({trial.seed for trial in found})
+    lines: dict[tuple[str, str], dict[int, Trial]] = {}
+    for trial in found:
+        lines.setdefault((trial.name, trial.model), {})[trial.seed] = trial
+    shown = list(lines.items())
+    if height is not None and len(shown) > height:
+        shown.sort(key=lambda line: min(_URGENT.index(found[trial]) for trial in line[1].values()))
+        shown = shown[: max(1, height)]
+    models = len({model for _, model in lines}) > 1
+    table = Table(
+        Column("run", no_wrap=True),
+        *([Column("model", no_wrap=True)] if models else []),
+        *(Column(f"seed {seed}", no_wrap=True) for seed in seeds),
+        box=None,
+        pad_edge=False,
+    )
+    for (name, model), runs in shown:
+        cells = (_progress(runs[seed], found[runs[seed]], out) if seed in runs else Text() for seed in seeds)
+        table.add_row(Text(name), *([Text(model)] if models else []), *cells)
+    return table
+
+
+def _progress(trial: Trial, state: State, out: Path) -> Text:
+    """Say how far a run is: of one that has begun, the epochs, then the evaluations."""
+    text: str = state
+    if state in ("running", "begun"):
+        epochs = 0 if trial.recipe is None else trial.recipe.epochs
+        evaluated = sum((trial.evaluation_folder(out, each) / RESULT_FILE).exists() for each in trial.weights)
+        training = not trial.trained(out)
+        text += f" {trial.epochs(out)}/{epochs}" if training else f" {evaluated}/{len(trial.weights)} evaluated"
+    return Text(text, style=_STATES[state])
+
+
+def _counted(found: Mapping[Trial, State]) -> str:
+    counts = Counter(found.values())
+    return ", ".join(f"{counts[state]} {state}" for state in _STATES if counts[state])
 
 
 def standings(sheets: Sequence[Sheet], paths: Sequence[Path]) -> None:
@@ -347,6 +407,9 @@ def duration(seconds: float | None) -> str:
 
 
 def _remark(trial: Trial, state: str, out: Path) -> str:
+    """Return what a run that is done has achieved, why one failed, or where another lies."""
+    if state == "done":
+        return "; ".join(f"{weights} {_robust(result)}" for weights, result in trial.results(out).items())
     return trial.failure(out) if state == "failed" else str(trial.folder(out))
 
 

@@ -34,9 +34,10 @@ State = Literal["done", "running", "failed", "begun", "open"]
 GIVEN = "given"
 """What the weights of a model that is given are called."""
 
-TRIAL_FILE, FAILURE_FILE = "trial.json", "failure.json"
+TRIAL_FILE, FAILURE_FILE, LOG_FILE = "trial.json", "failure.json", "log.jsonl"
 _LOCK = "running.lock"
 _DIGITS = 8
+_PATIENCE = 0.5  # seconds, with someone who looks how far a run is
 
 
 @dataclass(frozen=True)
@@ -175,7 +176,8 @@ class Trial:
 
     def epochs(self, out: Path) -> int:
         """Return the epochs finished so far."""
-        return len(log(self.folder(out)))
+        path = self.folder(out) / LOG_FILE
+        return path.read_bytes().count(b"\n") if path.exists() else 0
 
     def trained(self, out: Path) -> bool:
         """Tell whether training is finished, or there is none."""
@@ -288,7 +290,7 @@ def perform(trial: Trial, where: Where) -> State:
         "done"; "running" if another process has it; "failed" if it cannot be done, with the reason in the folder.
     """
     folder = trial.folder(where.out)
-    with files.held(folder / _LOCK) as free:
+    with files.held(folder / _LOCK, _PATIENCE) as free:
         if not free:
             return "running"
         _note(trial, folder)
@@ -319,7 +321,7 @@ def prepared(trial: Trial, where: Where) -> tuple[Images, arguments.Training]:
 
 def log(folder: Path) -> list[dict[str, Any]]:
     """Return the lines of a run's log.jsonl, none if there is no run."""
-    path = folder / "log.jsonl"
+    path = folder / LOG_FILE
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 

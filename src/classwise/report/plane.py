@@ -35,7 +35,7 @@ class Point:
 
 
 def plane(points: Sequence[Point]) -> dict[str, Any]:
-    """Return the chart; bars are one standard deviation over seeds, the reference has the colour of the weakest."""
+    """Return the chart; bars are one standard deviation over seeds, the reference has a colour of its own."""
     kinds = list(dict.fromkeys(point.kind for point in points))
     traces = [_trace([point for point in points if point.kind == kind], i, len(points)) for i, kind in enumerate(kinds)]
     return {
@@ -87,7 +87,6 @@ def _hover(point: Point) -> str:
     def value(mean: float, std: float | None) -> str:
         return percent(mean, 1) + ("" if std is None else f" ± {percent(std, 1)}") + " %"
 
-    return (
-        f"<b>{label(point.name, 60)}</b>, {label(point.kind)}<br>average {value(point.average, point.std[0])}<br>"
-        f"worst class {value(point.worst, point.std[1])}"
-    )
+    about = f"{label(point.kind)}, the reference" if point.reference else label(point.kind)
+    lines = (f"<b>{label(point.name, 60)}</b>, {about}", f"average {value(point.average, point.std[0])}")
+    return "<br>".join((*lines, f"worst class {value(point.worst, point.std[1])}"))
