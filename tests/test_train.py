@@ -547,7 +547,8 @@ def test_an_average_that_needs_held_out_images_is_refused_without(tmp_path: Path
 def test_the_log_holds_what_each_method_knows_of_the_classes_and_it_is_not_what_it_began_with(
     whole: Callable[..., Path],
 ) -> None:
-    adaptive = [method for method in METHODS if train._class_state(build(method))]
+    # The radius alone need not change: s-at's never does.
+    adaptive = [method for method in METHODS if train._class_state(build(method)).keys() - {"radius"}]
     assert "cfa" in adaptive
     for method in adaptive:
         log = read_log(whole(method, AROUND))
