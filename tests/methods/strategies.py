@@ -23,6 +23,8 @@ SOON = {
     "cfol": "cfol(rate=0.01)",
     "cfol-rw": "cfol-rw(rate=0.01)",
     "dafa": "dafa(warmup=1)",
+    # As of tv-beta below: with strength 5 a sign is another in two processes, with 1, 2 and 10 none is.
+    "confusion-margin": "confusion-margin(strength=2.0)",
     "fat": "fat(milestones=(1, 2))",
     "gairat": "gairat(begin=1)",
     "iad": "iad(begin=2)",
