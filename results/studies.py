@@ -1,4 +1,8 @@
-"""Print the table of a study of given models in docs/reproduction.md: ``python results/studies.py tpgd``."""
+"""Print the table of a study as the docs have it: ``python results/studies.py tpgd``, or ``fair-digits``.
+
+A study of given models has a row an attack, as in docs/reproduction.md; one that trains has a row a method, the best
+worst class first, as in docs/choosing-a-method.md.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +22,27 @@ def evaluations(study: str) -> dict[str, dict[str, Any]]:
 
 
 def main(study: str) -> str:
-    """Return per cent robust under each attack, with the worst class, in Markdown."""
+    """Return the table in Markdown."""
     found = evaluations(study)
+    return _by_attack(found) if found else _by_method(study)
+
+
+def _by_method(study: str) -> str:
+    """Return average and worst class under attack of each method, mean ± deviation over seeds."""
+    rows = json.loads((HERE / study / "table.json").read_text())["rows"]
+    lines = ["| method | weights | average | worst class | seeds |\n", "| --- | --- | --- | --- | --- |\n"]
+    for row in sorted(rows, key=lambda row: -row["views"]["worst_case"]["worst"]["mean"]):
+        average, worst = (_spread(row["views"]["worst_case"][measure]) for measure in ("average", "worst"))
+        lines.append(f"| `{row['name']}` | {row['weights']} | {average} | {worst} | {len(row['seeds'])} |\n")
+    return "".join(lines)
+
+
+def _spread(found: dict[str, Any]) -> str:
+    return f"{100 * found['mean']:.1f} ± {100 * found['std']:.1f}"
+
+
+def _by_attack(found: dict[str, dict[str, Any]]) -> str:
+    """Return per cent robust under each attack, with the worst class."""
     attacks = next(iter(found.values()))["attacks"]
     views = [
         [about["clean"] if view == "clean" else about["attacks"][view] for about in found.values()]

@@ -82,8 +82,9 @@ def test_what_a_committed_study_says_follows_from_its_outcomes(path: Path) -> No
     assert all(escape_markdown(sentence) in table for sentence in said)
 
 
-def test_the_table_of_attacks_at_equal_steps_is_what_the_study_says() -> None:
-    assert script("studies").main("tpgd") in (ROOT / "docs" / "reproduction.md").read_text()
+@pytest.mark.parametrize(("study", "page"), [("tpgd", "reproduction"), ("fair-digits", "choosing-a-method")])
+def test_the_table_of_a_study_in_the_docs_is_what_the_study_says(study: str, page: str) -> None:
+    assert script("studies").main(study) in (ROOT / "docs" / f"{page}.md").read_text()
 
 
 @pytest.mark.slow

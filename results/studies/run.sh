@@ -13,3 +13,4 @@ mkdir -p results/studies/attacks-consistency
 cp -r results/studies/gain/*-given-* results/studies/attacks-consistency/  # the same networks and attacks
 study attacks-consistency "$data"
 study imagenet-cc "$data/imagenet-cc"
+study fair-digits "$data"  # an hour and a half on a core; table.md and table.json are committed, not its 114 runs
