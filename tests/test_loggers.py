@@ -56,6 +56,19 @@ def test_mlflow_holds_every_epoch_and_the_settings_of_a_finished_run(monkeypatch
 
 
 @pytest.mark.filterwarnings("default")
+def test_wandb_without_a_login_is_refused_in_one_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    pytest.importorskip("pytorch_lightning.loggers")
+    wandb = pytest.importorskip("wandb")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("WANDB_MODE", "WANDB_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    wandb.teardown()  # it remembers the environment in which it was first asked
+    with pytest.raises(InputError, match=r"^Weights & Biases refuses the run .*run wandb login, or set WANDB_MODE="):
+        loggers.build("wandb", tmp_path / "run")
+    wandb.teardown()
+
+
+@pytest.mark.filterwarnings("default")
 def test_wandb_offline_holds_the_last_epoch_and_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("pytorch_lightning.loggers")
     wandb = pytest.importorskip("wandb")

@@ -48,10 +48,19 @@ def tensorboard(directory: Path, name: str = "tensorboard") -> Logger:
 def wandb(directory: Path, project: str = "classwise", name: str | None = None, id: str | None = None) -> Logger:
     """Weights & Biases; with WANDB_MODE=offline in the folder ``wandb`` of the run."""
     from pytorch_lightning.loggers import WandbLogger
+    from wandb.errors import Error
 
     directory.mkdir(parents=True, exist_ok=True)  # W&B writes elsewhere when the folder is missing
-    made: Logger = WandbLogger(save_dir=directory, project=project, name=name or directory.name, id=id)
-    return made
+    made = WandbLogger(save_dir=directory, project=project, name=name or directory.name, id=id)
+    try:
+        _ = made.experiment  # logs in, which would else be refused in the middle of things
+    except Error as error:
+        reason = str(error).partition("\n")[0].rstrip(".")
+        raise InputError(
+            f"Weights & Biases refuses the run ({reason}); run wandb login, or set WANDB_MODE=offline to keep it here."
+        ) from error
+    logger: Logger = made
+    return logger
 
 
 @register("logger", "mlflow", source="pytorch_lightning.loggers.MLFlowLogger")
