@@ -21,7 +21,7 @@ import numpy as np
 import classwise
 from classwise import files
 from classwise.analysis.comparison import Change
-from classwise.analysis.evidence import Subject
+from classwise.analysis.evidence import TRIAL_FILE, Subject
 from classwise.analysis.leaderboard import METRICS, Estimate, Metric
 from classwise.metrics.outcomes import CLEAN, WORST_CASE
 from classwise.metrics.result import Result
@@ -29,7 +29,7 @@ from classwise.metrics.summaries import rho_wat, worst_classes
 from classwise.report.sheet import Cell, Column, Sheet, escape_markdown, to_markdown
 from classwise.report.tables import ABSENT, percent, span
 from classwise.study import Study
-from classwise.trials import GIVEN, TRIAL_FILE, Trial, log
+from classwise.trials import GIVEN, Trial, log
 
 MEASURES: dict[str, Metric] = {
     "average": METRICS["average"],

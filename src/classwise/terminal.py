@@ -20,6 +20,7 @@ from rich.text import Text
 from classwise import selection
 from classwise.errors import InputError
 from classwise.metrics.result import RESULT_FILE
+from classwise.metrics.trade_off import CURVE_FILE
 
 if TYPE_CHECKING:
     from classwise import campaign, evaluation
@@ -162,7 +163,7 @@ def corrected(found: Repair, out: Path) -> None:
     say("Not adaptive: worst class on candidates made against the uncorrected model; an illustration, too high.")
     say(_chosen(curve))
     say(curve["final_number"].replace("corrected:DIR", shlex.quote(f"corrected:{out}")))
-    say(f"The curve is in {out / 'curve.json'}; the model string is corrected:{out}")
+    say(f"The curve is in {out / CURVE_FILE}; the model string is corrected:{out}")
 
 
 def _curve_table(curve: Mapping[str, Any]) -> Table:

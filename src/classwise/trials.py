@@ -19,10 +19,12 @@ from typing import Any, Literal
 
 import classwise
 from classwise import arguments, files, registry
+from classwise.analysis.evidence import TRIAL_FILE
 from classwise.data import Images
 from classwise.errors import InputError
 from classwise.evaluation import evaluate
 from classwise.metrics.result import RESULT_FILE, Result
+from classwise.metrics.training import LOG_FILE
 from classwise.models.checkpoint import weights_sha256
 from classwise.recipes import Recipe
 from classwise.study import Evaluation, Study
@@ -34,7 +36,7 @@ State = Literal["done", "running", "failed", "begun", "open"]
 GIVEN = "given"
 """What the weights of a model that is given are called."""
 
-TRIAL_FILE, FAILURE_FILE, LOG_FILE = "trial.json", "failure.json", "log.jsonl"
+FAILURE_FILE = "failure.json"
 _LOCK = "running.lock"
 _DIGITS = 8
 _PATIENCE = 0.5  # seconds, with someone who looks how far a run is

@@ -113,8 +113,8 @@ def _evidence(evaluated: Evaluated, out: Path) -> Evidence:
 def _last_layers(evaluated: Evaluated, where: Where) -> tuple[dict[str, Floats], list[str]]:
     """Return the rows of the last layers by the hash of the weights, and why some models have none."""
     rows, reasons = dict[str, Floats](), list[str]()
+    images = arguments.images(evaluated[0][0].data, where.data_dir, "test", 1, 0)  # all are of one data set
     for trial, weights in evaluated:
-        images = arguments.images(trial.data, where.data_dir, "test", 1, 0)
         network = arguments.model(trial.network(where.out, weights), images, trial.seed)
         try:
             rows[weights_sha256(network)] = last_layer(network)

@@ -12,8 +12,8 @@ from classwise.analysis.evidence import Subject
 from classwise.analysis.finding import Finding, Kind, points, table
 from classwise.metrics.intervals import Interval, Intervals, simultaneous
 from classwise.metrics.outcomes import Floats, Ints
-from classwise.report.charts import SHOWN, axis, label, layout
-from classwise.report.contents import plain
+from classwise.report.charts import SHOWN, axis, label, layout, whiskers
+from classwise.report.contents import plain, weakest_first
 from classwise.report.palette import SERIES
 from classwise.report.sheet import Sheet
 from classwise.report.tables import percent, span
@@ -62,9 +62,7 @@ def shifts(changes: Sequence[Finding]) -> list[Shift]:
 
 def by_baseline(models: Sequence[Series]) -> list[int]:
     """Return the classes that have images, those first that are weakest under the baseline."""
-    accuracy = models[0].accuracy
-    order = np.argsort(accuracy, kind="stable")
-    return [int(c) for c in order if not np.isnan(accuracy[c])]
+    return [int(c) for c in weakest_first(models[0].accuracy)]
 
 
 def by_change(shift: Shift, limit: int = SHOWN) -> list[int]:
@@ -104,7 +102,7 @@ def change_chart(shift: Shift, classes: Sequence[str]) -> dict[str, Any]:
         "y": list(range(len(shown))),
         "width": 0.5,
         "marker": {"color": [f"\0{_COLORS[int(sign)]}" for sign in shift.sign[shown]]},
-        "error_x": _whiskers(high - change, change - low),
+        "error_x": whiskers(high - change, change - low, thickness=1.1, width=3),
         "customdata": [_change_hover(shift, c, classes) for c in shown],
         "hovertemplate": "%{customdata}<extra></extra>",
     }
@@ -152,21 +150,9 @@ def _bars(model: Series, i: int, shown: list[int], classes: Sequence[str]) -> di
         "x": value.round(3).tolist(),
         "y": list(range(len(shown))),
         "marker": {"color": f"\0series{i}"},
-        "error_x": _whiskers(high - value, value - low),
+        "error_x": whiskers(high - value, value - low, thickness=1.1, width=3),
         "customdata": hover,
         "hovertemplate": "%{customdata}<extra></extra>",
-    }
-
-
-def _whiskers(above: Floats, below: Floats) -> dict[str, Any]:
-    return {
-        "type": "data",
-        "symmetric": False,
-        "array": above.round(3).tolist(),
-        "arrayminus": below.round(3).tolist(),
-        "color": "\0ink",
-        "thickness": 1.1,
-        "width": 3,
     }
 
 

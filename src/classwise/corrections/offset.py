@@ -46,9 +46,30 @@ def raised(offset: Tensor, label: int, by: float) -> Tensor:
     return offset + by * (one - 1 / len(offset))
 
 
+@dataclass(frozen=True)
+class _Raising:
+    """A rule that starts without offsets and raises a class by a step in every round: abstract, as to which class.
+
+    Attributes:
+        rule: its name.
+    """
+
+    step: float = 0.1
+    rounds: int = 20
+    module: ClassVar[type[nn.Module]] = Offset
+    rule: ClassVar[str]
+
+    def __post_init__(self) -> None:
+        check_settings(self.rule, self.step, self.rounds)
+
+    def begin(self, pool: Pool) -> Offset:
+        """Return offsets of 0."""
+        return _none(pool)
+
+
 @register("correction", "iv-offset", source="our design")
 @dataclass(frozen=True)
-class IVOffset:
+class IVOffset(_Raising):
     """An offset for the one class that is the weakest before any correction, larger in every round.
 
     Attributes:
@@ -59,16 +80,7 @@ class IVOffset:
         InputError: a setting outside its range.
     """
 
-    step: float = 0.1
-    rounds: int = 20
-    module: ClassVar[type[nn.Module]] = Offset
-
-    def __post_init__(self) -> None:
-        check_settings("iv-offset", self.step, self.rounds)
-
-    def begin(self, pool: Pool) -> Offset:
-        """Return offsets of 0."""
-        return _none(pool)
+    rule: ClassVar[str] = "iv-offset"
 
     def follow(self, correction: Offset, pool: Pool) -> Offset:
         """Raise the same class as ever by one more step."""
@@ -78,7 +90,7 @@ class IVOffset:
 
 @register("correction", "iv-offsets", source="our design")
 @dataclass(frozen=True)
-class IVOffsets:
+class IVOffsets(_Raising):
     """An offset for each class: every round raises the class that is then the weakest.
 
     b ← b + η·(e_c − 1/C) with c = argmin R_c under attacks on the model as corrected so far.
@@ -91,16 +103,7 @@ class IVOffsets:
         InputError: a setting outside its range.
     """
 
-    step: float = 0.1
-    rounds: int = 20
-    module: ClassVar[type[nn.Module]] = Offset
-
-    def __post_init__(self) -> None:
-        check_settings("iv-offsets", self.step, self.rounds)
-
-    def begin(self, pool: Pool) -> Offset:
-        """Return offsets of 0."""
-        return _none(pool)
+    rule: ClassVar[str] = "iv-offsets"
 
     def follow(self, correction: Offset, pool: Pool) -> Offset:
         """Raise the class that is the weakest now by one step."""

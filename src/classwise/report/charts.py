@@ -7,6 +7,7 @@ cannot contain the NUL character, so no name is ever taken for a colour.
 from __future__ import annotations
 
 import html
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -207,15 +208,7 @@ def _interval_bars(contents: Contents, shown: list[int], rows: list[int], color:
         "width": 0.36,
         "offset": 0.02,
         "marker": {"color": color},
-        "error_x": {
-            "type": "data",
-            "symmetric": False,
-            "array": [round(100 * float(v), 3) for v in high - value],
-            "arrayminus": [round(100 * float(v), 3) for v in value - low],
-            "color": "\0ink",
-            "thickness": 1.4,
-            "width": 4,
-        },
+        "error_x": whiskers(100 * (high - value), 100 * (value - low)),
         "hovertemplate": "%{customdata}<extra></extra>",
         "customdata": _hover(contents, view, classes),
     }
@@ -347,6 +340,21 @@ def _dividers(contents: Contents, shown: list[int]) -> list[dict[str, Any]]:
         down = {"y0": edges["0"], "y1": edges["1"], "x0": start - 0.5, "x1": start - 0.5}
         shapes += [{**line, **across}, {**line, **down}]
     return shapes
+
+
+def whiskers(
+    above: Iterable[float], below: Iterable[float], color: str = "\0ink", thickness: float = 1.4, width: int = 4
+) -> dict[str, Any]:
+    """Return error bars that end so far above and below their values, in the units of the axis."""
+    return {
+        "type": "data",
+        "symmetric": False,
+        "array": [round(float(length), 3) for length in above],
+        "arrayminus": [round(float(length), 3) for length in below],
+        "color": color,
+        "thickness": thickness,
+        "width": width,
+    }
 
 
 def axis() -> dict[str, Any]:

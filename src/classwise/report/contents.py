@@ -136,7 +136,7 @@ def read(result: Result) -> Contents:
         p_value=test["variance"]["p_value"] if (n > 0).sum() > 1 else None,
         permutations=int(test["permutations"]),
         confidence=f"{100 * result.confidence:g}",
-        order=_weakest_first(worst.by_class),
+        order=weakest_first(worst.by_class),
         groups=groups,
         flow_order=_by_group(groups),
     )
@@ -180,7 +180,8 @@ def _broken_by(result: Result) -> dict[str, int]:
     return {plain(name): found.get(name, 0) for name in (CLEAN, *result.outcomes.attacks)}
 
 
-def _weakest_first(accuracy: Floats) -> Counts:
+def weakest_first(accuracy: Floats) -> Counts:
+    """Return the classes by accuracy (C,), the lowest first, without those that have no images and so NaN."""
     order = np.argsort(accuracy, kind="stable")
     return np.asarray(order[~np.isnan(accuracy[order])])
 

@@ -11,7 +11,7 @@ from classwise.errors import InputError
 from classwise.metrics.result import Result
 from classwise.metrics.training import LOG_FILE, Curve, Training, curve, run_folder
 from classwise.report.charts import SHOWN, axis, label, layout
-from classwise.report.contents import Contents, Floats
+from classwise.report.contents import Contents, Floats, weakest_first
 from classwise.report.sheet import Cell, Column, Sheet
 from classwise.report.tables import percent
 
@@ -83,8 +83,7 @@ def epoch_sheet(found: Curve, contents: Contents) -> Sheet:
 
 def _shown(found: Curve) -> list[int]:
     """Return the classes that have room, those that end weakest first."""
-    order = np.argsort(found.final, kind="stable")
-    return [int(c) for c in order[~np.isnan(found.final[order])][:SHOWN]]
+    return [int(c) for c in weakest_first(found.final)[:SHOWN]]
 
 
 def _weakest(found: Curve, contents: Contents, epoch: int) -> str:

@@ -10,7 +10,7 @@ from classwise.errors import InputError
 from classwise.metrics.intervals import wilson
 from classwise.metrics.result import Result
 from classwise.metrics.trade_off import Ends, Point, TradeOff, corrected_folder
-from classwise.report.charts import axis, label, layout
+from classwise.report.charts import axis, label, layout, whiskers
 from classwise.report.contents import Contents, plain
 from classwise.report.sheet import Cell, Column, Sheet
 from classwise.report.tables import percent, span
@@ -124,15 +124,7 @@ def _drawn(name: str, points: Sequence[Point], color: str, symbol: str, size: in
 
 def _whisker(value: float, ends: Ends, color: str) -> dict[str, Any]:
     low, high = ends
-    return {
-        "type": "data",
-        "symmetric": False,
-        "array": [round(100 * (high - value), 3)],
-        "arrayminus": [round(100 * (value - low), 3)],
-        "color": color,
-        "thickness": 1.2,
-        "width": 4,
-    }
+    return whiskers([100 * (high - value)], [100 * (value - low)], color, thickness=1.2)
 
 
 def _said(point: Point) -> str:
