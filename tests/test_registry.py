@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import keyword
 from typing import Any, get_args
 
 import pytest
@@ -17,7 +18,7 @@ from classwise.registry import Kind
 from classwise.threat import ThreatModel
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
-KEYS = st.from_regex(r"[a-z][a-z_]{0,8}", fullmatch=True).filter(lambda key: key not in {"as", "if", "in", "is", "or"})
+KEYS = st.from_regex(r"[a-z][a-z_]{0,8}", fullmatch=True).filter(lambda key: not keyword.iskeyword(key))
 VALUES = st.recursive(
     st.one_of(st.integers(), st.floats(allow_nan=False, allow_infinity=False), st.booleans(), st.none(), st.text()),
     lambda inner: st.one_of(st.lists(inner, max_size=3), st.tuples(inner, inner)),
