@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import platform
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -101,3 +104,42 @@ def test_caches_that_the_system_would_give_away_count_as_free(monkeypatch: pytes
     (tmp_path / "meminfo").write_text("MemTotal: 100 kB\nMemFree: 10 kB\nMemAvailable:   70 kB\n")
     monkeypatch.setattr(memory, "_MEMINFO", tmp_path / "meminfo")
     assert free_memory(torch.device("cpu")) == 70 * 1024
+
+
+FAULTS = """
+import resource
+import sys
+from contextlib import nullcontext
+
+import torch
+
+from classwise.memory import freed_memory_kept
+
+
+def pages_mapped(kept: bool) -> int:
+    with freed_memory_kept() if kept else nullcontext():
+        for number in range(40):
+            if number == 20:  # those before settle where pieces go
+                before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+            pieces = [torch.ones(2**20) for _ in range(8)]  # 4 MiB each, as feature maps are
+            del pieces
+        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+
+print(pages_mapped(sys.argv[1] == "kept"))
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc is asked")
+def test_memory_that_is_kept_is_not_mapped_again() -> None:
+    given_back, kept = (
+        int(subprocess.run([sys.executable, "-c", FAULTS, how], capture_output=True, check=True, text=True).stdout)
+        for how in ("given back", "kept")
+    )
+    assert kept < 1024 <= given_back  # 20 rounds of 8 pieces; each has 1,024 pages of 4 KiB
+
+
+def test_memory_is_kept_or_given_back_without_glibc_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory.sys, "platform", "darwin")
+    with memory.freed_memory_kept():
+        memory.give_back()

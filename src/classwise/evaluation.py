@@ -28,7 +28,7 @@ from classwise.attacks.square import Square
 from classwise.data.images import ImageSet
 from classwise.engine import Engine, Field, Snapshot, channels_last, exact_float32, out_of_memory
 from classwise.errors import InputError
-from classwise.memory import batch_that_fits
+from classwise.memory import batch_that_fits, freed_memory_kept
 from classwise.metrics.examples import EXAMPLES_FILE, Examples
 from classwise.metrics.outcomes import CLEAN, Outcomes
 from classwise.metrics.result import Result
@@ -48,6 +48,7 @@ AUDIT = 1.0
 """Misses that the audit of a plan excludes unless told otherwise, in per cent of all images."""
 
 
+@freed_memory_kept()
 def evaluate(
     model: nn.Module,
     data: ImageSet,

@@ -25,7 +25,7 @@ from classwise.corrections import Head, Pool, Rule
 from classwise.data.images import ImageSet, batches
 from classwise.engine import exact_float32, forward
 from classwise.errors import InputError
-from classwise.memory import batch_that_fits
+from classwise.memory import batch_that_fits, freed_memory_kept
 from classwise.metrics.intervals import wilson
 from classwise.metrics.outcomes import CLEAN, Outcomes
 from classwise.metrics.summaries import table
@@ -128,6 +128,7 @@ class Repair:
         save_corrected(self.model, text, self.record["rule"], folder, {"images": images, **self.record})
 
 
+@freed_memory_kept()
 def repair(
     model: nn.Module,
     data: ImageSet,

@@ -34,7 +34,7 @@ from classwise.engine import exact_float32, total
 from classwise.errors import InputError
 from classwise.evaluation import environment
 from classwise.losses import cross_entropy
-from classwise.memory import peak_memory
+from classwise.memory import freed_memory_kept, peak_memory
 from classwise.methods.base import Epoch, Measured, Method, Pass, Step, under_attack, weakened
 from classwise.metrics import summaries
 from classwise.metrics.stats import ClassStats
@@ -149,6 +149,7 @@ class TrainStep(nn.Module):
         return step
 
 
+@freed_memory_kept()
 def fit(
     fabric: Fabric,
     model: nn.Module,

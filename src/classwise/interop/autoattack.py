@@ -24,6 +24,7 @@ from classwise.attacks.autoattack import members
 from classwise.attacks.base import Attack, attacking, predict
 from classwise.engine import exact_float32, forward
 from classwise.errors import InputError
+from classwise.memory import freed_memory_kept
 from classwise.models.checkpoint import weights_sha256
 from classwise.noise import Noise
 from classwise.registry import unknown
@@ -74,6 +75,7 @@ class AutoAttack:
         self.log_path = None if log_path is None else Path(log_path)
         self.attacks: Mapping[str, Attack] = _attacks(version, attacks_to_run, self.threat)
 
+    @freed_memory_kept()
     def run_standard_evaluation(
         self,
         x_orig: Tensor,
@@ -117,6 +119,7 @@ class AutoAttack:
             self._say(f"robust accuracy: {state.robust.float().mean():.2%}")
             return self._returned(state.x_adv, y, bs, return_labels)
 
+    @freed_memory_kept()
     def run_standard_evaluation_individual(
         self, x_orig: Tensor, y_orig: Tensor, bs: int = 250, return_labels: bool = False
     ) -> dict[str, Tensor | tuple[Tensor, Tensor]]:
