@@ -114,7 +114,8 @@ class Square:
                 ahead = max(1, min(left, round(_AHEAD * between), (self.rows or 1) // len(open_)))
                 turns = images.turn[open_] + torch.arange(ahead, device=x.device)[:, None]
                 drawn = images.draws[open_, turns.clamp_max(count - 1)].flatten(0, 1)
-                clean, best = (stacked(kept[open_], ahead) for kept in (images.x, images.best))
+                kept = (images.x, images.best)
+                clean, best = kept if len(open_) == len(images.y) else (each[open_] for each in kept)
                 candidates = propose(self.threat, clean, best, drawn, size)
                 rises += images.judge(open_, climb, model(candidates), candidates, turns < count)
                 images = images.settle(result, fooled)
@@ -268,16 +269,28 @@ def _tiles(threat: ThreatModel, x: Tensor, noise: Noise) -> Tensor:
 
 
 def _recolour(threat: ThreatModel, x: Tensor, best: Tensor, draw: Tensor, size: int) -> Tensor:
-    """Move a square of each image by ±2·eps in each channel: from anywhere in the Linf ball that ends at ±eps."""
-    where = window(_corner(draw[:, :2], x, size), size, x.shape[1])
+    """Move a square of each image by ±2·eps in each channel: from anywhere in the Linf ball that ends at ±eps.
+
+    Args:
+        threat: Linf.
+        x: clean images (N, C, H, W).
+        best: best candidates so far (N, C, H, W).
+        draw: random words of the queries, of the first of each image before those of the second, (q·N, words).
+        size: side of the square.
+
+    Returns:
+        Candidates (q·N, C, H, W).
+    """
+    rows, *square = window(_corner(draw[:, :2], x, size), size, x.shape[1])
     sign = 2 * (draw[:, 2:] % 2) - 1
-    candidate = best.clone()
-    candidate[where] = (x[where] + threat.eps * sign[:, :, None, None]).clamp_(0, 1)
+    candidate = stacked(best, len(draw) // len(x))
+    candidate[rows, *square] = (x[rows % len(x), *square] + threat.eps * sign[:, :, None, None]).clamp_(0, 1)
     return candidate
 
 
 def _move(threat: ThreatModel, x: Tensor, best: Tensor, draw: Tensor, size: int) -> Tensor:
-    """Move the norm of one window, and all that is unused, into a bump in another (Algorithm 3)."""
+    """Move the norm of one window, and all that is unused, into a bump in another (Algorithm 3); see _recolour."""
+    x, best = (stacked(each, len(draw) // len(x)) for each in (x, best))
     order, channels = _order(threat), x.shape[1]
     to, source = (window(_corner(draw[:, at : at + 2], x, size), size, channels) for at in (0, 2))
     delta = best - x
