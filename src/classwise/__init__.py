@@ -13,10 +13,12 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from classwise.attacks import APGD, FAB, PGD, MomentumPGD, TemperaturePGD
     from classwise.attacks import contenders as build_attacks
+    from classwise.critical import critical_eps
     from classwise.data import Images
     from classwise.data import load as load_data
     from classwise.errors import InputError
     from classwise.evaluation import evaluate
+    from classwise.metrics.critical_eps import CriticalEps
     from classwise.metrics.outcomes import Outcomes
     from classwise.metrics.result import Result
     from classwise.models import load_model
@@ -33,6 +35,8 @@ _HOMES = {
     "PGD": "classwise.attacks:PGD",
     "TemperaturePGD": "classwise.attacks:TemperaturePGD",
     "build_attacks": "classwise.attacks:contenders",
+    "CriticalEps": "classwise.metrics.critical_eps:CriticalEps",
+    "critical_eps": "classwise.critical:critical_eps",
     "Images": "classwise.data:Images",
     "load_data": "classwise.data:load",
     "InputError": "classwise.errors:InputError",
@@ -51,6 +55,7 @@ __all__ = [
     "APGD",
     "FAB",
     "PGD",
+    "CriticalEps",
     "Images",
     "InputError",
     "MomentumPGD",
@@ -61,6 +66,7 @@ __all__ = [
     "TemperaturePGD",
     "ThreatModel",
     "build_attacks",
+    "critical_eps",
     "evaluate",
     "fit",
     "load_data",

@@ -17,7 +17,7 @@ from lightning_fabric.loggers.logger import Logger
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from torch import nn
 
-from classwise import registry
+from classwise import critical, registry
 from classwise.analysis.evidence import Evidence
 from classwise.analysis.network import last_layer
 from classwise.attacks import PGD, Transfer, contenders, transfer
@@ -25,6 +25,7 @@ from classwise.attacks.base import Attack
 from classwise.attacks.ensemble import Ensemble
 from classwise.attacks.plan import Contender, Plan, joined
 from classwise.data import Images, ImageSet, default_threat, load, stratified_sample
+from classwise.data.sources import facts
 from classwise.errors import InputError
 from classwise.metrics.outcomes import Floats
 from classwise.models import Teacher, load_model
@@ -159,6 +160,25 @@ def threat(data: str, eps: str | float | None, norm: str | int | None) -> Threat
     if norm is not None:
         raise InputError("A norm needs a radius; give --eps too.")
     return default_threat(registry.parse(data)[0])
+
+
+def widest(data: str, eps_max: str | float | None, norm: str | int | None) -> ThreatModel:
+    """Return the largest set that critical eps are looked for in: as asked, or four times the usual radius of the data.
+
+    Raises:
+        InputError: a norm without a radius, a radius of 0, or a data set without a usual threat.
+    """
+    if eps_max is not None:
+        return critical.widest("Linf" if norm is None else norm, eps_max)
+    usual = facts(data).threat
+    if norm is not None or usual is None:
+        raise InputError("Say how far to look: give --eps-max, such as --eps-max 32/255.")
+    return ThreatModel(usual.norm, min(1.0, 4 * usual.eps) if usual.norm == "Linf" else 4 * usual.eps)
+
+
+def radii(text: str) -> list[float]:
+    """Read radii separated by commas, such as 2/255,4/255."""
+    return [parse_eps(part.strip()) for part in text.split(",") if part.strip()]
 
 
 def recipe(text: str | None, data: str) -> Recipe:

@@ -223,6 +223,61 @@ def _find_worst(network: Any, images: Any, attacks: str, threat: Any, seed: int,
         terminal.wrote([out / "worst-class.json"])
 
 
+def measure_critical_eps(
+    model: str,
+    data: str | None = None,
+    data_dir: Path | None = None,
+    norm: str | int | None = None,
+    eps_max: str | float | None = None,
+    radii: str = "",
+    attack: str = "narrowing",
+    split: str = "test",
+    limit: int | None = None,
+    batch_size: int | None = None,
+    seed: int = 0,
+    out: Path | None = None,
+    accelerator: str = "auto",
+    download: bool = False,
+) -> None:
+    """Find the smallest radius that breaks each image, and say within which half of each class is broken.
+
+    An upper bound by attacks, never a certified radius.
+
+    Args:
+        model: any model string, as for `classwise evaluate`.
+        data: data set, see `classwise list data`; that of the run for a run:FOLDER.
+        data_dir: folder that holds it.
+        norm: Linf, L2 or L1; with --eps-max.
+        eps_max: the largest radius that is looked at; four times the data set's usual one if not given.
+        radii: at which the images still right are counted, such as `2/255,4/255`; eighths of the largest if not given.
+        attack: the search, with settings like `narrowing(fab_steps=50)`.
+        split: split of the data set.
+        limit: look at a stratified sample of this many images.
+        batch_size: images attacked at once, what memory holds if not given.
+        seed: of the sample and of the attacks.
+        out: folder for critical_eps.json, the chart and the evaluation; nothing is written if not given.
+        accelerator: cpu, cuda or auto.
+        download: fetch the data set into --data-dir if it is missing.
+    """
+    command = _command_line("critical-eps", locals())
+    from classwise import arguments, terminal
+    from classwise.critical import critical_eps
+    from classwise.report.critical import save_figure
+
+    name, asked = data or arguments.data_of_run(model), arguments.radii(radii)
+    threat = arguments.widest(name, eps_max, norm)
+    images = arguments.images(name, data_dir, split, limit, seed, download)
+    settings: dict[str, Any] = {"norm": threat.norm, "eps_max": threat.eps, "attack": attack, "radii": asked}
+    settings |= {"seed": seed, "batch_size": batch_size, "directory": out, "name": model, "command": command}
+    settings |= {"device": arguments.fabric(accelerator, 1).device}
+    network = arguments.model(model, images, seed)
+    with terminal.narrowing(images, threat) as watch:
+        found = critical_eps(network, images, watch=watch, **settings)
+    terminal.critical(found, asked)
+    if out is not None:
+        terminal.wrote([out / "critical_eps.json", save_figure(found, out)])
+
+
 def correct_model(
     model: str,
     data: str | None = None,
@@ -611,6 +666,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "demo": run_demo,
     "train": train_model,
     "evaluate": evaluate_model,
+    "critical-eps": measure_critical_eps,
     "correct": correct_model,
     "report": make_report,
     "analyse": analyse_runs,

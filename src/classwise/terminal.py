@@ -29,12 +29,14 @@ if TYPE_CHECKING:
     from classwise.attacks import Attack
     from classwise.attacks.plan import Contender
     from classwise.data import ImageSet
+    from classwise.metrics.critical_eps import CriticalEps
     from classwise.metrics.race import Race
     from classwise.metrics.result import Result
     from classwise.registry import Entry
     from classwise.repair import Progress, Repair
     from classwise.report.gate import Gate
     from classwise.report.sheet import Sheet
+    from classwise.threat import ThreatModel
     from classwise.trials import State, Trial
 
 _SHOWN = 10  # classes in a live view; the weakest of them where there are more
@@ -82,7 +84,20 @@ def evaluating(
     """Show an evaluation while it goes on; yields what :func:`classwise.evaluate` calls after each attack."""
     threat = next(iter(attacks.values())).threat
     title = f"Attacking {len(images)} images of {images.name} at {threat} with {', '.join(attacks)}"
+    with _attacking(images, title, quiet) as watch:
+        yield watch
 
+
+@contextmanager
+def narrowing(images: ImageSet, widest: ThreatModel) -> Iterator[Callable[[evaluation.Snapshot], None]]:
+    """Show the search for critical eps; yields what :func:`classwise.critical_eps` calls after each batch."""
+    title = f"Looking for the smallest radius up to {widest} that breaks each of {len(images)} images of {images.name}"
+    with _attacking(images, title, quiet=False) as watch:
+        yield watch
+
+
+@contextmanager
+def _attacking(images: ImageSet, title: str, quiet: bool) -> Iterator[Callable[[evaluation.Snapshot], None]]:
     def draw(seen: evaluation.Snapshot) -> _Frame:
         label = f"{seen.done}/{seen.total} images"
         return _Frame(label, seen.done, seen.total, images.classes, _numpy(seen.correct), _numpy(seen.seen), seen.view)
@@ -119,6 +134,20 @@ def evaluated(result: Result, out: Path | None) -> None:
         console.print(Text(f"Warning ({flag['flag']}): {flag['message']}", style="yellow"), soft_wrap=True)
     if out is not None:
         say(f"Outcomes of every image are in {out}; for a page to read: classwise report {shlex.quote(str(out))}")
+
+
+def critical(found: CriticalEps, radii: Sequence[float]) -> None:
+    """Print the critical eps by class, weakest first, and the verdict."""
+    from classwise.report.critical import critical_sheet, remark, sentence
+    from classwise.report.sheet import to_rich
+
+    console = Console()
+    console.print()
+    console.print(to_rich(critical_sheet(found, radii), console.width))
+    console.print(Text(sentence(found), style="bold"), soft_wrap=True)
+    console.print(Text(remark(found)), soft_wrap=True)
+    for flag in found.about["flags"]:
+        console.print(Text(f"Warning ({flag['flag']}): {flag['message']}", style="yellow"), soft_wrap=True)
 
 
 def round_of(race: Race) -> None:

@@ -10,6 +10,7 @@ from classwise.attacks.eot import EoT, Expectation, fooled_share
 from classwise.attacks.fab import FAB
 from classwise.attacks.fgsm import fgsm
 from classwise.attacks.momentum import MomentumPGD
+from classwise.attacks.narrowing import Narrowing
 from classwise.attacks.nearest import NearestPGD
 from classwise.attacks.pgd import PGD
 from classwise.attacks.plan import Plan, Stage, contenders
@@ -26,6 +27,7 @@ __all__ = [
     "EoT",
     "Expectation",
     "MomentumPGD",
+    "Narrowing",
     "NearestPGD",
     "Plan",
     "Square",

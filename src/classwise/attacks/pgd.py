@@ -75,6 +75,7 @@ class PGD:
         eps: Tensor | None = None,
         step_size: Tensor | None = None,
         loss: Loss | None = None,
+        begin: Tensor | None = None,
     ) -> Tensor:
         """Perturb images; see :class:`classwise.attacks.Attack`.
 
@@ -86,18 +87,19 @@ class PGD:
             eps: radius of each image (N,); the threat's own if None. Training methods set it.
             step_size: step of each image (N,); the attack's own if None.
             loss: a loss bound to this batch, in place of the named one.
+            begin: where each image starts (N, C, H, W), in its ball; as the attack's own ``start`` says if None.
 
         Raises:
-            ValueError: eps, step_size or loss are given to an attack that drops images from its batch.
+            ValueError: eps, step_size, loss or begin are given to an attack that drops images from its batch.
         """
         if self.keep == "success":
-            if not (eps is None and step_size is None and loss is None):
-                raise ValueError('eps, step_size and loss of a batch need an attack with keep="last"')
+            if any(given is not None for given in (eps, step_size, loss, begin)):
+                raise ValueError('eps, step_size, loss and begin of a batch need an attack with keep="last"')
             return self.search(model, x, y, noise)[0]
         x = x.detach()
         with attacking(model, self.mode):
-            start = self.starts(x, noise, eps)
-            return self._climb(model, x, y, loss or self._objective(model, x), start, eps, step_size)
+            begin = self.starts(x, noise, eps) if begin is None else begin
+            return self._climb(model, x, y, loss or self._objective(model, x), begin, eps, step_size)
 
     def search(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
         """Try every restart and target on the images that no earlier one has fooled the model with.

@@ -4,6 +4,7 @@ Importing this package does not import torch, so that reports start fast; the su
 `classwise.metrics.stats`.
 """
 
+from classwise.metrics.critical_eps import CriticalEps
 from classwise.metrics.flow import (
     Asymmetry,
     Concentration,
@@ -106,6 +107,7 @@ __all__ = [
     "Asymmetry",
     "ChiSquare",
     "Concentration",
+    "CriticalEps",
     "Delta",
     "EqualClasses",
     "GroupShare",

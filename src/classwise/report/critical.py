@@ -1,0 +1,150 @@
+"""Critical eps by class: the table, the sentence to read first, and the chart of what is left at each radius."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from classwise.metrics.critical_eps import QUANTILES, CriticalEps
+from classwise.metrics.outcomes import Floats
+from classwise.report.figures import STYLE, canvas, write_figures
+from classwise.report.palette import LIGHT
+from classwise.report.sheet import Cell, Column, Sheet
+from classwise.report.tables import ABSENT
+
+_STEM = "critical_eps"
+
+
+def critical_sheet(found: CriticalEps, radii: Sequence[float] = ()) -> Sheet:
+    """Return the table: a row a class, weakest first, with quantiles, and counts of images still right at ``radii``."""
+    shown = found.checked(radii)
+    columns = (
+        Column("class", ("class",), words=True),
+        Column("n", ("n",)),
+        Column("wrong when clean", ("wrong_clean",), spare=True),
+        *(Column(_heading(q), (f"quantile_{q:g}",)) for q in QUANTILES),
+        Column(
+            f"interval of the median, {100 * found.confidence:g} %",
+            ("median_low", "median_high"),
+            note="of order statistics; holds for all classes at once",
+        ),
+        *(Column(f"right at {eps_text(found, r)}", (f"right_{r:g}",), spare=not radii) for r in shown),
+    )
+    rows = tuple(_row(found, int(c), shown) for c in found.order)
+    caption = f"Smallest {found.norm} radius found to break an image of {found.about['data']['name']}"
+    return Sheet(_STEM, caption, columns, rows, marked=0 if rows else None)
+
+
+def sentence(found: CriticalEps) -> str:
+    """Say within which radius half of the weakest and of the strongest class is broken."""
+    if found.weakest is None:
+        return "There are no images."
+    first, last = (int(found.order[end]) for end in (0, -1))
+    words = f"Half of the images of {found.classes[first]} are broken {_within(found, found.medians[first])}"
+    if last != first:
+        words += f"; of {found.classes[last]} {_within(found, found.medians[last])}"
+    others = [found.classes[c] for c in found.may_be_weakest if c != first]
+    return f"{words}. " + (
+        f"With {100 * found.confidence:g} % confidence the median of {found.classes[first]} is the smallest."
+        if not others
+        else f"At {100 * found.confidence:g} % confidence the smallest median may also be that of {_listed(others)}."
+    )
+
+
+def remark(found: CriticalEps) -> str:
+    """Say what kind of number this is, and which images it leaves open."""
+    lost = int(found.about["unconfirmed"])
+    words = (
+        f"Upper bounds by {found.about['attack'].partition('(')[0]}, not certified radii: a better attack may need less"
+    )
+    above = int(np.isinf(found.distance).sum())
+    words += f"; {above} of {len(found.y)} images are above {eps_text(found, found.eps_max)}"
+    return words + (f", {lost} of them as their candidate was right when run again." if lost else ".")
+
+
+def critical_curve(found: CriticalEps) -> Figure:
+    """Draw the share of each class still right against the radius, the class of the smallest median in colour."""
+    with mpl.rc_context(STYLE):
+        figure, axes = canvas(3.2)
+        scale = 255 if _in_bytes(found) else 1
+        for c in found.order[::-1]:
+            _draw(axes, found.of_class(int(c)), found.eps_max, scale, LIGHT["faint"], 0.9)
+        _draw(axes, found.distance, found.eps_max, scale, LIGHT["worst"], 1.8, "all images")
+        if found.weakest is not None:
+            name = f"{found.classes[found.weakest]}, smallest median"
+            _draw(axes, found.of_class(found.weakest), found.eps_max, scale, LIGHT["weakest"], 1.8, name)
+        unit = "1/255" if scale == 255 else "pixel range 1"
+        axes.set(xlim=(0, scale * found.eps_max), ylim=(0, 100), ylabel="images still right, %")
+        axes.set_xlabel(f"{found.norm} radius, {unit}   (upper bounds; grey: the other classes)")
+        axes.grid(axis="y", color=LIGHT["line"], linewidth=0.6)
+        for text in axes.legend(frameon=False).get_texts():
+            text.set_parse_math(False)
+    return figure
+
+
+def save_figure(found: CriticalEps, folder: Path | str) -> Path:
+    """Write the chart as critical_eps.svg and return its path; the same numbers give the same bytes."""
+    return write_figures({_STEM: lambda: critical_curve(found)}, folder, ("svg",))[0]
+
+
+def eps_text(found: CriticalEps, radius: float) -> str:
+    """Return a radius with three digits, written as the largest one is: "1.3/255", "0.302", "> 32/255" if censored."""
+    if math.isnan(radius):
+        return ABSENT
+    if math.isinf(radius):
+        return f"> {eps_text(found, found.eps_max)}"
+    return f"{255 * radius:.3g}/255" if _in_bytes(found) else f"{radius:.3g}"
+
+
+def _in_bytes(found: CriticalEps) -> bool:
+    return str(found.about["threat"]["eps_text"]).endswith("/255")
+
+
+def _heading(q: float) -> str:
+    return "median" if q == 0.5 else f"{100 * q:g} % within"
+
+
+def _row(found: CriticalEps, c: int, radii: Sequence[float]) -> tuple[Cell, ...]:
+    mine, ends = found.of_class(c), found.median_intervals
+    low, high = float(ends.low[c]), float(ends.high[c])
+    wrong, counts = int(((found.y == c) & (found.clean != c)).sum()), found.right(radii)[c].tolist()
+    quantiles = [float(found.quantiles(q)[c]) for q in QUANTILES]
+    return (
+        Cell(found.classes[c], (found.classes[c],)),
+        Cell(str(len(mine)), (len(mine),)),
+        Cell(str(wrong), (wrong,)),
+        *(Cell(eps_text(found, value), (_known(value),)) for value in quantiles),
+        Cell(f"{eps_text(found, low)} to {eps_text(found, high)}", (_known(low), _known(high))),
+        *(Cell(str(count), (count,)) for count in counts),
+    )
+
+
+def _known(radius: float) -> float | None:
+    return radius if math.isfinite(radius) else None
+
+
+def _within(found: CriticalEps, median: float) -> str:
+    if math.isinf(median):
+        return f"only above {eps_text(found, found.eps_max)}, if at all"
+    return "without any attack" if median == 0 else f"within {eps_text(found, median)}"
+
+
+def _listed(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} or {names[-1]}"
+
+
+def _draw(
+    axes: Axes, distance: Floats, eps_max: float, scale: float, color: str, width: float, label: str | None = None
+) -> None:
+    """Draw the step function from the clean accuracy down to what is left at eps_max."""
+    ordered = np.sort(distance[np.isfinite(distance)])
+    left = 100 * (1 - np.arange(1, len(ordered) + 1) / len(distance))
+    x = scale * np.concatenate([[0.0], ordered, [eps_max]])
+    y = np.concatenate([[100.0], left, [100 * np.isinf(distance).mean()]])
+    axes.step(x, y, where="post", color=color, linewidth=width, label=label)
