@@ -482,6 +482,48 @@ def test_evaluate_until_the_worst_class_names_it_and_what_it_took(run: Run, trai
     assert_one_sentence(run(*words, "--attacks", "upper-bound"), "A plan is run over all images")
 
 
+def test_critical_eps_prints_and_writes_the_radius_that_breaks_each_class(
+    run: Run, trained: Path, tmp_path: Path
+) -> None:
+    brief = ("--limit", "60", "--attack", "narrowing(fab_steps=5, halvings=2, steps=5)")
+    done = run("critical-eps", f"run:{trained}", *brief, "--eps-max", "0.3", "--radii", "0.1,0.2", "--out", "out")
+    assert done.status == 0, done.err
+    assert "Half of the images of " in done.out
+    assert "not certified" in done.out
+    written = {"critical_eps.json", "critical_eps.svg", "result.json", "outcomes.npz"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == written
+    document = json.loads((tmp_path / "out" / "critical_eps.json").read_text())
+    assert document["radii"] == [0.1, 0.2]
+    assert document["overall"]["n"] == 60
+    assert document["command"].startswith("classwise critical-eps run:")
+    found = classwise.CriticalEps.read(tmp_path / "out")
+    assert found.right([0.1])[:, 0].tolist() == [entry["right"][0] for entry in document["by_class"]]
+    before = tree(tmp_path / "out")
+    assert run(*shlex.split(document["command"])[1:]).status == 0
+    assert tree(tmp_path / "out") == before
+
+
+def test_critical_eps_looks_four_times_as_far_as_usual_unless_told(run: Run, trained: Path, tmp_path: Path) -> None:
+    brief = ("--limit", "20", "--attack", "narrowing(fab_steps=2, halvings=0, steps=2)")
+    done = run("critical-eps", f"run:{trained}", *brief)
+    assert done.status == 0, done.err
+    usual = arguments.default_threat("digits").eps
+    assert f"up to Linf {4 * usual:g} " in done.out
+    assert tree(tmp_path).keys() == {"mine.py"}
+
+
+def test_critical_eps_does_not_write_into_the_folder_of_something_else(
+    run: Run, trained: Path, evaluated: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(evaluated, tmp_path / "evaluation")
+    shutil.copytree(trained, tmp_path / "run")
+    before = tree(tmp_path)
+    words = ("critical-eps", f"run:{trained}", "--limit", "20", "--out")
+    assert_one_sentence(run(*words, "evaluation"), "choose another --out")
+    assert_one_sentence(run(*words, "run"), "training run", "choose another --out")
+    assert tree(tmp_path) == before
+
+
 @pytest.mark.parametrize(("least", "status", "said"), [("0", 0, "Gate passed."), ("0.99", 3, "Gate failed.")])
 def test_the_gate_has_a_status_of_its_own_and_writes_what_it_found(
     run: Run, evaluated: Path, tmp_path: Path, least: str, status: int, said: str
@@ -851,6 +893,7 @@ def test_devices_that_do_not_exist_are_said_before_training(run: Run, tmp_path: 
 
 EVALUATE = ("evaluate", "mine.py:good", "--data", "digits", "--limit", "40", "--out", "out")
 TRAIN = ("train", "at", *TINY, "--out", "out")
+CRITICAL = ("critical-eps", "mine.py:good", "--data", "digits", "--limit", "40", "--out", "out")
 CORRECT = ("correct", "mine.py:good", "--data", "digits", "--limit", "40", "--attacks", "pgd(steps=2)", "--out", "out")
 
 BAD = [
@@ -957,6 +1000,21 @@ BAD = [
     ((*EVALUATE, "--out", "mine.py/out"), ["Cannot write mine.py/out"]),
     ((*TRAIN, "--out", "mine.py/out"), ["Cannot write mine.py/out"]),
     (("demo", "--out", "mine.py/out"), ["Cannot write mine.py/out"]),
+    # Critical eps.
+    ((*CRITICAL, "--eps-max", "0"), ["largest radius is 0"]),
+    ((*CRITICAL, "--eps-max", "-1/255"), ["-1/255"]),
+    ((*CRITICAL, "--eps-max", "8"), ["8/255"]),
+    ((*CRITICAL, "--eps-max", "0.3", "--norm", "L3"), ["norm 'L3'", "Linf, L2 or L1"]),
+    ((*CRITICAL, "--norm", "L2"), ["--eps-max"]),
+    ((*CRITICAL, "--eps-max", "0.1", "--radii", "0.05,0.2"), ["0.2 is not between 0", "0.1"]),
+    ((*CRITICAL, "--radii", "0.05,x"), ["'x' is not a radius"]),
+    ((*CRITICAL, "--attack", "pgd"), ["pgd", "needs narrowing"]),
+    ((*CRITICAL, "--attack", "narowing"), ["did you mean 'narrowing'"]),
+    ((*CRITICAL, "--limit", "0"), ["limit is 0"]),
+    ((*CRITICAL, "--data", "arrays", "--data-dir", "."), ["--eps-max"]),
+    ((*CRITICAL, "--out", "mine.py"), ["mine.py"]),
+    (("critical-eps", "mine.py:seven", *CRITICAL[2:]), ["7 logits", "10 classes"]),
+    (("critical-eps", "mine.py:good"), ["Name the data set with --data"]),
     # Corrections.
     ((*CORRECT, "--split", "test"), ["test images of digits", "held-out images", "--fit-on-test"]),
     ((*CORRECT, "--rule", "iv-ofset"), ["correction 'iv-ofset'", "did you mean 'iv-offset'"]),

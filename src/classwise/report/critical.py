@@ -30,14 +30,15 @@ def critical_sheet(found: CriticalEps, radii: Sequence[float] = ()) -> Sheet:
         Column("wrong when clean", ("wrong_clean",), spare=True),
         *(Column(_heading(q), (f"quantile_{q:g}",)) for q in QUANTILES),
         Column(
-            f"interval of the median, {100 * found.confidence:g} %",
+            f"median, {100 * found.confidence:g} %",
             ("median_low", "median_high"),
-            note="of order statistics; holds for all classes at once",
+            note="interval of order statistics; holds for all classes at once",
         ),
         *(Column(f"right at {eps_text(found, r)}", (f"right_{r:g}",), spare=not radii) for r in shown),
     )
     rows = tuple(_row(found, int(c), shown) for c in found.order)
-    caption = f"Smallest {found.norm} radius found to break an image of {found.about['data']['name']}"
+    unit = ", in 1/255" if _in_bytes(found) else ""
+    caption = f"Smallest {found.norm} radius found to break an image of {found.about['data']['name']}{unit}"
     return Sheet(_STEM, caption, columns, rows, marked=0 if rows else None)
 
 
@@ -46,9 +47,9 @@ def sentence(found: CriticalEps) -> str:
     if found.weakest is None:
         return "There are no images."
     first, last = (int(found.order[end]) for end in (0, -1))
-    words = f"Half of the images of {found.classes[first]} are broken {_within(found, found.medians[first])}"
+    words = f"Half of the images of {found.classes[first]} are {_broken(found, found.medians[first])}"
     if last != first:
-        words += f"; of {found.classes[last]} {_within(found, found.medians[last])}"
+        words += f"; of {found.classes[last]} {_broken(found, found.medians[last])}"
     others = [found.classes[c] for c in found.may_be_weakest if c != first]
     return f"{words}. " + (
         f"With {100 * found.confidence:g} % confidence the median of {found.classes[first]} is the smallest."
@@ -95,11 +96,16 @@ def save_figure(found: CriticalEps, folder: Path | str) -> Path:
 
 def eps_text(found: CriticalEps, radius: float) -> str:
     """Return a radius with three digits, written as the largest one is: "1.3/255", "0.302", "> 32/255" if censored."""
+    return _number(found, radius) + ("/255" if _in_bytes(found) and not math.isnan(radius) else "")
+
+
+def _number(found: CriticalEps, radius: float) -> str:
+    """Return the same in units of 1/255 where radii are written in them."""
     if math.isnan(radius):
         return ABSENT
     if math.isinf(radius):
-        return f"> {eps_text(found, found.eps_max)}"
-    return f"{255 * radius:.3g}/255" if _in_bytes(found) else f"{radius:.3g}"
+        return f"> {_number(found, found.eps_max)}"
+    return f"{255 * radius if _in_bytes(found) else radius:.3g}"
 
 
 def _in_bytes(found: CriticalEps) -> bool:
@@ -119,8 +125,8 @@ def _row(found: CriticalEps, c: int, radii: Sequence[float]) -> tuple[Cell, ...]
         Cell(found.classes[c], (found.classes[c],)),
         Cell(str(len(mine)), (len(mine),)),
         Cell(str(wrong), (wrong,)),
-        *(Cell(eps_text(found, value), (_known(value),)) for value in quantiles),
-        Cell(f"{eps_text(found, low)} to {eps_text(found, high)}", (_known(low), _known(high))),
+        *(Cell(_number(found, value), (_known(value),)) for value in quantiles),
+        Cell(f"{_number(found, low)}–{_number(found, high)}", (_known(low), _known(high))),
         *(Cell(str(count), (count,)) for count in counts),
     )
 
@@ -129,10 +135,10 @@ def _known(radius: float) -> float | None:
     return radius if math.isfinite(radius) else None
 
 
-def _within(found: CriticalEps, median: float) -> str:
+def _broken(found: CriticalEps, median: float) -> str:
     if math.isinf(median):
-        return f"only above {eps_text(found, found.eps_max)}, if at all"
-    return "without any attack" if median == 0 else f"within {eps_text(found, median)}"
+        return f"broken above {eps_text(found, found.eps_max)} at best"
+    return "wrong without any attack" if median == 0 else f"broken within {eps_text(found, median)}"
 
 
 def _listed(names: Sequence[str]) -> str:
