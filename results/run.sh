@@ -25,3 +25,11 @@ evaluate cifar10-resnet2b-adv-8-autoattack cifar_resnet2b_adv cifar10 --eps 8/25
 evaluate cifar10-resnet2b-adv-8-fast cifar_resnet2b_adv cifar10 --eps 8/255 --limit 1000
 evaluate cifar10-resnet2b-adv-2-fast cifar_resnet2b_adv cifar10 --eps 2/255 --limit 1000
 evaluate mnist-smallcnn-trades-0.3-fast mnist_smallcnn_trades mnist --eps 0.3 --limit 500 --audit 2
+# The smallest radius that is found to break each image; docs/critical-eps.md.
+critical() {  # name, network, data set, further options
+    name=$1 network=$2 set=$3; shift 3
+    classwise critical-eps "$shared/models/$network/load.py:load_model" --data "$set" --data-dir "$data" \
+        --seed 0 --out "results/critical-eps/$name" "$@"
+}
+critical cifar10-resnet2b-adv cifar_resnet2b_adv cifar10 --eps-max 32/255 --radii 2/255,4/255,8/255,16/255 --limit 1000
+critical mnist-smallcnn-trades mnist_smallcnn_trades mnist --eps-max 0.5 --radii 0.1,0.2,0.3,0.4 --limit 500

@@ -379,11 +379,23 @@ def test_a_bound_loss_is_climbed_in_place_of_the_named_one() -> None:
 
 
 @pytest.mark.parametrize(
-    "given", [{"eps": torch.ones(3)}, {"step_size": torch.ones(3)}, {"loss": margin}], ids=["eps", "step_size", "loss"]
+    "given",
+    [{"eps": torch.ones(3)}, {"step_size": torch.ones(3)}, {"loss": margin}, {"begin": torch.ones(3, 1, 3, 4)}],
+    ids=["eps", "step_size", "loss", "begin"],
 )
 def test_settings_of_a_batch_need_an_attack_that_keeps_its_batch(given: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match='keep="last"'):
         PGD(LINF, keep="success")(pair(2, 12), *inner(3), noise=noise(3), **given)
+
+
+def test_a_climb_begins_where_the_caller_says() -> None:
+    """Steps of length 0 lead nowhere, so that what comes back is the start; the attack's own draw does not count."""
+    x, y = inner(3)
+    begin = (x + 0.01).clamp(0, 1)
+    moved = PGD(LINF, steps=2, start="uniform")(
+        pair(2, 12), x, y, noise=noise(3), step_size=torch.zeros(3), begin=begin
+    )
+    torch.testing.assert_close(moved, begin)
 
 
 def test_the_kl_divergence_is_from_the_clean_prediction() -> None:
