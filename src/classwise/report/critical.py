@@ -28,7 +28,7 @@ def critical_sheet(found: CriticalEps, radii: Sequence[float] = ()) -> Sheet:
         Column("class", ("class",), words=True),
         Column("n", ("n",)),
         Column("wrong when clean", ("wrong_clean",), spare=True),
-        *(Column(_heading(q), (f"quantile_{q:g}",)) for q in QUANTILES),
+        *(Column(_heading(q), (f"quantile_{q:g}",), spare=q != 0.5) for q in QUANTILES),
         Column(
             f"median, {100 * found.confidence:g} %",
             ("median_low", "median_high"),
@@ -149,8 +149,7 @@ def _draw(
     axes: Axes, distance: Floats, eps_max: float, scale: float, color: str, width: float, label: str | None = None
 ) -> None:
     """Draw the step function from the clean accuracy down to what is left at eps_max."""
-    ordered = np.sort(distance[np.isfinite(distance)])
-    left = 100 * (1 - np.arange(1, len(ordered) + 1) / len(distance))
-    x = scale * np.concatenate([[0.0], ordered, [eps_max]])
-    y = np.concatenate([[100.0], left, [100 * np.isinf(distance).mean()]])
+    radii = np.unique([0.0, *distance[np.isfinite(distance)].tolist(), eps_max])
+    left = len(distance) - np.searchsorted(np.sort(distance), radii, side="right")
+    x, y = scale * radii, 100 * left / len(distance)
     axes.step(x, y, where="post", color=color, linewidth=width, label=label)
