@@ -1002,7 +1002,7 @@ BAD = [
     (("demo", "--out", "mine.py/out"), ["Cannot write mine.py/out"]),
     # Critical eps.
     ((*CRITICAL, "--eps-max", "0"), ["largest radius is 0"]),
-    ((*CRITICAL, "--eps-max", "-1/255"), ["-1/255"]),
+    ((*CRITICAL, "--eps-max", "-0.1"), ["-0.1"]),
     ((*CRITICAL, "--eps-max", "8"), ["8/255"]),
     ((*CRITICAL, "--eps-max", "0.3", "--norm", "L3"), ["norm 'L3'", "Linf, L2 or L1"]),
     ((*CRITICAL, "--norm", "L2"), ["--eps-max"]),

@@ -87,6 +87,18 @@ def test_the_table_of_a_study_in_the_docs_is_what_the_study_says(study: str, pag
     assert script("studies").main(study) in (ROOT / "docs" / f"{page}.md").read_text()
 
 
+def test_the_tables_of_critical_eps_are_what_the_committed_outcomes_say() -> None:
+    from classwise.metrics import CriticalEps
+
+    module, text = script("critical"), (ROOT / "docs" / "critical-eps.md").read_text()
+    assert set(module.FOLDERS) == set(module.BESIDE)
+    for name, folder in module.FOLDERS.items():
+        stored = json.loads((folder / "critical_eps.json").read_text())
+        assert CriticalEps.read(folder).document(stored["radii"]) == stored
+        assert module.table(name) in text
+    assert module.beside() in text
+
+
 @pytest.mark.slow
 def test_the_table_of_findings_is_what_the_analyses_say(monkeypatch: pytest.MonkeyPatch) -> None:
     module = script("findings")
