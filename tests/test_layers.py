@@ -33,7 +33,7 @@ LAYER_3 = LAYER_2 | {
     "analysis",
 }
 LAYER_4 = LAYER_3 | {"critical", "divergence", "train"}
-STUDIES = {"arguments", "study", "trials", "campaign", "cluster", "standings", "overview", "verdicts"}
+STUDIES = {"arguments", "study", "trials", "campaign", "cluster", "standings", "overview", "verdicts", "homings"}
 MAY_IMPORT = {
     "__init__": LAYER_4,
     "errors": set(),
@@ -67,6 +67,7 @@ MAY_IMPORT = {
     "divergence": {"errors", "losses"},
     "train": LAYER_2 | {"__init__", "divergence", "engine", "evaluation", "memory"},
     "homing": LAYER_4,
+    "homings": LAYER_4 | {"arguments", "homing", "study", "trials", "verdicts"},
     "interop": LAYER_4,
     "arguments": LAYER_4,
     "study": LAYER_4 | {"arguments"},

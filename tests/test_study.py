@@ -17,7 +17,7 @@ from classwise.data import Images
 from classwise.data.groups import GROUPS
 from classwise.errors import InputError
 from classwise.models.checkpoint import save_weights
-from classwise.study import Entry, Evaluation, Given, Study
+from classwise.study import Entry, Evaluation, Given, Homing, Study
 from classwise.threat import ThreatModel
 from classwise.trials import Source, Trial, Where, grid, prepared
 
@@ -108,6 +108,11 @@ data = "mnist"
 eps = 0.2
 norm = "L2"
 limit = 30
+[homing]
+method = "base"
+attacks = "pgd"
+limit = 40
+seeds = [5]
 [[method]]
 name = "base"
 method = "trades(beta=3)"
@@ -128,6 +133,7 @@ wrappers = "swa,ema"
             Entry("rslad", "rslad", "fast", "swa,ema", "base@last", "base@ema-best"),
         ),
         given=(Given("theirs", "$NETS/net.py:make", "mnist", 0.2, "L2", 30),),
+        homing=Homing("base", "pgd", 40, (5,)),
         analyse=("gain",),
         seeds=(4, 5),
         wrappers="ema",
@@ -152,6 +158,10 @@ wrappers = "swa,ema"
         ("[[method]]", GIVEN + 'data = "digit"\n[[method]]', "did you mean 'digits'?"),
         ("[[method]]", GIVEN.replace('"digits_cnn"', "[]") + "[[method]]", "given 1, model is [], but must be a text"),
         ("[[method]]", "[given]\n[[method]]", "given is {}, but must be tables, [[given]]"),
+        ("[[method]]", "[homing]\n[[method]]", "homing.method is missing; add it"),
+        ("[[method]]", '[homing]\nmethod = "trades"\n[[method]]', "Unknown method 'trades'"),
+        ("[[method]]", '[homing]\nmethod = "at"\nseeds = [1]\n[[method]]', "homing.seeds has 1, which is not among"),
+        ("[[method]]", 'homing = "at"\n[[method]]', "homing is 'at', but must be a table, [homing]"),
         ('recipe = "digits"', 'recipe = "digits"\nanalyse = "dispairty"', "did you mean 'disparity'?"),
         ('recipe = "digits"', 'recipe = "digits"\nanalyse = ["gain", "gain"]', "analyse has 'gain' twice"),
         ('recipe = "digits"', 'recipe = "digits"\nanalyse = 3', "analyse is 3, but must be a text or a list"),
@@ -292,6 +302,16 @@ def test_a_norm_alone_is_no_threat() -> None:
         made(given=(Given("x", "digits_cnn", norm="L2"),))
 
 
+def test_homing_is_for_methods_with_fresh_weights_and_no_teacher() -> None:
+    with pytest.raises(InputError, match=r"homing\.method is 'b', which takes another network, with all classes"):
+        made(Entry("at"), Entry("trades", "b", start="at"), homing=Homing("b"))
+
+
+def test_homing_is_shrunk_with_the_study() -> None:
+    small = made(homing=Homing("at", "autoattack", 2000, (1,)), seeds=(0, 1)).shrunk(num_classes=10)
+    assert small.homing == Homing("at", small.evaluate.attacks, small.evaluate.limit)
+
+
 def test_a_shrunk_study_evaluates_a_tiny_network_in_place_of_a_given_one() -> None:
     given = Given("x", "$NETS/net.py:make", "mnist", "1/4", limit=1000)
     small = Study("tiny", "digits", given=(given,)).shrunk(num_classes=1000)
@@ -398,7 +418,9 @@ def test_a_committed_study_runs_shrunk(
     assert "Not answered: The question 'temperature'" in table
     assert [name for name in ("at", "trades", "mart", "he") if f"| {name} | ema-best |" not in table] == []
     before = {each: each.stat().st_mtime_ns for each in (tmp_path / "out").rglob("outcomes.npz")}
-    assert len(before) == 12
+    assert len([each for each in before if each.parts[-3].startswith(("at", "trades", "mart", "he"))]) == 12
+    assert "at with and without each class" in table
+    assert "H7 is " in table
     assert main(words) == main([*words, "--status"]) == 0
     assert "4 runs: 4 done." in capsys.readouterr().out
     assert {each: each.stat().st_mtime_ns for each in (tmp_path / "out").rglob("outcomes.npz")} == before

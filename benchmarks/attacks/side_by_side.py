@@ -14,10 +14,12 @@ import sys
 import time
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -200,6 +202,12 @@ def interleaved(contenders: Mapping[str, Callable[[], Value]], repeat: int) -> d
             seconds, value = cpu_seconds(run)
             found.setdefault(name, Timed(value, [])).seconds.append(seconds)
     return found
+
+
+def alone(run: Callable[[], object]) -> float:
+    """Return the CPU seconds of a call in a process of its own, which no earlier contender has left anything to."""
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        return pool.submit(cpu_seconds, run).result()[0]
 
 
 def cpu_seconds(run: Callable[[], Value]) -> tuple[float, Value]:

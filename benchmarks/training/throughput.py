@@ -1,7 +1,8 @@
 """Adversarial training by ``fit`` against plain loops: images per CPU second, PGD-10 at 8/255, batches of 128.
 
 The plain loops are written the way released scripts are: float32, channels first, a DataLoader, the attack in eval mode
-step by step, then one step of SGD in train mode. One takes its attack from torchattacks.
+step by step, then one step of SGD in train mode. One takes its attack from torchattacks. All take turns, each time in a
+process of its own, since the memory of the C library adapts to what it has seen.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from classwise.registry import build
 from classwise.train import Run
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "attacks"))
-from side_by_side import interleaved, ratios, spread, table
+from side_by_side import Timed, alone, ratios, spread, table
 
 EPS, STEP, STEPS, BATCH = 8 / 255, 2 / 255, 10, 128
 Attack = Callable[[nn.Module, Tensor, Tensor], Tensor]
@@ -54,7 +55,8 @@ def main() -> None:
         "plain loop": partial(by_plain_loop, args.model, data, pgd),
         "plain loop, torchattacks": partial(by_plain_loop, args.model, data, by_torchattacks),
     }
-    found = interleaved(contenders, args.repeat)
+    rounds = [{name: alone(run) for name, run in contenders.items()} for _ in range(args.repeat)]
+    found = {name: Timed(None, [seconds[name] for seconds in rounds]) for name in contenders}
     plain = found["plain loop"]
     rows = []
     for name, timed in found.items():

@@ -28,6 +28,7 @@ from classwise.data import Images, ImageSet, default_threat, load, stratified_sa
 from classwise.data.sources import facts
 from classwise.errors import InputError
 from classwise.metrics.outcomes import Floats
+from classwise.metrics.training import RUN_FILE
 from classwise.models import Teacher, load_model
 from classwise.models.checkpoint import weights_sha256
 from classwise.models.corrected import RECORD, read_record
@@ -123,7 +124,7 @@ def _record(model: str) -> tuple[Path, Any]:
     if kind == "corrected":
         return Path(rest).expanduser() / RECORD, read_record(Path(rest).expanduser())
     match = re.fullmatch(RUN_FOLDER, rest)
-    path = Path(match[1] if match else "").expanduser() / "run.json"
+    path = Path(match[1] if match else "").expanduser() / RUN_FILE
     if not path.is_file():
         raise InputError(f"{path.parent} is no folder of a run: it has no run.json; give one written by training.")
     try:
@@ -139,7 +140,7 @@ def start(model: str) -> str:
     name, such as one made by a Python file, stays as it is.
     """
     match = re.fullmatch(f"run:{RUN_FOLDER}", model)
-    path = Path(match[1] if match else "").expanduser() / "run.json"
+    path = Path(match[1] if match else "").expanduser() / RUN_FILE
     try:
         arch = str(json.loads(path.read_text())["model"]).partition("@")[0] if match else ""
     except (OSError, ValueError, TypeError, KeyError):

@@ -592,7 +592,7 @@ def run_study(
         shrink: the same grid in seconds: one seed, few images, two epochs, a tiny network, weak attacks.
     """
     command = _command_line("study", locals())
-    from classwise import arguments, campaign, overview, standings, terminal, verdicts
+    from classwise import arguments, campaign, homings, overview, standings, terminal, verdicts
     from classwise import study as studies
     from classwise.trials import Where, grid
 
@@ -604,7 +604,8 @@ def run_study(
     where = Where(out or Path("runs") / found.name, data_dir, accelerator, command)
     trials = grid(found, where)
     if plan:
-        return terminal.plan(campaign.estimates(trials, where), where.out, jobs)
+        more = [each.trainings for each in homings.asked(found, trials)]
+        return terminal.plan(campaign.estimates(trials, where), where.out, jobs, more)
     if status:
         return terminal.states(trials, where.out)
     elsewhere = _cluster(cluster, cpus, gpus)
@@ -612,7 +613,8 @@ def run_study(
     with terminal.counting(trials, where.out) as tell:
         states = campaign.run_all(trials, where, jobs, tell, elsewhere)
     rows = standings.rows(found, trials, where.out)
-    answers = verdicts.ask(found.analyse, trials, where)
+    asked = verdicts.ask(found.analyse, trials, where)
+    answers = [*asked, *homings.answers(found, trials, where, terminal.say)]
     written = standings.write(found, trials, rows, where.out, verdicts.text(answers))
     overview.write_reports(trials, where.out)
     page = overview.write(found, trials, rows, where.out)

@@ -31,7 +31,8 @@ from classwise.errors import InputError
 from classwise.memory import batch_that_fits, freed_memory_kept
 from classwise.metrics.examples import EXAMPLES_FILE, Examples
 from classwise.metrics.outcomes import CLEAN, Outcomes
-from classwise.metrics.result import Result
+from classwise.metrics.result import RESULT_FILE, Result
+from classwise.metrics.training import RUN_FILE
 from classwise.models.checkpoint import weights_sha256
 from classwise.models.corrected import FITTED_ON_TEST, fitted_on_test
 from classwise.models.fixed_shape import FixedShape
@@ -421,9 +422,9 @@ def _earlier(job: _Job) -> Result | None:
         return None
     if not job.folder.is_dir():
         raise InputError(f"{job.folder} is a file; give --out a folder.")
-    if (job.folder / "run.json").exists():
+    if (job.folder / RUN_FILE).exists():
         raise InputError(f"{job.folder} holds a training run; choose another --out for its evaluation.")
-    if not (job.folder / "result.json").exists():
+    if not (job.folder / RESULT_FILE).exists():
         return None
     result = Result.read(job.folder)
     done = result.outcomes.attacks

@@ -135,6 +135,23 @@ class Given:
 
 
 @dataclass(frozen=True)
+class Homing:
+    """Networks that are trained without each class, to see whether the images broken towards it are safe then (A6).
+
+    Attributes:
+        method: the entry, by name, that is trained like that; one with fresh weights and without a teacher.
+        attacks: what an image must survive to be safe.
+        limit: look at a stratified sample of so many test images; None for all.
+        seeds: of those of the study; all if empty.
+    """
+
+    method: str
+    attacks: str = "fast"
+    limit: int | None = None
+    seeds: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
 class Study:
     """A grid of runs, model × method × seed, and models that are given.
 
@@ -146,6 +163,7 @@ class Study:
         method: training methods.
         given: models that are evaluated as they are.
         analyse: questions that the evaluations are asked, see ``classwise list questions``.
+        homing: a method that is trained without each class as well.
         seeds: one run each; of weights, order, augmentation, attacks, and of the sample that ``limit`` draws.
         wrappers: what goes around every method.
         limit: train on a stratified sample of so many images; None for all.
@@ -167,6 +185,7 @@ class Study:
     method: tuple[Entry, ...] = ()
     given: tuple[Given, ...] = ()
     analyse: tuple[str, ...] = ()
+    homing: Homing | None = None
     seeds: tuple[int, ...] = (0,)
     wrappers: str = ""
     limit: int | None = None
@@ -199,6 +218,8 @@ class Study:
             raise InputError(registry.unknown("method", self.reference, names))
         for weights in self.evaluate.weights if self.method else ():
             _check_weights(self, weights)
+        if self.homing is not None:
+            _check_homing(self, self.homing)
         stranger = next((name for name in self.analyse if name not in QUESTIONS), None)
         if stranger is not None:
             raise InputError(registry.unknown("question", stranger, QUESTIONS))
@@ -289,6 +310,7 @@ class Study:
             method=tuple(replace(entry, recipe=entry.recipe and _shrunk(entry.recipe)) for entry in self.method),
             given=tuple(replace(each, model=SHRUNK_MODEL, limit=None) for each in self.given),
             seeds=self.seeds[:1],
+            homing=self.homing and replace(self.homing, attacks=_SHRUNK_ATTACKS, limit=limit, seeds=()),
             limit=_SHRUNK_TRAIN * num_classes if self.method else None,
             evaluate=replace(self.evaluate, limit=limit, attacks=_SHRUNK_ATTACKS, audit=0.0),
         )
@@ -325,6 +347,9 @@ def _study(found: Mapping[str, Any], text: str) -> Study:
     settings = dict(_checked(found, Study, "", _Place(text)))
     evaluate = settings.get("evaluate", {})
     settings["evaluate"] = Evaluation(**_checked(evaluate, Evaluation, "evaluate.", _Place(text, "[evaluate]")))
+    if "homing" in settings:
+        place = _Place(text, "[homing]")
+        settings["homing"] = Homing(**_checked(settings["homing"], Homing, "homing.", place))
     rows: tuple[tuple[str, type], ...] = (("method", Entry), ("given", Given))
     for key, kind in rows:
         tables = enumerate(settings.get(key, ()), start=1)
@@ -369,6 +394,7 @@ _KINDS: dict[str, str] = {
     "eps": 'a text such as "8/255", or a number',
     "norm": 'a text such as "Linf", or a number',
     "evaluate": "a table, [evaluate]",
+    "homing": "a table, [homing]",
     "methods": "tables, [[method]]",
     "given": "tables, [[given]]",
 }
@@ -413,6 +439,7 @@ def _fits(said: str, value: Any) -> bool:
         _KINDS["eps"]: isinstance(value, str) or number,
         _KINDS["norm"]: isinstance(value, str) or number,
         _KINDS["evaluate"]: isinstance(value, Mapping),
+        _KINDS["homing"]: isinstance(value, Mapping),
         _KINDS["methods"]: tables,
         _KINDS["given"]: tables,
     }
@@ -472,6 +499,19 @@ def _check_entry(study: Study, entry: Entry) -> None:
     for text in (entry.start, entry.teacher):
         if other := study.named(text):
             _check_source(study, entry, text, other)
+
+
+def _check_homing(study: Study, homing: Homing) -> None:
+    """Refuse a method that the study has not, or that a network without a class could not be trained with."""
+    entry = next((entry for entry in study.method if entry.name == homing.method), None)
+    if entry is None:
+        raise InputError(registry.unknown("method", homing.method, [entry.name for entry in study.method]))
+    if entry.start or entry.teacher:
+        raise InputError(
+            f"homing.method is {homing.method!r}, which takes another network, with all classes; name a method without."
+        )
+    if missing := [seed for seed in homing.seeds if seed not in study.seeds]:
+        raise InputError(f"homing.seeds has {missing[0]}, which is not among the seeds of the study; add it there.")
 
 
 def _check_given(study: Study, given: Given) -> None:

@@ -294,8 +294,8 @@ def stand_ins(absent: Sequence[str], stand_in: str) -> None:
         say(f"{name} is not there: {stand_in} stand in for it in this shrunk study.")
 
 
-def plan(found: Mapping[Trial, campaign.Estimate], out: Path, jobs: int) -> None:
-    """List the runs of a study with the time that they are expected to take."""
+def plan(found: Mapping[Trial, campaign.Estimate], out: Path, jobs: int, more: Sequence[str] = ()) -> None:
+    """List the runs of a study with the time that they are expected to take, and what comes after them."""
     from classwise.campaign import total
 
     table = Table(Column("run", no_wrap=True), "state", "training", "evaluation", "estimated from", box=None)
@@ -310,6 +310,8 @@ def plan(found: Mapping[Trial, campaign.Estimate], out: Path, jobs: int) -> None
         say(f"What the evaluations of {unknown} runs take is known once one with the same model is done.")
     if jobs > 1:
         say(f"With --jobs {jobs} at best {duration((training + evaluation) / jobs)}, given as many idle cores.")
+    for line in more:
+        say(f"Then {line}.")
 
 
 def states(trials: Sequence[Trial], out: Path) -> None:

@@ -37,7 +37,9 @@ from classwise.losses import cross_entropy
 from classwise.memory import freed_memory_kept, peak_memory
 from classwise.methods.base import Epoch, Measured, Method, Pass, Step, under_attack, weakened
 from classwise.metrics import summaries
+from classwise.metrics.result import RESULT_FILE
 from classwise.metrics.stats import ClassStats
+from classwise.metrics.training import LOG_FILE, RUN_FILE
 from classwise.models import folding
 from classwise.models.checkpoint import save_weights
 from classwise.models.teacher import Teacher
@@ -198,7 +200,7 @@ def fit(
     # Only now are the weights where they will be trained, and the optimiser's state goes where they are.
     state.restore(folder / "checkpoint.pt", record)
     if fabric.is_global_zero:
-        files.write_json(folder / "run.json", record)
+        files.write_json(folder / RUN_FILE, record)
     for logger in fabric.loggers:
         logger.log_hyperparams(asdict(run))
     if method.teacher is not None and state.epoch == 0:
@@ -425,7 +427,7 @@ def _finish(state: _State, folder: Path, fabric: Fabric, record: Mapping[str, An
     if fabric.is_global_zero:
         for name, model in state.models.items():
             _keep_best(folder, name, model, selection.score_column(state.log, name), epochs)
-        files.write_text(folder / "log.jsonl", "".join(json.dumps(entry) + "\n" for entry in state.log))
+        files.write_text(folder / LOG_FILE, "".join(json.dumps(entry) + "\n" for entry in state.log))
         files.write_bytes(folder / "checkpoint.pt", state.content(record))
         _drop_candidates(state, folder, epochs)
     fabric.barrier()
@@ -680,9 +682,9 @@ def _describe(
 
 def _refuse_other_uses(folder: Path, record: Mapping[str, Any]) -> None:
     """Refuse a folder that holds an evaluation, or a run with other settings."""
-    if (folder / "result.json").exists() or any(folder.glob("partial-*.npz")):
+    if (folder / RESULT_FILE).exists() or any(folder.glob("partial-*.npz")):
         raise InputError(f"{folder} holds an evaluation; choose another --out for the training run.")
-    path = folder / "run.json"
+    path = folder / RUN_FILE
     if path.exists():
         try:
             stored = dict(json.loads(path.read_text()))

@@ -37,7 +37,7 @@ GIVEN = "given"
 """What the weights of a model that is given are called."""
 
 FAILURE_FILE = "failure.json"
-_LOCK = "running.lock"
+LOCK_FILE = "running.lock"
 _DIGITS = 8
 _PATIENCE = 0.5  # seconds, with someone who looks how far a run is
 
@@ -169,8 +169,11 @@ class Trial:
 
     def evaluation_folder(self, out: Path, weights: str) -> Path:
         """Return the folder of an evaluation, which changes with its settings."""
-        settings = {"classwise": classwise.__version__, **self.evaluation}
-        return self.folder(out) / f"{weights}-{_hash(settings)[:_DIGITS]}"
+        return self.subfolder(out, weights, self.evaluation)
+
+    def subfolder(self, out: Path, name: str, settings: Mapping[str, Any]) -> Path:
+        """Return the folder of something that is done with the run, which changes with the settings of that."""
+        return self.folder(out) / f"{name}-{_hash({'classwise': classwise.__version__, **settings})[:_DIGITS]}"
 
     def network(self, out: Path, weights: str) -> str:
         """Return the model string of the network with one kind of its weights."""
@@ -201,7 +204,7 @@ class Trial:
         _same_key(folder, self.key)
         if self.trained(out) and self.evaluated(out):
             return "done"
-        with files.held(folder / _LOCK) as free:
+        with files.held(folder / LOCK_FILE) as free:
             if not free:
                 return "running"
         return "failed" if (folder / FAILURE_FILE).exists() else "begun"
@@ -292,7 +295,7 @@ def perform(trial: Trial, where: Where) -> State:
         "done"; "running" if another process has it; "failed" if it cannot be done, with the reason in the folder.
     """
     folder = trial.folder(where.out)
-    with files.held(folder / _LOCK, _PATIENCE) as free:
+    with files.held(folder / LOCK_FILE, _PATIENCE) as free:
         if not free:
             return "running"
         _note(trial, folder)
