@@ -262,6 +262,7 @@ def measure_critical_eps(
     command = _command_line("critical-eps", locals())
     from classwise import arguments, terminal
     from classwise.critical import critical_eps
+    from classwise.metrics.critical_eps import CRITICAL_FILE
     from classwise.report.critical import save_figure
 
     name, asked = data or arguments.data_of_run(model), arguments.radii(radii)
@@ -275,7 +276,7 @@ def measure_critical_eps(
         found = critical_eps(network, images, watch=watch, **settings)
     terminal.critical(found, asked)
     if out is not None:
-        terminal.wrote([out / "critical_eps.json", save_figure(found, out)])
+        terminal.wrote([out / CRITICAL_FILE, save_figure(found, out)])
 
 
 def correct_model(
