@@ -120,8 +120,9 @@ def test_the_order_of_images_does_not_matter(a: list[float], b: list[float], ran
 def test_the_weakest_class_by_median_may_be_another_than_at_a_radius() -> None:
     found = measured([0.2] * 6 + [0.9] * 4, [0.3] * 8 + [math.inf] * 2)
     assert found.weakest == 0
-    assert found.weakest_at(0.25) == 0
-    assert found.weakest_at(0.5) == 1
+    assert found.weakest_at(0.25) == [0]
+    assert found.weakest_at(0.5) == [1]
+    assert found.weakest_at(0.1) == [0, 1]
 
 
 def test_medians_that_differ_surely_leave_one_candidate_for_the_weakest() -> None:
@@ -139,7 +140,7 @@ def test_a_class_without_images_and_a_censored_median_are_said_as_they_are() -> 
     assert document["by_class"][0]["quantiles"] == {"0.1": 0.1, "0.5": ABOVE, "0.9": ABOVE}
     assert document["by_class"][0]["median_interval"] == [0.0, ABOVE]
     assert document["by_class"][1]["quantiles"] == {"0.1": None, "0.5": None, "0.9": None}
-    assert (document["weakest"], document["weakest_at"]) == ("a", ["a"])
+    assert (document["weakest"], document["weakest_at"]) == ("a", [["a"]])
     assert document["overall"]["right"] == [2]
     assert "not certified" in document["bound"]
 
@@ -147,7 +148,7 @@ def test_a_class_without_images_and_a_censored_median_are_said_as_they_are() -> 
 def test_no_images_at_all_have_no_weakest_class() -> None:
     found = measured([], [])
     assert found.document()["weakest"] is None
-    assert found.may_be_weakest == []
+    assert found.may_be_weakest == found.weakest_at(0.1) == []
     assert math.isnan(quantile([], 0.5))
 
 

@@ -244,10 +244,10 @@ class CriticalEps:
         low, high = self.median_intervals
         return [int(c) for c in self.order if low[c] <= np.nanmin(high)]
 
-    def weakest_at(self, radius: float) -> int | None:
-        """Return the class with the lowest robust accuracy at a radius, the first of several; None without images."""
+    def weakest_at(self, radius: float) -> list[int]:
+        """Return the class with the lowest robust accuracy at a radius, or those that tie; none without images."""
         share = self.accuracy([radius])[:, 0]
-        return None if np.isnan(share).all() else int(np.nanargmin(share))
+        return [int(c) for c in np.flatnonzero(share == np.nanmin(share))] if len(self.y) else []
 
     def document(self, radii: Sequence[float] = ()) -> dict[str, Any]:
         """Return what critical_eps.json holds: how it was measured, and counts and quantiles of all and by class."""
@@ -270,7 +270,7 @@ class CriticalEps:
             "by_class": entries,
             "weakest": None if self.weakest is None else self.classes[self.weakest],
             "may_be_weakest": [self.classes[c] for c in self.may_be_weakest],
-            "weakest_at": [_name(self.classes, self.weakest_at(radius)) for radius in shown],
+            "weakest_at": [[self.classes[c] for c in self.weakest_at(radius)] for radius in shown],
         }
 
     def write(self, folder: Path | str, radii: Sequence[float] = ()) -> Path:
@@ -330,7 +330,3 @@ def _said(radius: float) -> float | str | None:
     if math.isnan(radius):
         return None
     return ABOVE if math.isinf(radius) else radius
-
-
-def _name(classes: Sequence[str], c: int | None) -> str | None:
-    return None if c is None else classes[c]
