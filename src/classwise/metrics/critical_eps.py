@@ -230,7 +230,8 @@ class CriticalEps:
     def order(self) -> Ints:
         """Classes with images, weakest first: by median, then by the mean of the distances, cut at eps_max."""
         present = np.flatnonzero(self.n > 0)
-        mean = np.array([np.minimum(self.of_class(int(c)), self.eps_max).mean() for c in present])
+        cut = (np.minimum(np.sort(self.of_class(int(c))), self.eps_max) for c in present)  # sorted: sums round by order
+        mean = np.array([values.mean() for values in cut])
         return np.asarray(present[np.lexsort((mean, self.medians[present]))])
 
     @property
