@@ -29,8 +29,8 @@ _CLEAR = 1e-5
 _STRETCH = 1e-3  # by which a perturbation of FAB with a smaller lead is lengthened; each further time by twice as much
 _STRETCHES = 6
 # Radii that the steps of a climb add up to: as in PGD from anywhere in the ball; few from the nearest image so far,
-# which is close to the boundary already (of 0.5, 1 and 2.5 the first was best for the MNIST network by others, and for the
-# CIFAR-10 one as good as the second to 0.02 %).
+# which is close to the boundary already (of 0.5, 1 and 2.5 the first was best for the MNIST network by others, and to
+# 0.02 % as good as the second for the CIFAR-10 one).
 _FAR, _NEAR = 2.5, 0.5
 
 
