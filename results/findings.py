@@ -9,7 +9,7 @@ from pathlib import Path
 from classwise.analysis import Evidence, Finding, answer, read
 
 HERE = Path(__file__).parent
-QUESTIONS = ("disparity", "consistency", "gain", "temperature")
+QUESTIONS = ("disparity", "consistency", "gain", "temperature", "defences", "epochs")
 CLAIMS = ("H1", "H2", "H3", "H4", "H5", "H7", "H9", "H10")
 SETS = {
     "CIFAR-10, 2/255, n 5,000": ("findings/cifar10-resnet2b-adv-2-many",),
@@ -17,7 +17,10 @@ SETS = {
         f"cifar10-resnet2b-adv-8{more}" for more in ("", "-equal-steps", "-autoattack", "-fast")
     ),
     "MNIST, 0.3, n 1,000": ("mnist-smallcnn-trades-0.3", "mnist-smallcnn-trades-0.3-equal-steps"),
+    "CIFAR-10, 8/255, ours": ("cifar10-small-resnet-at",),
+    "MNIST, 0.3, ours": ("mnist-small-cnn-at", "mnist-small-cnn-trades"),
 }
+HOMING = {"MNIST, 0.3, ours": "homing-mnist-*.json"}
 DIGITS = "digits, 0.15, n 901"
 
 
@@ -29,11 +32,19 @@ def asked(evidence: Evidence, questions: tuple[str, ...]) -> list[Finding]:
 def digits() -> list[tuple[str, str, str]]:
     """Return (claim, verdict, sentence) of all findings on the networks for digits and of the homing studies."""
     folders = sorted((HERE / "findings" / "digits").glob("*/*"))
-    found = asked(read(folders), (*QUESTIONS, "defences", "epochs"))
-    studies = [json.loads(path.read_text()) for path in sorted((HERE / "findings").glob("homing-*.json"))]
-    homing = [finding for study in studies for finding in study["findings"]]
-    told = [(finding.claim, finding.verdict, finding.sentence) for finding in found]
-    return told + [(each["claim"], each["verdict"], each["sentence"]) for each in homing]
+    return [*told(asked(read(folders), QUESTIONS)), *homing("homing-[0-9].json")]
+
+
+def homing(pattern: str) -> list[tuple[str, str, str]]:
+    """Return (claim, verdict, sentence) of the homing studies in the files that a pattern names."""
+    studies = [json.loads(path.read_text()) for path in sorted((HERE / "findings").glob(pattern))]
+    found = [finding for study in studies for finding in study["findings"]]
+    return [(each["claim"], each["verdict"], each["sentence"]) for each in found]
+
+
+def told(found: list[Finding]) -> list[tuple[str, str, str]]:
+    """Return (claim, verdict, sentence) of findings."""
+    return [(finding.claim, finding.verdict, finding.sentence) for finding in found]
 
 
 def counted(verdicts: list[str]) -> str:
@@ -54,19 +65,20 @@ def sentences(found: list[tuple[str, str, str]]) -> list[str]:
     return [sentence for claim, _, sentence in found if claims[claim] == 1]
 
 
-def on(folders: tuple[str, ...]) -> list[tuple[str, str, str]]:
-    """Return (claim, verdict, sentence) of all findings on one network."""
-    return [(f.claim, f.verdict, f.sentence) for f in asked(read([HERE / each for each in folders]), QUESTIONS)]
+def on(name: str) -> list[tuple[str, str, str]]:
+    """Return (claim, verdict, sentence) of all findings on one of the sets."""
+    found = told(asked(read([HERE / each for each in SETS[name]]), QUESTIONS))
+    return found + (homing(HOMING[name]) if name in HOMING else [])
 
 
 def main() -> str:
-    """Return the table of verdicts, and the sentences behind those on single networks, in Markdown."""
-    told = {**{name: on(folders) for name, folders in SETS.items()}, DIGITS: digits()}
-    lines = [("claim", *told), ("---",) * (1 + len(told))]
+    """Return the table of verdicts, and the sentences behind those that are alone on their claim, in Markdown."""
+    said = {**{name: on(name) for name in SETS}, DIGITS: digits()}
+    lines = [("claim", *said), ("---",) * (1 + len(said))]
     for claim in CLAIMS:
-        lines.append((claim, *(counted([v for c, v, _ in found if c == claim]) for found in told.values())))
+        lines.append((claim, *(counted([v for c, v, _ in found if c == claim]) for found in said.values())))
     parts = ["".join(f"| {' | '.join(line)} |\n" for line in lines)]
-    parts += [f"{name}:\n\n" + "".join(f"- {text}\n" for text in sentences(found)) for name, found in told.items()]
+    parts += [f"{name}:\n\n" + "".join(f"- {text}\n" for text in sentences(found)) for name, found in said.items()]
     return "\n".join(parts)
 
 

@@ -60,8 +60,8 @@ def test_every_page_is_in_the_index() -> None:
 def test_the_findings_on_single_networks_are_what_the_analyses_say() -> None:
     module = script("findings")
     text = (ROOT / "docs" / "findings.md").read_text()
-    for folders in module.SETS.values():
-        for sentence in module.sentences(module.on(folders)):
+    for name in module.SETS:
+        for sentence in module.sentences(module.on(name)):
             assert sentence in text
 
 

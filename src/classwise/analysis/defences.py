@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import isnan
 
 import numpy as np
 
@@ -42,7 +43,7 @@ def defences(subjects: Sequence[Subject], view: str = WORST_CASE) -> Finding:
     sentence = (
         f"{headline('H3', verdict)}: {len(means)} training methods ({len(subjects)} models) agree with Kendall's "
         f"W = {w:.2f} (p = {p_text(p)}); mean corrected rank correlation {mean_corrected(across):.2f} across methods, "
-        f"{ceiling:.2f} across seeds of one method; given clean accuracy {clean:.2f}."
+        f"{_across_seeds(ceiling)}; given clean accuracy {clean:.2f}."
     )
     values = {**found._asdict(), "methods": methods, "w": w, "p_value": p, "view": view}
     return Finding(
@@ -53,6 +54,15 @@ def defences(subjects: Sequence[Subject], view: str = WORST_CASE) -> Finding:
 def _same_method(labels: Sequence[str], methods: Sequence[str]) -> dict[str, bool]:
     size = len(labels)
     return {f"{labels[a]} / {labels[b]}": methods[a] == methods[b] for b in range(size) for a in range(b)}
+
+
+def _across_seeds(ceiling: float) -> str:
+    """Write the correlation across seeds of one method, which is not defined where each has one."""
+    return (
+        "not known across seeds, of which each has one"
+        if isnan(ceiling)
+        else f"{ceiling:.2f} across seeds of one method"
+    )
 
 
 def _given_clean(subjects: Sequence[Subject], view: str) -> float:
