@@ -480,7 +480,14 @@ def calls(*names: str) -> dict[str, ast.Call]:
 
 
 # What each command with switches must be given besides.
-_WORDS = {"train": ["at"], "evaluate": ["digits_cnn"], "correct": ["digits_cnn"], "homing": [], "study": ["a.toml"]}
+_WORDS = {
+    "train": ["at"],
+    "evaluate": ["digits_cnn"],
+    "critical-eps": ["digits_cnn"],
+    "correct": ["digits_cnn"],
+    "homing": [],
+    "study": ["a.toml"],
+}
 
 
 def test_a_switch_is_true_where_it_is_given_and_takes_no_value() -> None:
