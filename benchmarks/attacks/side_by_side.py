@@ -204,10 +204,10 @@ def interleaved(contenders: Mapping[str, Callable[[], Value]], repeat: int) -> d
     return found
 
 
-def alone(run: Callable[[], object]) -> float:
-    """Return the CPU seconds of a call in a process of its own, which no earlier contender has left anything to."""
+def alone(run: Callable[[], Value]) -> Value:
+    """Call in a process of its own, which no earlier contender has left anything to, and return what that returns."""
     with ProcessPoolExecutor(1, get_context("spawn")) as pool:
-        return pool.submit(cpu_seconds, run).result()[0]
+        return pool.submit(run).result()
 
 
 def cpu_seconds(run: Callable[[], Value]) -> tuple[float, Value]:

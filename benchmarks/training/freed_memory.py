@@ -13,9 +13,8 @@ import sys
 import time
 from argparse import ArgumentParser
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
-from multiprocessing import get_context
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import NamedTuple
@@ -28,7 +27,7 @@ from classwise.evaluation import environment
 from classwise.memory import freed_memory_kept
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "attacks"))
-from side_by_side import spread, table
+from side_by_side import alone, spread, table
 
 NETWORKS = {"small_resnet": (3, 32, 32), "small_cnn": (1, 28, 28), "digits_cnn": (1, 28, 28)}
 IMAGES, WARM_UP = 128, 5
@@ -50,7 +49,9 @@ def main() -> None:
     args = parser.parse_args()
     content, rows = {}, []
     for name in NETWORKS:
-        rounds = [[alone(name, kept, args.passes) for kept in (False, True)] for _ in range(args.repeat)]
+        rounds = [
+            [alone(partial(timed, name, kept, args.passes)) for kept in (False, True)] for _ in range(args.repeat)
+        ]
         back, kept = ([each[number] for each in rounds] for number in (0, 1))
         saved = [1 - there.milliseconds / here.milliseconds for here, there in rounds]
         content[name] = {
@@ -65,12 +66,6 @@ def main() -> None:
     files.write_json(path, {"images": IMAGES, "passes": args.passes, "environment": environment(), "networks": content})
     print(f"{IMAGES} images, {torch.get_num_threads()} thread(s); {path}\n")
     print(table(("network", "ms, given back", "ms, kept", "faults, given back", "faults, kept", "saved %"), rows))
-
-
-def alone(name: str, kept: bool, passes: int) -> Pass:
-    """Time passes in a process of its own."""
-    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
-        return pool.submit(timed, name, kept, passes).result()
 
 
 def timed(name: str, kept: bool, passes: int) -> Pass:

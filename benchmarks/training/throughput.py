@@ -30,7 +30,7 @@ from classwise.registry import build
 from classwise.train import Run
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "attacks"))
-from side_by_side import Timed, alone, ratios, spread, table
+from side_by_side import Timed, alone, cpu_seconds, ratios, spread, table
 
 EPS, STEP, STEPS, BATCH = 8 / 255, 2 / 255, 10, 128
 Attack = Callable[[nn.Module, Tensor, Tensor], Tensor]
@@ -55,7 +55,9 @@ def main() -> None:
         "plain loop": partial(by_plain_loop, args.model, data, pgd),
         "plain loop, torchattacks": partial(by_plain_loop, args.model, data, by_torchattacks),
     }
-    rounds = [{name: alone(run) for name, run in contenders.items()} for _ in range(args.repeat)]
+    rounds = [
+        {name: alone(partial(cpu_seconds, run))[0] for name, run in contenders.items()} for _ in range(args.repeat)
+    ]
     found = {name: Timed(None, [seconds[name] for seconds in rounds]) for name in contenders}
     plain = found["plain loop"]
     rows = []

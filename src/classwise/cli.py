@@ -534,7 +534,7 @@ def study_homing(
     """
     from functools import partial
 
-    from classwise import arguments, files, registry, terminal
+    from classwise import arguments, files, terminal
     from classwise.homing import Study
     from classwise.train import fit
 
@@ -542,10 +542,9 @@ def study_homing(
     test = arguments.training_images(data, data_dir, test_limit, seed, download, "test")
     threat, plan = arguments.threat(data, eps, norm), arguments.recipe(recipe, data)
     run = arguments.training(method, model, train, plan, threat, seed).run
-    first = registry.build("attack", "pgd(keep='last')", threat)
     again = arguments.attacks(attacks, threat, test, seed)
     trainer = partial(fit, arguments.fabric(accelerator, 1))
-    finding = Study(train, test, run, first, again, out, trainer, terminal.say).result()
+    finding = Study(train, test, run, again, out, trainer, terminal.say).result()
     files.write_json(out / "homing.json", {"classwise": __version__, "findings": [finding.as_dict()]})
     terminal.found([finding], [])
     terminal.wrote([out / "homing.json"])

@@ -18,7 +18,6 @@ from classwise import registry
 from classwise.analysis.finding import Finding
 from classwise.analysis.fooling import crafted, predicted
 from classwise.analysis.homing import Bools, Selected, Verdicts, dissimilar, homing
-from classwise.attacks.base import Attack
 from classwise.attacks.plan import Contender
 from classwise.data.images import Images
 from classwise.data.splits import stratified_sample
@@ -26,6 +25,8 @@ from classwise.evaluation import evaluate
 from classwise.metrics.outcomes import Outcomes
 from classwise.models import load_model
 from classwise.train import Run
+
+_FIRST = "pgd(keep='last')"  # selects the images; one that stops at the boundary would leave nothing to replay
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,6 @@ class Study:
         train: images with every class.
         test: images with every class.
         run: settings of the training; the other seed is its seed plus 1.
-        first: attack that selects images; it should not stop at the decision boundary.
         attacks: by name, whose worst case decides whether an image is safe when it is attacked again.
         folder: of the study.
         fit: :func:`classwise.fit` with its Fabric.
@@ -46,7 +46,6 @@ class Study:
     train: Images
     test: Images
     run: Run
-    first: Attack
     attacks: Mapping[str, Contender]
     folder: Path
     fit: Callable[..., object]
@@ -57,7 +56,8 @@ class Study:
         size = len(self.train.classes)
         y, everything = self.test.y, torch.arange(len(self.test))
         model = self._network("all", self.run, self.train)
-        x_adv = crafted(model, self.test, self.first, self.run.seed)
+        first = registry.build("attack", _FIRST, self.run.threat)
+        x_adv = crafted(model, self.test, first, self.run.seed)
         answer = predicted(model, x_adv, y)
         right = predicted(model, self.test.fetch(everything), y) == y
         broken = (right & (answer != y) & (answer >= 0)).nonzero().flatten()

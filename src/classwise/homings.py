@@ -58,10 +58,9 @@ class Asked:
             if not free:
                 raise InputError(f"Another process does the homing of {trial.title}; ask again when it has ended.")
             train, training = prepared(trial, where)
-            first = registry.build("attack", "pgd(keep='last')", trial.threat)
             again = arguments.attacks(self.attacks, trial.threat, test, trial.seed)
             trainer = partial(fit, arguments.fabric(where.accelerator, 1, precision=trial.precision))
-            return Homing(train, test, training.run, first, again, folder, trainer, say).result()
+            return Homing(train, test, training.run, again, folder, trainer, say).result()
 
 
 def asked(study: Study, trials: Sequence[Trial]) -> list[Asked]:

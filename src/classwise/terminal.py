@@ -130,8 +130,7 @@ def evaluated(result: Result, out: Path | None) -> None:
     for line in verdict(result):
         console.print(Text(line, style="bold"), soft_wrap=True)
     console.print(Text(which_number(result)), soft_wrap=True)
-    for flag in result.header["flags"]:
-        console.print(Text(f"Warning ({flag['flag']}): {flag['message']}", style="yellow"), soft_wrap=True)
+    _warn(result.header["flags"])
     if out is not None:
         say(f"Outcomes of every image are in {out}; for a page to read: classwise report {shlex.quote(str(out))}")
 
@@ -146,8 +145,12 @@ def critical(found: CriticalEps, radii: Sequence[float]) -> None:
     console.print(to_rich(critical_sheet(found, radii), console.width))
     console.print(Text(sentence(found), style="bold"), soft_wrap=True)
     console.print(Text(remark(found)), soft_wrap=True)
-    for flag in found.about["flags"]:
-        console.print(Text(f"Warning ({flag['flag']}): {flag['message']}", style="yellow"), soft_wrap=True)
+    _warn(found.about["flags"])
+
+
+def _warn(flags: Sequence[Mapping[str, Any]]) -> None:
+    for flag in flags:
+        Console().print(Text(f"Warning ({flag['flag']}): {flag['message']}", style="yellow"), soft_wrap=True)
 
 
 def round_of(race: Race) -> None:
@@ -186,7 +189,7 @@ def corrected(found: Repair, out: Path) -> None:
     """Print the trade-off curve of a fit, what was chosen, and where the final number comes from."""
     curve = found.curve()
     if curve["warning"]:
-        Console().print(Text(f"Warning (fitted_on_test): {curve['warning']}", style="yellow"), soft_wrap=True)
+        _warn([{"flag": "fitted_on_test", "message": curve["warning"]}])
     Console().print(_curve_table(curve))
     say("In per cent of the images it was fitted on, with 95 % intervals; * is the chosen round.")
     say("Not adaptive: worst class on candidates made against the uncorrected model; an illustration, too high.")
