@@ -21,7 +21,7 @@ from torch.nn.functional import cross_entropy
 
 from classwise import files, load_model
 from classwise.evaluation import environment
-from classwise.models import folding
+from classwise.models.rewriting import faster, rewritten
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "attacks"))
 from side_by_side import interleaved, ratios, spread, table
@@ -55,11 +55,11 @@ def main() -> None:
 def attack_pass(x: Tensor, y: Tensor, made: Callable[..., Callable[..., Tensor]]) -> Callable[[], Tensor]:
     """Return the pass of the attack, ``made`` into what is called."""
     model = load_model("small_resnet", num_classes=10, shape=SHAPE, seed=0).eval().to(memory_format=torch.channels_last)
-    pairs = folding.pairs(model)
+    forwards = faster(model)
     weights = {name: value.detach() for name, value in model.state_dict().items()}
 
     def forward(weights: dict[str, Tensor], x: Tensor) -> Tensor:
-        with folding.folded(pairs):
+        with rewritten(forwards):
             logits: Tensor = functional_call(model, weights, (x,))
         return logits
 

@@ -40,8 +40,8 @@ from classwise.metrics import summaries
 from classwise.metrics.result import RESULT_FILE
 from classwise.metrics.stats import ClassStats
 from classwise.metrics.training import LOG_FILE, RUN_FILE
-from classwise.models import folding
 from classwise.models.checkpoint import save_weights
+from classwise.models.rewriting import faster, rewritten
 from classwise.models.teacher import Teacher
 from classwise.noise import Noise
 from classwise.recipes import Recipe
@@ -131,7 +131,7 @@ class TrainStep(nn.Module):
         self.seed = seed
         self.perturbation = perturbation
         self.mean = mean
-        self.pairs = folding.pairs(model)
+        self.faster = faster(model)
 
     def forward(self, x: Tensor, y: Tensor, index: Tensor, epoch: int, reach: float) -> Step:
         """Return the method's step on a batch.
@@ -144,7 +144,7 @@ class TrainStep(nn.Module):
             reach: share of radius and step that attacks have, 0 … 1.
         """
         noise = Noise(self.seed, index).fold("attack", epoch)
-        with weakened(self.method, reach), folding.folded(self.pairs):
+        with weakened(self.method, reach), rewritten(self.faster):
             if self.perturbation is not None and epoch >= self.perturbation.start:
                 return self.perturbation.step(self.method, self.model, x, y, noise, self.mean)
             step: Step = self.method(self.model, x, y, noise)

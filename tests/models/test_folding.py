@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from classwise.models import folding, load_model
+from classwise.models.rewriting import rewritten
 
 SHAPE = (2, 9, 11)
 
@@ -118,7 +119,7 @@ def test_pairs_of_the_architectures_are_found_and_logits_and_all_gradients_stay(
     if not found:
         return
     plain = passed(model)
-    with folding.folded(found):
+    with rewritten(folding.forwards(model)):
         assert vars(found[0].norm)["forward"](plain[0]) is plain[0]
         torch.testing.assert_close(passed(model), plain, rtol=1e-8, atol=1e-8)
 
@@ -130,7 +131,7 @@ def test_layers_with_and_without_bias_and_weights_give_the_same(affine: bool, bi
     if not bias:
         model[0].bias = None
     plain = passed(model)
-    with folding.folded(folding.pairs(model)):
+    with rewritten(folding.forwards(model)):
         # Folded, a pass does not call the BatchNorm of PyTorch any more.
         with torch.profiler.profile() as seen:
             model(images())
@@ -163,7 +164,7 @@ def test_convolutions_of_other_classes_that_convolve_alike_are_folded(conv: nn.M
     model[0] = conv.double()
     plain, found = passed(model), folding.pairs(model)
     assert len(found) == 1
-    with folding.folded(found):
+    with rewritten(folding.forwards(model)):
         torch.testing.assert_close(passed(model), plain, rtol=1e-12, atol=1e-12)
 
 
@@ -172,7 +173,7 @@ def test_weights_that_change_meanwhile_are_followed() -> None:
     with torch.no_grad():
         for weight in other.parameters():
             weight.mul_(1.5)
-    with folding.folded(folding.pairs(model)):
+    with rewritten(folding.forwards(model)):
         model(images())
         model.load_state_dict(other.state_dict())
         torch.testing.assert_close(model(images()), other(images()), rtol=1e-12, atol=1e-12)
@@ -181,7 +182,7 @@ def test_weights_that_change_meanwhile_are_followed() -> None:
 def test_passes_in_train_mode_stay_to_the_bit_and_move_the_statistics() -> None:
     model = conv_and_norm().train()
     plain = copy.deepcopy(model)
-    with folding.folded(folding.pairs(model)):
+    with rewritten(folding.forwards(model)):
         for one, other in zip(passed(model), passed(plain), strict=True):
             assert torch.equal(one, other)
     for name, value in model.state_dict().items():
@@ -193,7 +194,7 @@ def test_a_layer_that_is_frozen_in_eval_mode_is_folded_in_a_model_in_train_mode(
     model = conv_and_norm().train()
     model[1].eval()
     plain = passed(model)
-    with folding.folded(folding.pairs(model)):
+    with rewritten(folding.forwards(model)):
         torch.testing.assert_close(passed(model), plain, rtol=1e-12, atol=1e-12)
 
 
@@ -201,10 +202,10 @@ def test_afterwards_the_model_is_as_it_was_even_after_an_error() -> None:
     model = conv_and_norm().train()
     before = copy.deepcopy(model.state_dict())
     random = torch.random.get_rng_state()
-    found = folding.pairs(model)
+    forwards = folding.forwards(model)
 
     def fail() -> None:
-        with folding.folded(found):
+        with rewritten(forwards):
             model(images()[:, :1])
 
     with pytest.raises(RuntimeError, match="to have 2 channels"):

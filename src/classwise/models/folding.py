@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, fx, nn
+
+from classwise.models.input_gradient import convolved, convolves
 
 _NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm)
 
@@ -29,11 +30,11 @@ class Pair:
     def convolve(self, x: Tensor) -> Tensor:
         """Return what BatchNorm would make of the convolution in eval mode; else what the convolution returns."""
         if self.norm.training:
-            return _convolved(self.conv, x, self.conv.weight, self.conv.bias)
+            return convolved(self.conv, x, self.conv.weight, self.conv.bias)
         # Anew in every pass, so it is right whatever has become of the weights; a pass costs far more. The gradient
         # flows on into the weights of both layers.
         weight, bias = folded_weights(self.conv, self.norm)
-        return _convolved(self.conv, x, weight, bias)
+        return convolved(self.conv, x, weight, bias)
 
     def normalize(self, x: Tensor) -> Tensor:
         """Return x in eval mode, where it is normalised already."""
@@ -68,16 +69,18 @@ def pairs(model: nn.Module) -> tuple[Pair, ...]:
     return tuple(found)
 
 
-@contextmanager
-def folded(found: Sequence[Pair]) -> Iterator[None]:
-    """Let the convolutions do the work of their BatchNorm in every pass in eval mode; passes in train mode stay."""
-    for pair in found:
-        vars(pair.conv)["forward"], vars(pair.norm)["forward"] = pair.convolve, pair.normalize
-    try:
-        yield
-    finally:
-        for pair in found:
-            del vars(pair.conv)["forward"], vars(pair.norm)["forward"]
+def forwards(model: nn.Module) -> dict[nn.Module, Callable[[Tensor], Tensor]]:
+    """Return forward passes with which convolutions do the work of their BatchNorm too, in eval mode.
+
+    In train mode both layers do what they always do.
+
+    Args:
+        model: any network; left as it is.
+    """
+    found: dict[nn.Module, Callable[[Tensor], Tensor]] = {}
+    for pair in pairs(model):
+        found |= {pair.conv: pair.convolve, pair.norm: pair.normalize}
+    return found
 
 
 def folded_weights(conv: nn.Conv2d, norm: nn.BatchNorm2d | nn.SyncBatchNorm) -> tuple[Tensor, Tensor]:
@@ -99,12 +102,7 @@ class _Tracer(fx.Tracer):
         return isinstance(m, nn.Conv2d) or super().is_leaf_module(m, module_qualified_name)
 
 
-def _convolved(conv: nn.Conv2d, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    convolved: Tensor = conv._conv_forward(x, weight, bias)
-    return convolved
-
-
 def _fits(conv: nn.Module, norm: nn.Module) -> bool:
     """Tell whether both are the layers that they look like, and nothing has replaced their forward."""
-    plain = isinstance(conv, nn.Conv2d) and type(conv).forward is nn.Conv2d.forward and type(norm) in _NORMS
-    return plain and norm.running_var is not None and not {"forward"} & (vars(conv).keys() | vars(norm).keys())
+    untouched = type(norm) in _NORMS and "forward" not in vars(norm)
+    return convolves(conv) and untouched and norm.running_var is not None

@@ -6,8 +6,8 @@ one.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
+from functools import partial
 from typing import Literal, get_args
 
 import torch
@@ -15,13 +15,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from classwise.errors import InputError
-from classwise.models.folding import folded, pairs
+from classwise.models.rewriting import faster, rewritten
 
 Precision = Literal["float32", "bfloat16"]
 
 
 class Searched(nn.Module):
-    """A model with its BatchNorm folded into convolutions, and in bfloat16 where that is asked for.
+    """A model whose layers pass images in the faster ways of :mod:`rewriting`, in bfloat16 where that is asked for.
 
     In bfloat16 the last linear layer stays in float32: logits of eight bits move in steps of 1/32 around 5, and many
     margins would be exactly 0. The other layers take half the memory traffic and, on hardware with matrix units for
@@ -41,14 +41,16 @@ class Searched(nn.Module):
         if precision not in get_args(Precision):
             raise InputError(f"Attacks search in {' or '.join(get_args(Precision))}, not in {precision!r}.")
         self.model, self.training = model, model.training
-        self._pairs = pairs(model)
+        self._faster = faster(model)
         self._half = precision == "bfloat16"
-        self._last = _last_linear(model, x) if self._half else None
+        last = _last_linear(model, x) if self._half else None
+        if last is not None:
+            self._faster = {**self._faster, last: partial(_in_float32, last)}
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the logits in float32, (N, C, H, W) -> (N, K)."""
         half = torch.autocast(x.device.type, torch.bfloat16) if self._half else nullcontext()
-        with folded(self._pairs), half, _in_float32(self._last):
+        with rewritten(self._faster), half:
             logits: Tensor = self.model(x)
         return logits.float()
 
@@ -67,19 +69,7 @@ def _last_linear(model: nn.Module, x: Tensor) -> nn.Linear | None:
     return called[-1] if called and type(called[-1]).forward is nn.Linear.forward else None
 
 
-@contextmanager
-def _in_float32(layer: nn.Linear | None) -> Iterator[None]:
-    """Let a layer compute in float32 inside autocast for a while."""
-    if layer is None:
-        yield
-        return
-
-    def forward(x: Tensor) -> Tensor:
-        with torch.autocast(x.device.type, enabled=False):
-            return F.linear(x.float(), layer.weight, layer.bias)
-
-    vars(layer)["forward"] = forward
-    try:
-        yield
-    finally:
-        del vars(layer)["forward"]
+def _in_float32(layer: nn.Linear, x: Tensor) -> Tensor:
+    """Let a linear layer compute in float32 inside autocast."""
+    with torch.autocast(x.device.type, enabled=False):
+        return F.linear(x.float(), layer.weight, layer.bias)

@@ -110,8 +110,8 @@ class DigitsCNN(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map images (N, C, H, W) in [0, 1] to logits (N, K)."""
-        hidden = self.conv2(self.conv1(self.normalize(x)).relu()).relu()
-        logits: Tensor = self.fc2(self.fc1(hidden.flatten(1)).relu())
+        hidden = self.conv2(self.conv1(self.normalize(x)).relu())
+        logits: Tensor = self.fc2(self.fc1(hidden.flatten(1).relu()).relu())
         return logits
 
 
