@@ -25,3 +25,10 @@ def test_a_class_that_is_never_robust_has_no_time() -> None:
     accuracy[:, 0] = 0
     assert np.isnan(curve(lines(accuracy)).time[0])
     assert "over 7 classes" in epochs(training(accuracy)).sentence
+
+
+def test_classes_that_all_take_as_long_have_no_order_and_the_sentence_says_so() -> None:
+    found = epochs(training(np.linspace(0.1, 0.8, 6)[:, None] * np.ones(8)))
+    assert found.verdict == "undecided"
+    assert "ranks none of 8 classes" in found.sentence
+    assert "nan" not in found.sentence

@@ -28,11 +28,16 @@ def epochs(training: Training) -> Finding:
     less, greater = (correlation_test(time, final, alternative=side) for side in ("less", "greater"))
     verdict = decide(rho < 0 and less < LEVEL, rho > 0 and greater < LEVEL)
     worst, average = (100 * value for value in found.jitter)
+    classes = f"{len(time)} classes"
+    relation = (
+        f"ranks none of {classes}, which all take as long or end alike ({found.part} images)"
+        if np.isnan(rho)
+        else f"has rank correlation {rho:+.2f} with that accuracy over {classes} (p = {p_text(less)} for below 0, "
+        f"{found.part} images)"
+    )
     sentence = (
-        f"{headline('H10', verdict)}: the time to {100 * QUANTILE:g} % of the final robust accuracy has rank "
-        f"correlation {rho:+.2f} with that accuracy over {int(known.sum())} classes (p = {p_text(less)} for below 0, "
-        f"{found.part} images); from epoch to epoch the worst class moves by {worst:.1f} points, the average by "
-        f"{average:.1f}."
+        f"{headline('H10', verdict)}: the time to {100 * QUANTILE:g} % of the final robust accuracy {relation}; from "
+        f"epoch to epoch the worst class moves by {worst:.1f} points, the average by {average:.1f}."
     )
     order = np.argsort(found.final, kind="stable")
     rows = [
