@@ -19,7 +19,9 @@ SETS = {
     "MNIST, 0.3, n 1,000": ("mnist-smallcnn-trades-0.3", "mnist-smallcnn-trades-0.3-equal-steps"),
     "CIFAR-10, 8/255, ours": ("cifar10-small-resnet-at",),
     "MNIST, 0.3, ours": ("mnist-small-cnn-at", "mnist-small-cnn-trades"),
+    "MNIST, 0.3, study": ("studies/paper-mnist-small/*-seed?-*", "studies/paper-mnist-small/*/ema-best-*"),
 }
+"""Name of a set -> patterns of folders beside this file."""
 HOMING = {"MNIST, 0.3, ours": "homing-mnist-*.json"}
 DIGITS = "digits, 0.15, n 901"
 
@@ -67,7 +69,8 @@ def sentences(found: list[tuple[str, str, str]]) -> list[str]:
 
 def on(name: str) -> list[tuple[str, str, str]]:
     """Return (claim, verdict, sentence) of all findings on one of the sets."""
-    found = told(asked(read([HERE / each for each in SETS[name]]), QUESTIONS))
+    folders = [folder for pattern in SETS[name] for folder in sorted(HERE.glob(pattern))]
+    found = told(asked(read(folders), QUESTIONS))
     return found + (homing(HOMING[name]) if name in HOMING else [])
 
 

@@ -82,7 +82,25 @@ def test_what_a_committed_study_says_follows_from_its_outcomes(path: Path) -> No
     assert all(escape_markdown(sentence) in table for sentence in said)
 
 
-@pytest.mark.parametrize(("study", "page"), [("tpgd", "reproduction"), ("fair-digits", "choosing-a-method")])
+TRAINED = sorted({path.parents[1] for path in (ROOT / "results" / "studies").glob("*/*/run.json")})
+
+
+@pytest.mark.parametrize("folder", TRAINED, ids=lambda folder: folder.name)
+def test_what_a_committed_study_with_training_says_follows_from_its_outcomes_and_logs(folder: Path) -> None:
+    """Every finding that takes no weights, which are not committed, anew from result.json, outcomes.npz and log.jsonl."""
+    from classwise.analysis import answer, read
+
+    table = (folder / "table.md").read_text()
+    found = [*answer(read(sorted(folder.glob("*-seed?-*"))))[0], *answer(read(sorted(folder.glob("*/*-best-*"))))[0]]
+    assert {finding.question for finding in found} >= {"epochs", "disparity", "consistency"}
+    for finding in found:
+        assert escape_markdown(finding.sentence) in table
+
+
+@pytest.mark.parametrize(
+    ("study", "page"),
+    [("tpgd", "reproduction"), ("fair-digits", "choosing-a-method"), ("paper-mnist-small", "reproduction")],
+)
 def test_the_table_of_a_study_in_the_docs_is_what_the_study_says(study: str, page: str) -> None:
     assert script("studies").main(study) in (ROOT / "docs" / f"{page}.md").read_text()
 
