@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes every file in benchmarks/attacks/results. Takes about an hour on one core; run it on a quiet machine, from the root of the repository:
+# Makes every file in benchmarks/attacks/results. Takes about an hour and a quarter on one core; run it on a quiet machine, from the root of the repository:
 #     bash benchmarks/run.sh SHARED DATA
 # SHARED holds models/*/load.py (small robust networks that others trained), DATA the data sets in official formats.
 set -euo pipefail
@@ -11,6 +11,8 @@ bench() {  # script, options
 }
 bench pgd20
 bench pgd20 --model mnist_smallcnn_trades
+bench pgd20 --model small_resnet --n 300 --repeat 3
+bench engine --model small_resnet --n 100 --repeat 2
 for network in cifar_resnet2b_adv mnist_smallcnn_trades; do
     bench engine --model $network
     bench memory --model $network
@@ -22,3 +24,5 @@ bench fast --eps 2/255 --n 300 --audit 0
 bench fast --model mnist_rounded --n 40 --audit 0
 bench full --n 150
 bench full --model mnist_smallcnn_trades --n 60
+bench full --model small_resnet --n 40
+bench fast --model small_resnet --n 100 --audit 0

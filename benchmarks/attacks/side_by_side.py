@@ -49,6 +49,7 @@ NETWORKS = {
     "cifar_resnet2b_adv": ("cifar10", "8/255"),  # by others: PGD adversarial training at Linf 2/255
     "mnist_smallcnn_trades": ("mnist", "0.3"),  # by others: TRADES
     "digits_cnn": ("digits", "0.1"),  # trained here, as `classwise demo` does
+    "small_resnet": ("cifar10", "8/255"),  # trained here, with BatchNorm: results/cifar10-small-resnet-at
     "mnist_rounded": ("mnist", "0.3"),  # masked on purpose: black and white only, its gradient is zero
     "preact_resnet18": ("cifar10", "0.01"),  # random weights, and the classes that it predicts: for its size alone
 }
@@ -132,6 +133,8 @@ def _network(args: Namespace, data: Images) -> nn.Module:
         if not (folder / "best.safetensors").exists():
             train_model("at", model="digits_cnn", data="digits", out=folder)
         return load_model(f"run:{folder}", num_classes=classes, shape=shape)
+    if args.model == "small_resnet":
+        return load_model(f"run:{HERE.parents[1]}/results/cifar10-small-resnet-at", num_classes=classes, shape=shape)
     if args.model == "preact_resnet18":
         return load_model("preact_resnet18", num_classes=classes, shape=shape, seed=args.seed)
     name = "mnist_smallcnn_trades" if args.model == "mnist_rounded" else args.model
