@@ -70,7 +70,7 @@ STUDIES = sorted((ROOT / "results" / "studies").glob("*/analyses.json"))
 
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.parent.name)
 def test_what_a_committed_study_says_follows_from_its_outcomes(path: Path) -> None:
-    """Every finding anew from result.json and outcomes.npz; the names of the models are the study's."""
+    """Every finding anew from outcomes and logs, but those on weights, which are not committed."""
     from classwise.analysis import answer, read
 
     record = json.loads(path.read_text())
@@ -87,7 +87,7 @@ TRAINED = sorted({path.parents[1] for path in (ROOT / "results" / "studies").glo
 
 @pytest.mark.parametrize("folder", TRAINED, ids=lambda folder: folder.name)
 def test_what_a_committed_study_with_training_says_follows_from_its_outcomes_and_logs(folder: Path) -> None:
-    """Every finding that takes no weights, which are not committed, anew from result.json, outcomes.npz and log.jsonl."""
+    """Every finding anew from outcomes and logs, but those on weights, which are not committed."""
     from classwise.analysis import answer, read
 
     table = (folder / "table.md").read_text()

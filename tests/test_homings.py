@@ -9,6 +9,8 @@ import pytest
 from tests.trials_for_tests import tiny
 
 from classwise import files, homings
+from classwise.cli import run_study
+from classwise.errors import InputError
 from classwise.study import Entry, Homing, Study
 from classwise.trials import LOCK_FILE, Trial, Where, grid
 
@@ -79,3 +81,21 @@ def test_one_that_another_process_does_is_left_to_it(where: Where) -> None:
     assert found_.unanswered == (
         "Another process does the homing of at on digits_cnn, seed 0; ask again when it has ended.",
     )
+
+
+def test_the_tables_of_a_study_are_there_before_its_trainings_without_a_class_begin(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "study.toml"
+    file.write_text(
+        'name = "tables"\ndata = "digits"\nmodel = "digits_cnn"\nrecipe = "digits(epochs=1, steps=1)"\nlimit = 100\n'
+        '[evaluate]\nattacks = "fgsm"\nlimit = 20\n[homing]\nmethod = "at"\n[[method]]\nmethod = "at"\n'
+    )
+
+    def begun(*_: Any) -> list[Any]:
+        assert "| at |" in (tmp_path / "out" / "table.md").read_text()
+        raise InputError("begun")
+
+    monkeypatch.setattr(homings, "answers", begun)
+    with pytest.raises(InputError, match="begun"):
+        run_study(file, tmp_path / "out")

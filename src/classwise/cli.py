@@ -613,8 +613,10 @@ def run_study(
     with terminal.counting(trials, where.out) as tell:
         states = campaign.run_all(trials, where, jobs, tell, elsewhere)
     rows = standings.rows(found, trials, where.out)
-    asked = verdicts.ask(found.analyse, trials, where)
-    answers = [*asked, *homings.answers(found, trials, where, terminal.say)]
+    answers = verdicts.ask(found.analyse, trials, where)
+    if found.homing is not None:
+        standings.write(found, trials, rows, where.out, verdicts.text(answers))  # to look at: the trainings take hours
+        answers += homings.answers(found, trials, where, terminal.say)
     written = standings.write(found, trials, rows, where.out, verdicts.text(answers))
     overview.write_reports(trials, where.out)
     page = overview.write(found, trials, rows, where.out)
