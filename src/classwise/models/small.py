@@ -111,6 +111,7 @@ class DigitsCNN(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map images (N, C, H, W) in [0, 1] to logits (N, K)."""
         hidden = self.conv2(self.conv1(self.normalize(x)).relu())
+        # Flattened first: with channels last, the gradient of a ReLU before it would mix two memory layouts.
         logits: Tensor = self.fc2(self.fc1(hidden.flatten(1).relu()).relu())
         return logits
 
