@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-Sides = tuple[int, int]
+Size = tuple[int, int]
 
 # Numbers of a window, all of which are held for each output pixel.
 _WINDOW = 36
@@ -53,7 +53,7 @@ def convolved(conv: nn.Conv2d, x: Tensor, weight: Tensor, bias: Tensor | None) -
 
 
 def input_gradient(
-    gradient: Tensor, weight: Tensor, size: Sides, stride: Sides = (1, 1), padding: Sides = (0, 0), dilation: Sides = (1, 1)
+    gradient: Tensor, weight: Tensor, size: Size, stride: Size = (1, 1), padding: Size = (0, 0), dilation: Size = (1, 1)
 ) -> Tensor:
     """Return the gradient of a convolution in its input, by its gradient in the output.
 
@@ -88,7 +88,7 @@ class _Linked(torch.autograd.Function):
     """The result of a convolution, with a gradient in the input that the convolution itself did not see."""
 
     @staticmethod
-    def forward(result: Tensor, x: Tensor, weight: Tensor, *settings: Sides) -> Tensor:
+    def forward(result: Tensor, x: Tensor, weight: Tensor, *settings: Size) -> Tensor:
         return result.view_as(result)
 
     @staticmethod
