@@ -19,6 +19,7 @@ SETS = {
     "MNIST, 0.3, n 1,000": ("mnist-smallcnn-trades-0.3", "mnist-smallcnn-trades-0.3-equal-steps"),
     "CIFAR-10, 8/255, ours": ("cifar10-small-resnet-at",),
     "MNIST, 0.3, ours": ("mnist-small-cnn-at", "mnist-small-cnn-trades"),
+    "CIFAR-10, 8/255, study": ("studies/paper-cifar10-small/*-seed?-*", "studies/paper-cifar10-small/*/ema-best-*"),
     "MNIST, 0.3, study": ("studies/paper-mnist-small/*-seed?-*", "studies/paper-mnist-small/*/ema-best-*"),
 }
 """Name of a set -> patterns of folders beside this file."""

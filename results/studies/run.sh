@@ -15,3 +15,4 @@ study attacks-consistency "$data"
 study imagenet-cc "$data/imagenet-cc"
 study fair-digits "$data"  # an hour and a half on a core; table.md and table.json are committed, not its 114 runs
 study paper-mnist-small "$data"  # four hours on a core, thirteen trainings for A6 included; committed without weights
+study paper-cifar10-small "$data"  # three hours on a core; likewise

@@ -1,8 +1,8 @@
 """The gradient of a convolution in its input, where the input has one channel: a matrix product and a few sums.
 
 Attacks need the gradient of the first convolution in the images, and oneDNN computes it as if these had sixteen
-channels. With one channel a whole pass of ``digits_cnn`` is 1.15 times as fast this way, with three nothing is gained
-(``benchmarks/training/input_gradient.py``, one CPU core).
+channels. With one channel a whole pass of ``digits_cnn`` is 1.15 times as fast this way
+(``benchmarks/training/input_gradient.py``, one CPU core); with three nothing was gained.
 """
 
 from __future__ import annotations
@@ -44,11 +44,11 @@ def convolved(conv: nn.Conv2d, x: Tensor, weight: Tensor, bias: Tensor | None) -
         (N, K, H', W'). Its gradient in ``x`` is that of :func:`input_gradient` in float32 on a CPU, where the input has
         one channel; all other gradients are PyTorch's.
     """
-    here = x.requires_grad and torch.is_grad_enabled() and x.dim() == 4 and _fits(conv) and _in_float32(x, weight)
-    result: Tensor = conv._conv_forward(x.detach() if here else x, weight, bias)
-    if not here:
+    ours = x.requires_grad and torch.is_grad_enabled() and x.dim() == 4 and _fits(conv) and _in_float32(x, weight)
+    result: Tensor = conv._conv_forward(x.detach() if ours else x, weight, bias)
+    if not ours:
         return result
-    linked: Tensor = _Linked.apply(result, x, weight, conv.stride, conv.padding, conv.dilation)
+    linked: Tensor = _Linked.apply(result, x, weight, bias, conv.stride, conv.padding, conv.dilation)
     return linked
 
 
@@ -88,19 +88,27 @@ class _Linked(torch.autograd.Function):
     """The result of a convolution, with a gradient in the input that the convolution itself did not see."""
 
     @staticmethod
-    def forward(result: Tensor, x: Tensor, weight: Tensor, *settings: Size) -> Tensor:
-        return result.view_as(result)
+    def forward(result: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, *settings: Size) -> Tensor:
+        return result.detach()  # a view of it could not be changed in place, as ReLU may want to
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        _, x, weight, *ctx.settings = inputs
-        ctx.size = tuple(x.shape[2:])
-        ctx.save_for_backward(weight)
+        _, x, weight, bias, *ctx.settings = inputs
+        ctx.biased = bias is not None
+        ctx.save_for_backward(x, weight)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        (weight,) = ctx.saved_tensors
-        return gradient, input_gradient(gradient, weight, ctx.size, *ctx.settings), None, None, None, None
+        x, weight = ctx.saved_tensors
+        in_x = input_gradient(gradient, weight, tuple(x.shape[2:]), *ctx.settings)
+        if not torch.is_grad_enabled():
+            return gradient, in_x, None, None, None, None, None
+        # The gradient will be differentiated. Those in the weights depend on x, of which the convolution knows nothing.
+        sizes, known = [len(weight)] if ctx.biased else None, (False, True, ctx.biased)
+        _, in_weight, in_bias = torch.ops.aten.convolution_backward(
+            gradient, x, weight, sizes, *ctx.settings, False, (0, 0), 1, known
+        )
+        return None, in_x, in_weight, in_bias, None, None, None
 
 
 def _forward(conv: nn.Conv2d, x: Tensor) -> Tensor:
