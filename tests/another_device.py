@@ -1,7 +1,7 @@
 """Tensors that say they lie on another device and compute on the CPU: mistakes about devices show without a GPU.
 
 Within :func:`another_device` an operation on tensors of both devices fails, as it would with a GPU: what lies on the
-other device is an :class:`Elsewhere`, and only what PyTorch moves on its own (numbers, positions that select) may mix.
+other device is an :class:`Elsewhere`, and only numbers (tensors without dimensions) and the positions of an index may mix.
 The device is called "meta", the one that every build of PyTorch knows and that needs no driver.
 """
 
@@ -21,7 +21,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 DEVICE = torch.device("meta")
 _MOVES = (torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default)
-_SELECTS = ("aten::index", "aten::_index", "aten::_unsafe_index")
+_SELECTS = ("aten::index.Tensor", "aten::index_put", "aten::_index_put")
 Module = TypeVar("Module", bound=nn.Module)
 
 
@@ -64,7 +64,7 @@ def moved(module: Module) -> Module:
     return module
 
 
-class Elsewhered(Fabric):
+class FabricElsewhere(Fabric):
     """One process, on the other device, whose modules are there already."""
 
     @property
@@ -99,8 +99,14 @@ class _Computing(TorchDispatchMode):
         kwargs = dict(kwargs or {})
         tensors = [each for each in tree_leaves((args, kwargs)) if isinstance(each, torch.Tensor)]
         there = [each for each in tensors if isinstance(each, Elsewhere)]
-        stays = [each for each in tensors if not isinstance(each, Elsewhere) and each.dim()]
-        if there and stays and function not in _MOVES and not function.name().startswith(_SELECTS):
+        selects = function.name().startswith(_SELECTS) and isinstance(args[0], Elsewhere)
+        checked = tree_leaves((args[0], args[2:], kwargs) if selects else (args, kwargs))
+        stays = [
+            each
+            for each in checked
+            if isinstance(each, torch.Tensor) and not isinstance(each, Elsewhere) and each.dim()
+        ]
+        if there and stays and function not in _MOVES:
             raise RuntimeError(f"Expected all tensors to be on the same device, in {function.name()}.")
         goes = bool(there) if function is not torch.ops.aten.copy_.default else isinstance(args[0], Elsewhere)
         if kwargs.get("device") is not None:

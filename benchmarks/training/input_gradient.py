@@ -73,8 +73,10 @@ def passes(model: nn.Module, shape: tuple[int, int, int]) -> Callable[[], None]:
 def usual(run: Callable[[], None]) -> None:
     """Run with PyTorch's own gradient."""
     window, input_gradient._WINDOW = input_gradient._WINDOW, 0
-    run()
-    input_gradient._WINDOW = window
+    try:
+        run()
+    finally:
+        input_gradient._WINDOW = window
 
 
 if __name__ == "__main__":

@@ -30,5 +30,5 @@ def test_a_class_that_is_never_robust_has_no_time() -> None:
 def test_classes_that_all_take_as_long_have_no_order_and_the_sentence_says_so() -> None:
     found = epochs(training(np.linspace(0.1, 0.8, 6)[:, None] * np.ones(8)))
     assert found.verdict == "undecided"
-    assert "ranks none of 8 classes" in found.sentence
+    assert "cannot be ranked against that accuracy: 8 classes" in found.sentence
     assert "nan" not in found.sentence

@@ -30,7 +30,7 @@ def epochs(training: Training) -> Finding:
     worst, average = (100 * value for value in found.jitter)
     classes = f"{len(time)} classes"
     relation = (
-        f"ranks none of {classes}, which all take as long or end alike ({found.part} images)"
+        f"cannot be ranked against that accuracy: {classes} take equally long, or end alike ({found.part} images)"
         if np.isnan(rho)
         else f"has rank correlation {rho:+.2f} with that accuracy over {classes} (p = {p_text(less)} for below 0, "
         f"{found.part} images)"
