@@ -38,7 +38,8 @@ def _by_method(study: str) -> str:
 
 
 def _spread(found: dict[str, Any]) -> str:
-    return f"{100 * found['mean']:.1f} ± {100 * found['std']:.1f}"
+    deviation = "" if found["std"] is None else f" ± {100 * found['std']:.1f}"  # one seed has none
+    return f"{100 * found['mean']:.1f}{deviation}"
 
 
 def _by_attack(found: dict[str, dict[str, Any]]) -> str:

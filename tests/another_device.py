@@ -1,7 +1,7 @@
 """Tensors that say they lie on another device and compute on the CPU: mistakes about devices show without a GPU.
 
 Within :func:`another_device` an operation on tensors of both devices fails, as it would with a GPU: what lies on the
-other device is an :class:`Elsewhere`, and only numbers (tensors without dimensions) and the positions of an index may mix.
+other device is an :class:`Elsewhere`, and only numbers (tensors without dimensions) and positions of an index may mix.
 The device is called "meta", the one that every build of PyTorch knows and that needs no driver.
 """
 
@@ -101,11 +101,7 @@ class _Computing(TorchDispatchMode):
         there = [each for each in tensors if isinstance(each, Elsewhere)]
         selects = function.name().startswith(_SELECTS) and isinstance(args[0], Elsewhere)
         checked = tree_leaves((args[0], args[2:], kwargs) if selects else (args, kwargs))
-        stays = [
-            each
-            for each in checked
-            if isinstance(each, torch.Tensor) and not isinstance(each, Elsewhere) and each.dim()
-        ]
+        stays = any(isinstance(each, torch.Tensor) and each.dim() and each.device != DEVICE for each in checked)
         if there and stays and function not in _MOVES:
             raise RuntimeError(f"Expected all tensors to be on the same device, in {function.name()}.")
         goes = bool(there) if function is not torch.ops.aten.copy_.default else isinstance(args[0], Elsewhere)

@@ -165,7 +165,8 @@ def test_training(method: str, wrappers: str, tmp_path: Path, monkeypatch: pytes
         for part in ("train", "valid"):
             mine, theirs = line[part]["robust"], other[part]["robust"]
             assert mine["loss"] == pytest.approx(theirs["loss"], abs=1e-4)
-    torch.testing.assert_close(*(load_file(tmp_path / name / "last.safetensors") for name in ("there", "here")))
+    weights = [load_file(tmp_path / name / "last.safetensors") for name in ("there", "here")]
+    torch.testing.assert_close(*weights, rtol=1e-3, atol=1e-4)
 
 
 def test_smallest_radii(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -99,7 +99,12 @@ def test_what_a_committed_study_with_training_says_follows_from_its_outcomes_and
 
 @pytest.mark.parametrize(
     ("study", "page"),
-    [("tpgd", "reproduction"), ("fair-digits", "choosing-a-method"), ("paper-mnist-small", "reproduction")],
+    [
+        ("tpgd", "reproduction"),
+        ("fair-digits", "choosing-a-method"),
+        ("paper-mnist-small", "reproduction"),
+        ("paper-cifar10-small", "reproduction"),
+    ],
 )
 def test_the_table_of_a_study_in_the_docs_is_what_the_study_says(study: str, page: str) -> None:
     assert script("studies").main(study) in (ROOT / "docs" / f"{page}.md").read_text()
