@@ -70,7 +70,7 @@ STUDIES = sorted((ROOT / "results" / "studies").glob("*/analyses.json"))
 
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.parent.name)
 def test_what_a_committed_study_says_follows_from_its_outcomes(path: Path) -> None:
-    """Every finding anew from outcomes and logs, but those on weights, which are not committed."""
+    """Every finding anew from result.json and outcomes.npz; the names of the models are the study's."""
     from classwise.analysis import answer, read
 
     record = json.loads(path.read_text())

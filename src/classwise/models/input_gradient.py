@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -22,11 +22,11 @@ _WINDOW = 36
 
 def forwards(model: nn.Module) -> dict[nn.Module, Callable[[Tensor], Tensor]]:
     """Return another forward pass for each convolution of one channel: the same, its gradient computed here."""
-    convs = [layer for layer in model.modules() if isinstance(layer, nn.Conv2d) and convolves(layer) and _fits(layer)]
+    convs = [layer for layer in model.modules() if convolves(layer) and _fits(layer)]
     return {conv: partial(_forward, conv) for conv in convs}
 
 
-def convolves(layer: nn.Module) -> bool:
+def convolves(layer: nn.Module) -> TypeGuard[nn.Conv2d]:
     """Tell whether a layer is the convolution that it looks like, and nothing has replaced its forward pass."""
     return isinstance(layer, nn.Conv2d) and type(layer).forward is nn.Conv2d.forward and "forward" not in vars(layer)
 
