@@ -10,19 +10,18 @@ bench() {  # script, options
     python "benchmarks/attacks/$script.py" --shared "$shared" --data-dir "$data" "$@"
 }
 bench pgd20
-bench pgd20 --model mnist_smallcnn_trades
+bench pgd20 --model mnist_smallcnn_trades --n 300
 bench pgd20 --model small_resnet --n 300 --repeat 3
 bench engine --model small_resnet --n 100 --repeat 2
-for network in cifar_resnet2b_adv mnist_smallcnn_trades; do
-    bench engine --model $network
-    bench memory --model $network
-done
+bench engine --n 300 --repeat 2
+bench memory
+bench fast --n 300
+mv benchmarks/attacks/results/fast-cifar_resnet2b_adv-8_255{,-300}.json
 bench fast
 bench fast --model digits_cnn --n 360
 bench fast --model mnist_smallcnn_trades --n 200
 bench fast --eps 2/255 --n 300 --audit 0
 bench fast --model mnist_rounded --n 40 --audit 0
 bench full --n 150
-bench full --model mnist_smallcnn_trades --n 60
 bench full --model small_resnet --n 40
 bench fast --model small_resnet --n 100 --audit 0

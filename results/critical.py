@@ -12,6 +12,7 @@ from classwise.metrics import CriticalEps, Result
 from classwise.metrics.critical_eps import CRITICAL_FILE
 from classwise.report.critical import critical_sheet, eps_text, remark, sentence
 from classwise.report.sheet import to_markdown
+from classwise.tolerance import tolerated
 
 HERE = Path(__file__).parent
 FOLDERS = {path.parent.name: path.parent for path in sorted(HERE.glob(f"critical-eps/*/{CRITICAL_FILE}"))}
@@ -44,7 +45,7 @@ def _row(found: CriticalEps, other: str) -> tuple[str, ...]:
     result = Result.read(HERE / other)
     _, here, there = np.intersect1d(found.index, result.outcomes.index, return_indices=True)
     eps = float(result.header["threat"]["eps"])
-    mine = found.distance[here] > eps * (1 + 1e-6) + 1e-7  # the tolerance of a threat set
+    mine = found.distance[here] > tolerated(eps)
     right = result.outcomes.correct()[there]
     counts = (len(here), right.sum(), mine.sum(), (mine & ~right).sum(), (right & ~mine).sum())
     return (f"`{other}`", eps_text(found, eps), *(f"{int(count):,}" for count in counts))

@@ -5,8 +5,10 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -94,7 +96,14 @@ def test_what_a_committed_study_with_training_says_follows_from_its_outcomes_and
     found = [*answer(read(sorted(folder.glob("*-seed?-*"))))[0], *answer(read(sorted(folder.glob("*/*-best-*"))))[0]]
     assert {finding.question for finding in found} >= {"epochs", "disparity", "consistency"}
     for finding in found:
-        assert escape_markdown(finding.sentence) in table
+        run = folder / finding.subject.split("/")[0] / "trial.json"
+        subject = title(json.loads(run.read_text())) if run.exists() else finding.subject
+        assert f"- {escape_markdown(f'{subject}: {finding.sentence}')}\n" in table
+
+
+def title(trial: Mapping[str, Any]) -> str:
+    """What a study calls one of its runs."""
+    return f"{trial['name']} on {trial['model']}, seed {trial['seed']}"
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from classwise.errors import InputError
 from classwise.noise import Noise
+from classwise.tolerance import tolerated
 
 Norm = Literal["Linf", "L2", "L1"]
 Projection = Callable[[Tensor], Tensor]
@@ -195,10 +196,10 @@ class ThreatModel:
     def contains(self, x_adv: Tensor, x: Tensor) -> Tensor:
         """Tell which ``x_adv`` the attacker may use, (N, ...) -> (N,) bool.
 
-        The distance may exceed eps by the rounding of float32, eps·(1 + 1e-6) + 1e-7, and every pixel must be
-        in [0, 1] exactly. The norms are summed in float64, so that large images stay within that tolerance.
+        The distance may exceed eps by the rounding of float32 (:func:`classwise.tolerance.tolerated`), and every pixel
+        must be in [0, 1] exactly. The norms are summed in float64, so that large images stay within that tolerance.
         """
-        inside = self.distance(x_adv.double(), x.double()) <= self.eps * (1 + 1e-6) + 1e-7
+        inside = self.distance(x_adv.double(), x.double()) <= tolerated(self.eps)
         flat = x_adv.flatten(1)
         return inside & (flat >= 0).all(1) & (flat <= 1).all(1)
 

@@ -22,6 +22,7 @@ from classwise.files import write_json
 from classwise.metrics.intervals import Interval, Intervals, one_tail, simultaneous
 from classwise.metrics.outcomes import Floats, Ints, Outcomes, divide
 from classwise.metrics.result import Result
+from classwise.tolerance import tolerated
 
 CRITICAL_FILE = "critical_eps.json"
 ABOVE = "above eps_max"
@@ -135,7 +136,7 @@ class CriticalEps:
             raise InputError("Index, labels, clean predictions and distances need one entry an image each.")
         if len(self.y) and not 0 <= self.y.min() <= self.y.max() < len(self.classes):
             raise InputError(f"The labels must be numbers of the {len(self.classes)} classes, from 0.")
-        inside = (self.distance >= 0) & ((self.distance <= self.eps_max * (1 + 1e-6) + 1e-7) | np.isinf(self.distance))
+        inside = (self.distance >= 0) & ((self.distance <= tolerated(self.eps_max)) | np.isinf(self.distance))
         if not inside.all() or (self.distance[self.clean != self.y] != 0).any():
             raise InputError(
                 f"A critical eps lies between 0 and {self.eps_max:g} or is infinite, and is 0 for an image that is "
