@@ -482,6 +482,15 @@ def test_evaluate_until_the_worst_class_names_it_and_what_it_took(run: Run, trai
     assert_one_sentence(run(*words, "--attacks", "upper-bound"), "A plan is run over all images")
 
 
+@pytest.mark.parametrize(
+    "option", [("--fail-under", "worst=0.9"), ("--audit", "2"), ("--batch-size", "9"), ("--examples", "0")]
+)
+def test_evaluate_until_refuses_what_it_would_leave_undone(run: Run, trained: Path, option: tuple[str, str]) -> None:
+    """A gate above all: with --until no bound is tested, and status 0 would open it."""
+    done = run("evaluate", f"run:{trained}", "--until", "worst-class", *option)
+    assert_one_sentence(done, f"takes no {option[0]}; leave one of them out")
+
+
 def test_critical_eps_prints_and_writes_the_radius_that_breaks_each_class(
     run: Run, trained: Path, tmp_path: Path
 ) -> None:

@@ -105,6 +105,22 @@ def test_a_randomised_model_is_flagged() -> None:
     assert "non_deterministic" in fired(evaluate(Randomised().eval(), images(), build("pgd", THREAT)))
 
 
+class Late(Plain):
+    """Adds a constant from its sixth pass on: the fifth of those that are compared, after one with a graph."""
+
+    passes = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.passes += 1
+        return super().forward(x) + (self.passes == 6)
+
+
+def test_five_passes_are_compared() -> None:
+    data = images()
+    x, y = data.fetch(torch.arange(4)), data.y[:4]
+    assert "non_deterministic" in {flag.flag for flag in look(Late().eval(), x, y, data.classes)}
+
+
 def test_saturated_logits_are_flagged_and_margin_attacks_see_through_them() -> None:
     result = evaluate(Saturated().eval(), images(), build("pgd,margin-pgd", THREAT))
     assert {"zero_gradient", "logit_scale"} <= fired(result)
@@ -121,6 +137,16 @@ def test_the_scale_flag_names_the_attack_that_is_too_weak() -> None:
 def test_steps_too_short_to_cross_the_ball_are_flagged(step_size: float, expected: set[str]) -> None:
     attack = PGD(THREAT, steps=10, step_size=step_size, keep="success")
     assert fired(evaluate(Plain().eval(), images(), {"mine": attack})) == expected
+
+
+@pytest.mark.parametrize(
+    ("start", "share", "short"),
+    [("clean", 1, False), ("clean", 0.9, True), ("uniform", 1, True), ("uniform", 2, False)],
+)
+def test_a_single_step_must_reach_the_edge_of_the_ball(start: Any, share: float, short: bool) -> None:
+    attack = PGD(THREAT, steps=1, step_size=share * THREAT.eps, start=start)
+    found = after(outcomes([0, 1], 2, [0, 1], mine=[0, 1]), {"mine": attack}, [0])
+    assert [flag.flag for flag in found] == ["short_steps"] * short
 
 
 @pytest.mark.parametrize(("num_classes", "expected"), [(2, {"few_classes"}), (3, set())])
@@ -449,6 +475,13 @@ def test_the_scale_flag_names_the_classes_where_the_margin_is_ahead() -> None:
     views = {"ce": PGD(THREAT), "margin": PGD(THREAT, loss="margin")}
     found = list(after(outcomes(y, 3, y, ce=y, margin=[1] * 5 + y[5:]), views, [0, 0]))
     assert [(flag.flag, flag.classes, flag.value) for flag in found] == [("logit_scale", ("class 0",), 0.25)]
+
+
+@pytest.mark.parametrize("more", [{"restarts": 10, "keep": "success"}, {"step_size": 0.05}, {"start": "clean"}])
+def test_a_margin_attack_with_other_settings_says_nothing_of_the_scale(more: dict[str, Any]) -> None:
+    y = [0] * 10 + [1] * 10
+    views = {"ce": PGD(THREAT), "margin": PGD(THREAT, loss="margin", **more)}
+    assert list(after(outcomes(y, 3, y, ce=y, margin=[1] * 5 + y[5:]), views, [0, 0])) == []
 
 
 def test_a_class_is_named_by_its_own_share() -> None:

@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from scipy.optimize import brentq
 from scipy.stats import kstest
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from classwise.errors import InputError
 from classwise.noise import Noise
-from classwise.threat import ThreatModel, parse_eps, parse_norm
+from classwise.threat import Norm, ThreatModel, parse_eps, parse_norm
 
 EIGHT = ThreatModel("Linf", 8 / 255)
 RADII = st.floats(0.001, 0.4)
@@ -490,7 +490,7 @@ def test_an_l2_radius_may_be_above_1() -> None:
         (ThreatModel("Linf", 0.031), "Linf 0.031"),
         (ThreatModel("Linf", 0.3), "Linf 0.3"),
         (ThreatModel("L2", 0.5), "L2 0.5"),
-        (ThreatModel("L2", 8 / 255), "L2 0.0313725"),
+        (ThreatModel("L2", 8 / 255), "L2 8/255"),
         (ThreatModel("Linf", 0), "Linf 0"),
     ],
 )
@@ -504,3 +504,11 @@ def test_a_printed_fraction_is_read_as_the_same_radius(steps: int) -> None:
     threat = ThreatModel("Linf", f"{steps}/255")  # type: ignore[arg-type]
     assert threat.eps_text == (f"{steps / 255:g}" if steps in (51, 102, 153, 204, 255) else f"{steps}/255")
     assert parse_eps(threat.eps_text) == threat.eps
+
+
+@given(st.floats(0, 1), st.sampled_from(["Linf", "L2", "L1"]))
+@examples(60)
+@example(128 / 255, "L2")
+@example(1 / 3, "Linf")
+def test_a_printed_radius_is_read_as_the_same_radius(eps: float, norm: Norm) -> None:
+    assert parse_eps(ThreatModel(norm, eps).eps_text) == pytest.approx(eps, rel=0, abs=1e-12)

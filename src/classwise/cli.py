@@ -39,6 +39,8 @@ Listed = Literal[
 # Positional arguments that take several words, with the help of each; jsonargparse wants a list in brackets.
 _SEVERAL = {"runs": "folders that `classwise evaluate --out` or `classwise train --out` wrote."}
 _GATE_CLOSED = 3
+# Options of evaluate that the race to the worst class has no use for.
+_NOT_UNTIL = ("audit", "batch_size", "fixed_shape", "search_precision", "examples", "fail_under", "junit", "gate_json")
 _SWITCHES = ("download", "sync_batchnorm", "fit_on_test", "plan", "status", "shrink")
 # How jsonargparse's messages become the end of one plain sentence.
 _PLAIN = (
@@ -183,6 +185,8 @@ def evaluate_model(
         download: fetch the data set into --data-dir if it is missing.
     """
     command = _command_line("evaluate", locals())
+    if until is not None:
+        _refuse_beside_until(locals())
     from classwise import arguments, evaluation, terminal
 
     name = data or arguments.data_of_run(model)
@@ -204,6 +208,15 @@ def evaluate_model(
     if fabric.is_global_zero:
         terminal.evaluated(result, out)
         _pass_gate(result, asked, junit, gate_json)
+
+
+def _refuse_beside_until(given: Mapping[str, Any]) -> None:
+    """Refuse what the race to the worst class would leave undone."""
+    defaults = inspect.signature(evaluate_model).parameters
+    for name in _NOT_UNTIL:
+        if given[name] != defaults[name].default:
+            option = f"--{name.replace('_', '-')}"
+            raise InputError(f"--until worst-class looks at few images and takes no {option}; leave one of them out.")
 
 
 def _find_worst(network: Any, images: Any, attacks: str, threat: Any, seed: int, out: Path | None) -> None:

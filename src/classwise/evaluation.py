@@ -21,12 +21,12 @@ from torch import Tensor, nn
 import classwise
 from classwise import flags, ladder, records
 from classwise.attacks.autoattack import autoattack
-from classwise.attacks.base import Attack, attacking
+from classwise.attacks.base import Attack
 from classwise.attacks.ensemble import Ensemble
 from classwise.attacks.plan import Contender, Plan, members
 from classwise.attacks.square import Square
 from classwise.data.images import ImageSet
-from classwise.engine import Engine, Field, Snapshot, channels_last, exact_float32, out_of_memory
+from classwise.engine import Engine, Field, Snapshot, channels_last, judging, out_of_memory
 from classwise.errors import InputError
 from classwise.memory import batch_that_fits, freed_memory_kept
 from classwise.metrics.examples import EXAMPLES_FILE, Examples
@@ -222,7 +222,7 @@ def _ready(job: _Job) -> Iterator[tuple[Engine, list[flags.Flag]]]:
     if fitted_on_test(model):
         seen.append(flags.Flag("fitted_on_test", FITTED_ON_TEST))
     device = job.settings.device
-    with attacking(model), exact_float32(), torch.autocast(device.type, enabled=False):
+    with judging(model, device):
         sample = _evenly(job.data, torch.ones(len(job.data), dtype=torch.bool), _LOOK)
         x, y = job.data.fetch(sample).to(device), job.data.y[sample].to(device)
         _refuse_wrong_images(model, x[:2])

@@ -207,7 +207,7 @@ def look(model: nn.Module, x: Tensor, y: Tensor, classes: Sequence[str]) -> Iter
         logits = model(x)
         check_logits(logits, x, classes)
         with torch.no_grad():  # all alike: with a graph to build, kernels may round differently
-            passes = torch.stack([model(x).nan_to_num() for _ in range(_PASSES - 1)])
+            passes = torch.stack([model(x).nan_to_num() for _ in range(_PASSES)])
         spread = (passes - passes[0]).abs().amax((0, 2))
     predicted = predict(logits.detach(), y)
     yield from _optimises(len(runs))
@@ -322,9 +322,9 @@ def _optimises(runs: int) -> Iterator[Flag]:
     if runs:
         yield Flag(
             "in_forward_optimisation",
-            f"The model took {runs} gradients in {_PASSES} forward passes, so it optimises while it predicts: attacks "
+            f"The model took {runs} gradients in {_PASSES + 1} forward passes, so it optimises as it predicts: attacks "
             "made for plain networks overstate its robustness; add one made for this defence.",
-            value=runs / _PASSES,
+            value=runs / (_PASSES + 1),
         )
 
 
@@ -407,14 +407,17 @@ def _non_finite(outcomes: Outcomes) -> Iterator[Flag]:
 
 def _short_steps(name: str, member: Member) -> Iterator[Flag]:
     attack = member.attack
-    if not isinstance(attack, PGD | MomentumPGD) or attack.steps == 1:
+    if not isinstance(attack, PGD | MomentumPGD):
         return
+    # FGSM takes one step from the image, whose ball it need not cross.
+    crosses = attack.steps > 1 or getattr(attack, "start", "clean") != "clean"
+    needed, words = (2 * attack.threat.eps, "twice eps") if crosses else (attack.threat.eps, "eps")
     reach = attack.steps * attack.length
-    if reach < 2 * attack.threat.eps * (1 - 1e-9):
+    if reach < needed * (1 - 1e-9):
         yield Flag(
             "short_steps",
-            f"{member.label} can move {reach:.3g} in all, less than twice eps = {attack.threat.eps:.3g}, so it cannot "
-            "cross the ball: raise steps or step_size.",
+            f"{member.label} can move {reach:.3g} in all, less than {words} = {needed:.3g}, so part of the ball is out "
+            "of its reach: raise steps or step_size.",
             attack=name,
             value=reach,
         )
@@ -438,7 +441,8 @@ def _scale(outcomes: Outcomes, attacks: Mapping[str, Attack]) -> Iterator[Flag]:
     single = {name: a for name, a in attacks.items() if isinstance(a, PGD) and not a.targets}
     for name, attack in single.items():
         for other, reference in single.items():
-            if attack.loss == "margin" and reference.loss == "cross_entropy" and attack.steps == reference.steps:
+            equal = replace(attack, loss=reference.loss) == reference
+            if attack.loss == "margin" and reference.loss == "cross_entropy" and equal:
                 yield from _weaker(outcomes, name, other)
 
 

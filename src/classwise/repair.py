@@ -20,10 +20,10 @@ from torch import Tensor, nn
 
 import classwise
 from classwise import files, registry
-from classwise.attacks.base import Attack, attacking, predict
+from classwise.attacks.base import Attack, predict
 from classwise.corrections import Head, Pool, Rule
 from classwise.data.images import ImageSet, batches
-from classwise.engine import exact_float32, forward
+from classwise.engine import forward, judging
 from classwise.errors import InputError
 from classwise.memory import batch_that_fits, freed_memory_kept
 from classwise.metrics.intervals import wilson
@@ -165,7 +165,7 @@ def repair(
     built: Rule[Any] = registry.build("correction", rule)
     on_test = _check(data, attacks, max_loss, fit_on_test)
     model = model.to(device)
-    with attacking(model), exact_float32(), torch.autocast(torch.device(device).type, enabled=False):
+    with judging(model, device):
         size = batch_size or batch_that_fits(model, data.fetch(torch.arange(2)).to(device))
         field = _Field(model, data, attacks, seed, size, torch.device(device))
         pool, tried = _rounds(field, built, max_loss, watch or (lambda progress: None))

@@ -84,12 +84,12 @@ class ThreatModel:
 
     @property
     def eps_text(self) -> str:
-        """The radius as the field writes it: "8/255" where it is a number of 8-bit steps, or of quarters of one."""
+        """The radius exactly, as the field writes it: "8/255" for so many steps of 8 bits, or quarters of one."""
         quarters = self.eps * 255 * 4
-        short = float(f"{self.eps:.3g}") == self.eps  # 0.2 is 51/255, but nobody writes it so
-        if self.norm == "Linf" and not short and abs(quarters - round(quarters)) < 1e-9:
-            return f"{round(quarters) / 4:g}/255"
-        return f"{self.eps:g}"
+        short = f"{self.eps:g}"
+        if float(short) == self.eps:  # 0.2 is 51/255, but nobody writes it so
+            return short
+        return f"{round(quarters) / 4:g}/255" if abs(quarters - round(quarters)) < 1e-9 else repr(self.eps)
 
     def __str__(self) -> str:
         return f"{self.norm} {self.eps_text}"

@@ -24,13 +24,12 @@ from torch import Tensor, nn
 
 import classwise
 from classwise import files, selection, wrappers
-from classwise.attacks.base import attacking
 from classwise.attacks.pgd import PGD
 from classwise.data.augment import Augment, augmentation
 from classwise.data.images import Images
 from classwise.data.splits import draw_by_class, stratified_split
 from classwise.divergence import Watch
-from classwise.engine import exact_float32, total
+from classwise.engine import judging, total
 from classwise.errors import InputError
 from classwise.evaluation import environment
 from classwise.losses import cross_entropy
@@ -407,7 +406,7 @@ class _Job:
         assert valid is not None, "refused before training"
         sums = Pass(*(ClassStats.zeros(len(valid.classes), fabric.device) for _ in range(2)))
         mine = torch.arange(fabric.global_rank, len(valid), fabric.world_size, device=fabric.device)
-        with attacking(model), exact_float32():
+        with judging(model, fabric.device):
             for batch in torch.split(mine, self.run.recipe.batch_size):
                 x, y = valid.fetch(batch), valid.y[batch]
                 found = measure(model, x, y, Noise(self.run.seed, valid.index[batch]).fold(purpose))
@@ -599,7 +598,7 @@ def _mean(fabric: Fabric, value: Tensor) -> Tensor:
 
 
 def _agree(fabric: Fabric, model: nn.Module) -> None:
-    """Give every process the mean of the BatchNorm statistics, which each has gathered from its own part."""
+    """Give every process the mean BatchNorm statistics: DDP hands out those of the first process before each step."""
     if fabric.world_size > 1:
         for buffer in model.buffers():
             if buffer.is_floating_point():

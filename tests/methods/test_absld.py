@@ -70,7 +70,7 @@ def test_temperatures_move_by_at_most_the_rate_and_stay_within_bounds(
 
 
 def test_temperatures_of_both_terms_move_by_their_own_losses_at_a_rate_that_falls() -> None:
-    method = ABSLD(2, attack(), strategies.teacher(2), milestones=(1, 2))
+    method = ABSLD(2, attack(), strategies.teacher(2), milestones=(2, 3))
     for number, wanted in enumerate((0.1, 0.11, 0.111)):
         method.end_epoch(epoch([5.0, 1.0], [1.0, 2.0], number))
         assert method.adv.tolist() == pytest.approx([1 - wanted, 1 + wanted])

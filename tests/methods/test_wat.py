@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.methods.strategies import attack, batch, network, pass_of
-from torch import Tensor
+from torch import Tensor, nn
 
 from classwise import registry
 from classwise.errors import InputError
@@ -106,6 +106,14 @@ def test_it_measures_the_loss_of_trades_under_its_own_attack() -> None:
     with torch.no_grad():
         wanted = cross_entropy(model(x), Y) + 2 * kl(model(x_adv), model(x))
     torch.testing.assert_close(found.loss, wanted)
+
+
+def test_it_measures_in_eval_mode_whatever_the_mode_of_the_training_attack() -> None:
+    model, noise = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(16), network(3)).eval(), Noise(0, torch.arange(24))
+    x, _ = batch(Y)
+    model[1].running_mean += 0.3
+    measured = [WAT(3, attack(mode=mode)).measure(model, x, Y, noise).loss for mode in ("eval", "train")]
+    assert torch.equal(*measured)
 
 
 def test_a_decay_forgets_earlier_epochs() -> None:

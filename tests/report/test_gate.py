@@ -99,6 +99,21 @@ def test_images_that_an_audit_cannot_exclude_count_as_broken(make: Callable[...,
     assert bound(found, "clean.class[cat]=0") == simultaneous(found.outcomes.counts("clean"), n).low[3]
 
 
+def test_of_two_audits_the_larger_bound_counts_and_the_confidence_is_less_by_what_they_may_err(
+    make: Callable[..., Result],
+) -> None:
+    fast = audited(make, by_class=[2] * 10, at_most=15).header["attacks"]["fast"]
+    more = audited(make, by_class=[1] * 9 + [5], at_most=20).header["attacks"]["fast"]
+    made = make(attacks=("fast", "mine"))
+    found = Result({**made.header, "attacks": {"fast": fast, "mine": more}}, made.outcomes)
+    counts, n = found.outcomes.counts(), found.outcomes.n
+    assert bound(found, "class[cat]=0") == simultaneous(counts - 2, n).low[3]
+    assert bound(found, "class[truck]=0") == simultaneous(counts - 5, n).low[9]
+    assert bound(found, "average=0") == wilson([counts.sum() - 20], [n.sum()]).low[0]
+    for text, confidence in (("worst=0", 0.9), ("clean.worst=0", 0.95)):
+        assert gate(found, conditions(text, found.outcomes.classes)).confidence == pytest.approx(confidence)
+
+
 def test_the_junit_file_has_a_case_for_each_condition_and_escapes_names(make: Callable[..., Result]) -> None:
     made = make(classes=("<cat>", "\x1bdog", "c", "d"), weak=0)
     text = "class[<cat>]=0.9,clean.average=0.1,class[\x1bdog]=0"

@@ -45,6 +45,11 @@ def statistic(averaged: Averaged) -> float:
     return float(averaged.model[1].running_mean[0])
 
 
+def test_the_past_has_the_published_share_of_each_kind_of_average() -> None:
+    assert EMA(each="epoch").share(Moment(5, 1, 1, 110), count=5) == pytest.approx(0.15)
+    assert EMA().share(Moment(0, 9000, 10000, 1), count=5) == pytest.approx(0.005)
+
+
 def test_an_average_by_epoch_is_the_recursion_from_the_first_epoch_on() -> None:
     averaged = followed(EMA(decay=0.8, each="epoch"), [1.0, 2.0, 4.0])
     assert weight(averaged) == pytest.approx(0.8 * (0.8 * 1 + 0.2 * 2) + 0.2 * 4)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
+from dataclasses import replace
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -62,7 +63,8 @@ def test_every_weight_moves_by_gamma_of_its_own_norm_along_the_gradient() -> Non
 
 
 def test_the_scale_of_the_gradient_and_so_the_proxys_rate_does_not_matter() -> None:
-    weight, gradient = torch.randn(3, 4), torch.randn(3, 4)
+    drawn = torch.Generator().manual_seed(0)
+    weight, gradient = torch.randn(3, 4, generator=drawn), torch.randn(3, 4, generator=drawn)
     torch.testing.assert_close(scaled(weight, gradient, 0.01), scaled(weight, gradient * 1e-6, 0.01))
     assert torch.equal(scaled(weight, torch.zeros(3, 4), 0.01), torch.zeros(3, 4))
 
@@ -159,6 +161,20 @@ def test_an_attack_of_the_methods_own_still_sees_the_weights_themselves() -> Non
     assert torch.equal(*own.made)
     for name, value in gradients(AWP(gamma=0.1), AT(3, ATTACK), network()).items():
         torch.testing.assert_close(found[name], value)
+
+
+@pytest.mark.parametrize("mode", ["eval", "train"])
+@pytest.mark.parametrize("name", METHODS)
+def test_both_passes_train_on_the_same_images(name: str, mode: Literal["eval", "train"]) -> None:
+    """An attack that a method repeats in the second pass must not see w + v, whatever BatchNorm's mode."""
+    method = strategies.method(name, 3, replace(ATTACK, mode=mode))
+    model, passes = network(method), list[list[Tensor]]()
+    method.register_forward_pre_hook(lambda *_: passes.append([]))
+    model.register_forward_pre_hook(lambda _, given: passes[-1].append(given[0].clone()))
+    gradients(AWP(gamma=0.5), method, model)
+    first, second = ([x for x in shown if not x.requires_grad] for shown in passes)
+    assert second
+    assert all(torch.equal(*pair) for pair in zip(first[-len(second) :], second, strict=True))
 
 
 class Tracing(Method):

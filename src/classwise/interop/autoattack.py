@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from classwise import files
 from classwise.attacks import build
 from classwise.attacks.autoattack import members
-from classwise.attacks.base import Attack, attacking, predict
-from classwise.engine import exact_float32, forward
+from classwise.attacks.base import Attack, predict
+from classwise.engine import forward, judging
 from classwise.errors import InputError
 from classwise.memory import freed_memory_kept
 from classwise.models.checkpoint import weights_sha256
@@ -46,7 +46,7 @@ class AutoAttack:
         attacks_to_run: names, for ``version="custom"``: apgd-ce, apgd-dlr, apgd-t, fab, fab-t, square.
         version: "standard", "plus", "rand" or "custom".
         is_tf_model: TensorFlow models are refused.
-        device: where to compute; that of the images if None.
+        device: where to compute; that of the model if None.
         log_path: file that the printed lines are appended to.
 
     Raises:
@@ -102,7 +102,7 @@ class AutoAttack:
         x, y = _checked(x_orig, y_orig)
         state = _State(x.clone(), torch.zeros(len(x), dtype=torch.bool), [])
         path, identity = None if state_path is None else Path(state_path), self._identity(x, y)
-        with attacking(self.model), exact_float32():
+        with judging(self.model, self._moved(x[:0]).device):
             right = self._predicted(x, y, bs) == y
             self._say(f"initial accuracy: {right.float().mean():.2%}")
             if not state.restore(path, identity):
@@ -126,7 +126,7 @@ class AutoAttack:
         """Attack all images with each attack by itself; returns what each found, by name."""
         x, y = _checked(x_orig, y_orig)
         results: dict[str, Tensor | tuple[Tensor, Tensor]] = {}
-        with attacking(self.model), exact_float32():
+        with judging(self.model, self._moved(x[:0]).device):
             right = self._predicted(x, y, bs) == y
             for name, attack in self.attacks.items():
                 state = _State(x.clone(), right.clone(), [])
@@ -138,7 +138,7 @@ class AutoAttack:
     def clean_accuracy(self, x_orig: Tensor, y_orig: Tensor, bs: int = 250) -> float:
         """Return the share of images that are classified right, in eval mode."""
         x, y = _checked(x_orig, y_orig)
-        with attacking(self.model), exact_float32():
+        with judging(self.model, self._moved(x[:0]).device):
             return float((self._predicted(x, y, bs) == y).float().mean())
 
     def _attack(self, attack: Attack, name: str, x: Tensor, y: Tensor, state: _State, bs: int) -> None:

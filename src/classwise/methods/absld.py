@@ -36,7 +36,7 @@ class ABSLD(Distillation):
         attack: its steps, step size and mode are used.
         teacher: the frozen robust network.
         rate: η, the largest change of a temperature in an epoch, at least 0.
-        milestones: epochs after which that falls to a tenth; those of the learning rate in the release.
+        milestones: epochs, from 1, at whose end that falls to a tenth; those of the learning rate in the release.
         share: of the term on x_adv, in [0, 1].
         scale: factor of the loss, at least 0.
         official: divide the teacher's logits by the product of both temperatures, as the release does.
@@ -77,7 +77,7 @@ class ABSLD(Distillation):
 
     def end_epoch(self, epoch: Epoch) -> None:
         """Move the temperatures against the class losses of the epoch."""
-        rate = self.rate * 0.1 ** sum(epoch.number >= milestone for milestone in self.milestones)
+        rate = self.rate * 0.1 ** sum(epoch.number + 1 >= milestone for milestone in self.milestones)
         for temperature, seen in ((self.adv, epoch.train.robust), (self.nat, epoch.train.clean)):
             temperature.copy_(moved(temperature, seen.mean_loss, rate))
 

@@ -270,8 +270,8 @@ def kept(new: Tensor, old: Tensor) -> Tensor:
 class Distillation(Method):
     """A method whose student learns from a teacher: what to attack and the loss of each image; abstract.
 
-    Divergences are summed over classes, where most released codes take the mean. Their loss is smaller by the number
-    of classes, which with weight decay is another training: ``scale`` gives it back.
+    Divergences are summed over classes, as in IAD; RSLAD, ABSLD and Fair-ARD take the mean. Their loss is smaller by
+    the number of classes, which with weight decay is another training: ``scale`` gives it back.
 
     Args:
         num_classes: number of classes.

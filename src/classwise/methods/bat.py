@@ -81,7 +81,8 @@ def both_sides(attack: PGD, model: nn.Module, x: Tensor, y: Tensor, noise: Noise
     """
     x = x.detach()
     with attacking(model, attack.mode):
-        logits = model(x).detach()
+        # A gradient in the images, though none is taken, tells AWP that this pass is part of an attack.
+        logits = model(x.clone().requires_grad_(True)).detach()
         x_adv = attack.starts(x, noise)
         last_clean, times_wrong = x_adv, torch.zeros_like(y)
         for _ in range(attack.steps):

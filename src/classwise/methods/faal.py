@@ -28,11 +28,12 @@ _GRID, _ROUNDS = 257, 6  # narrows an interval of 660 to 2e-12
 
 @register("method", "faal", source="Zhang et al. 2024, TrustAI/FAAL")
 class FAAL(BasedMethod):
-    """Fairness-aware weights: C·⟨q_y·loss⟩, the worst q for the classes' margins with KL(U ‖ q) ≤ r.
+    """Fairness-aware weights: K·⟨q_y·loss⟩, the worst q for the margins of the K classes seen with KL(U ‖ q) ≤ r.
 
     The score of a class is the mean of max_{j≠y} p_j(x_adv) − p_y(x_adv) over its images in the batch, and q maximises
-    Σ_c q_c·score_c. It always ends on the border of its set: differences that are mere noise give the full spread of
-    weights too.
+    Σ_c q_c·score_c over the classes in the batch, with ``decay`` over all seen so far; K, where the release has C,
+    keeps the mean weight at 1. It always ends on the border of its set: differences that are mere noise give the full
+    spread of weights too.
 
     Args:
         num_classes: number of classes.

@@ -2,8 +2,9 @@
 
 The update rules and numbers of the released code (hannxu123/fair_robust, uploads of 2021-06 and 2022-04), which
 departs from the published algorithm: one pass an epoch instead of a loop until all constraints hold, a step twice as
-long for the boundary multipliers, and a projection onto a capped set. Our departures: classes that are wrong on clean
-images count as not robust, so the boundary error is never negative; the network sees x once in train mode and not
+long for the boundary multipliers, and a projection onto a capped set. Our departures: a held-out image counts as robust
+if it is right when clean and at each step of PGD-20, where the release looks at the last alone, so that the boundary
+error is never negative; the network sees x once in train mode and not
 twice; `frl-rm`, too, scales each of its two terms by its own weights, where the upload of 2021-06 scales both by the
 sum of all; the step of a radius above ε is in proportion to the step of the run (ε/4 by default, as in the release).
 

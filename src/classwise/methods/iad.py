@@ -2,9 +2,8 @@
 
 Introspective distillation in its first form (IAD-I); the second, which needs a second teacher, is not offered. The
 formula is that of the released code (ZFancy/IAD), where the teacher's term does not shrink with the trust in it.
-Departures: divergences are summed over classes, where the release takes the mean (``scale=0.1`` for ten classes gives
-its loss); BatchNorm is in eval mode in the attack unless the recipe says otherwise, in train mode there; the learning
-rate falls at each milestone, there at the first alone.
+Departures: BatchNorm is in eval mode in the attack unless the recipe says otherwise, in train mode there; the learning
+rate falls at each milestone, there at the first alone. The release counts epochs from 0, so that its 60 is our 61.
 """
 
 from __future__ import annotations
@@ -46,7 +45,7 @@ class IAD(Distillation):
         attack: PGD,
         teacher: Teacher | None = None,
         power: float = 0.1,
-        begin: int = 60,
+        begin: int = 61,
         scale: float = 1.0,
     ) -> None:
         super().__init__(num_classes, attack, teacher, scale)

@@ -11,6 +11,8 @@ The guarantee of the paper is for a mixture of all epochs, not for the last.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 
@@ -65,6 +67,7 @@ class WAT(BasedMethod):
         self.normalise_loss = flag("normalise_loss", normalise_loss)
         if self.decay > 1:
             raise InputError(f"The setting decay is {decay!r}, but must be a number from 0 to 1.")
+        self.examiner = replace(self.attack, mode="eval")
         self.register_buffer("total", torch.zeros(num_classes + 1, dtype=torch.float64))
         ones = torch.ones(num_classes + 1, dtype=torch.float64)
         self.register_buffer("weight", image_weight(ones, normalise_loss))
@@ -75,8 +78,8 @@ class WAT(BasedMethod):
         return terms.step(self.weight[y].float() * (terms.error + self.beta * terms.divergence))
 
     def measure(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Measured:
-        """Return the loss of TRADES on held-out images, under its own attack."""
-        x_adv = self.attack(model, x, y, noise=noise)
+        """Return the loss of TRADES on held-out images, under its own attack, in eval mode."""
+        x_adv = self.examiner(model, x, y, noise=noise)
         with torch.no_grad():
             logits, logits_adv = model(x), model(x_adv)
         return Measured(logits, logits_adv, cross_entropy(logits, y) + self.beta * kl(logits_adv, logits))

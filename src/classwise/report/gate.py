@@ -21,7 +21,7 @@ from classwise.metrics.outcomes import CLEAN, WORST_CASE, Ints
 from classwise.metrics.result import Result
 from classwise.metrics.summaries import average, worst, worst_q
 from classwise.report.contents import Contents, plain, read
-from classwise.report.stages import misses
+from classwise.report.stages import audits, misses
 from classwise.report.tables import number_label, percent
 
 _SYNTAX = "write them as in worst=0.2,average=0.4,clean.average=0.8,class[cat]=0.1"
@@ -75,7 +75,7 @@ class Gate:
     Attributes:
         model: name, as printed.
         label: which robust accuracy was tested.
-        confidence: of each bound.
+        confidence: of each bound, less the chance that an audit behind it errs.
         checks: one a condition, in their order.
     """
 
@@ -141,7 +141,7 @@ def gate(result: Result, asked: Sequence[Condition]) -> Gate:
         raise InputError("The gate asks for robust accuracy, but no attack was run; name some, or ask for clean.worst.")
     checks = tuple(_check(result, contents, condition) for condition in asked)
     name = plain(str(result.header["model"]["name"]))
-    return Gate(name, number_label(contents), result.confidence, checks)
+    return Gate(name, number_label(contents), _confidence(result, contents, asked), checks)
 
 
 def _condition(part: str, classes: Sequence[str]) -> Condition:
@@ -180,8 +180,15 @@ def _audited(contents: Contents, found: Ints) -> tuple[Ints, int]:
     by_class = misses(contents)
     if by_class is None:
         return found, int(found.sum())
-    bounds = [view.about["audit"]["at_most"] for view in contents.attacks if view.about.get("audit")]
-    return np.maximum(0, found - np.array(by_class)), max(0, int(found.sum()) - int(bounds[0]))
+    in_all = max(int(audit["at_most"]) for audit in audits(contents))
+    return np.maximum(0, found - np.array(by_class)), max(0, int(found.sum()) - in_all)
+
+
+def _confidence(result: Result, contents: Contents, asked: Sequence[Condition]) -> float:
+    """Return the confidence of each bound; where an audit stands behind one, both may be wrong."""
+    robust = any(condition.view != CLEAN for condition in asked)
+    doubts = [1 - audit["confidence"] for audit in audits(contents)] if robust else []
+    return result.confidence - max(doubts, default=0.0)
 
 
 def _position(classes: Sequence[str], label: str) -> int:

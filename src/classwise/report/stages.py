@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -37,9 +38,18 @@ def plan_label(contents: Contents) -> str | None:
 
 
 def misses(contents: Contents) -> list[int] | None:
-    """Return how many more images of each class the full suite may break, (C,); None without an audit."""
-    audits = [view.about["audit"] for view in contents.attacks if view.about.get("audit")]
-    return [int(count) for count in audits[0]["at_most_by_class"]] if len(audits) == 1 else None
+    """Return how many more images of each class the full suite may break, (C,); None without an audit.
+
+    What survives several audited plans survives each, so that each bound holds by itself; the largest holds whichever
+    of them is wrong.
+    """
+    found = [[int(count) for count in audit["at_most_by_class"]] for audit in audits(contents)]
+    return [max(counts) for counts in zip(*found, strict=True)] if found else None
+
+
+def audits(contents: Contents) -> list[Mapping[str, Any]]:
+    """Return what result.json says of each audit."""
+    return [view.about["audit"] for view in contents.attacks if view.about.get("audit")]
 
 
 def _worth(contents: Contents, view: View) -> str:

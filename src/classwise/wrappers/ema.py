@@ -24,7 +24,7 @@ class EMA:
     in its code.
 
     Attributes:
-        decay: share of the past, in [0, 1].
+        decay: share of the past, in [0, 1]; None for 0.995 by step and 0.85 by epoch.
         each: "step" or "epoch".
         warmup: share of the run, in [0, 1), before which nothing of the past is kept; None for 0.025 by step and 0 by
             epoch.
@@ -33,13 +33,13 @@ class EMA:
         InputError: a setting outside its range.
     """
 
-    decay: float = 0.995
+    decay: float | None = None
     each: Literal["step", "epoch"] = "step"
     warmup: float | None = None
     validates: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        if type(self.decay) not in (int, float) or not 0 <= self.decay <= 1:
+        if self.decay is not None and (type(self.decay) not in (int, float) or not 0 <= self.decay <= 1):
             raise InputError(f"The decay of ema is {self.decay!r}, but must be a number from 0 to 1.")
         if self.each not in ("step", "epoch"):
             raise InputError(f"ema averages each 'step' or each 'epoch', not each {self.each!r}.")
@@ -54,7 +54,9 @@ class EMA:
     def share(self, moment: Moment, count: int) -> float:
         """Return the share of the trained weights in the new average; see :class:`classwise.wrappers.Average`."""
         if self.each == "epoch":
+            decay = 0.85 if self.decay is None else self.decay
             first = (self.warmup or 0.0) * moment.epochs
-            return 1.0 if count == 0 or moment.epoch <= first else 1 - self.decay
+            return 1.0 if count == 0 or moment.epoch <= first else 1 - decay
+        decay = 0.995 if self.decay is None else self.decay
         since = moment.done - (0.025 if self.warmup is None else self.warmup) * moment.total
-        return 1.0 if count == 0 or since <= 0 else 1 - min(self.decay, (1 + since) / (10 + since))
+        return 1.0 if count == 0 or since <= 0 else 1 - min(decay, (1 + since) / (10 + since))
