@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -15,9 +12,10 @@ from torch import Tensor, nn
 
 from classwise.attacks import build
 from classwise.data import Images
-from classwise.engine import channels_last, forward, judging
+from classwise.engine import channels_last
 from classwise.errors import InputError
 from classwise.evaluation import Snapshot, evaluate
+from classwise.judging import forward
 from classwise.noise import Noise
 from classwise.threat import ThreatModel
 
@@ -250,65 +248,6 @@ def test_a_model_that_wants_another_layout_is_evaluated_as_it_is(make: Callable[
     outcomes = evaluate(model, data, build("pgd(steps=3)", ThreatModel("Linf", 0.2))).outcomes
     assert outcomes.correct("clean").all()
     assert outcomes.correct().sum() < 30
-
-
-# Ways to ask for coarse products of float32 matrices, by PyTorch's newer switches and by its older ones.
-COARSE = [
-    "torch.backends.cuda.matmul.fp32_precision = 'tf32'",
-    "torch.backends.cudnn.conv.fp32_precision = 'tf32'",
-    "torch.backends.fp32_precision = 'tf32'",
-    "torch.backends.mkldnn.matmul.fp32_precision = 'bf16'",
-    "torch.set_float32_matmul_precision('medium')",
-    "torch.set_float32_matmul_precision('high')",
-    "torch.backends.cuda.matmul.allow_tf32 = True",
-    "torch.backends.cudnn.allow_tf32 = True",
-    "torch.backends.cudnn.allow_tf32 = False",
-]
-SWITCHES = """
-import json, torch
-from classwise.engine import exact_float32
-
-def switches():
-    backends = torch.backends
-    parts = {"cuda.matmul": backends.cuda.matmul, "cudnn.conv": backends.cudnn.conv, "cudnn.rnn": backends.cudnn.rnn}
-    parts |= {name: getattr(backends.mkldnn, name) for name in ("matmul", "conv", "rnn")}
-    newer = {name: part.fp32_precision for name, part in parts.items()}
-    older = [torch.get_float32_matmul_precision, lambda: backends.cudnn.allow_tf32]
-    older.append(lambda: backends.cuda.matmul.allow_tf32)
-    return newer, [said(switch) for switch in older]
-
-def said(switch):
-    try:
-        return switch()
-    except RuntimeError:
-        return "mixed"
-
-%s
-before = switches()
-with exact_float32():
-    inside = switches()
-print(json.dumps([before, inside, switches()]))
-"""
-
-
-@pytest.mark.parametrize("asked", COARSE)
-def test_coarse_products_are_switched_off_and_put_back_however_they_were_asked_for(asked: str) -> None:
-    """In a process of its own: some switches cannot be put back where another kind was used."""
-    found = subprocess.run([sys.executable, "-c", SWITCHES % asked], capture_output=True, text=True, check=True)
-    before, (newer, older), after = json.loads(found.stdout)
-    assert set(newer.values()) == {"ieee"}
-    assert older == ["highest", False, False]
-    assert before == after
-
-
-def test_a_model_is_judged_in_float32_and_eval_mode_whatever_is_switched_on() -> None:
-    model, seen = nn.Sequential(nn.Linear(4, 3), nn.Dropout()).train(), list[tuple[torch.dtype, bool]]()
-    model.register_forward_hook(lambda module, _, out: seen.append((out.dtype, module.training)))
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        with judging(model, "cpu"):
-            model(torch.rand(2, 4))
-        model(torch.rand(2, 4))
-    assert seen == [(torch.float32, False), (torch.bfloat16, True)]
 
 
 # Bits.

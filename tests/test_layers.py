@@ -16,10 +16,11 @@ SOURCE = ROOT / "src" / "classwise"
 
 # What each module or package may import, besides itself; docs/design.md says why.
 GROUND = {"errors", "files", "registry"}
-LAYER_0 = GROUND | {"threat", "losses", "noise", "recipes", "metrics", "data", "models", "corrections"}
+LAYER_0 = GROUND | {"threat", "losses", "noise", "recipes", "tolerance", "metrics", "data", "models", "corrections"}
 LAYER_1 = LAYER_0 | {"attacks"}
 LAYER_2 = LAYER_1 | {"methods", "wrappers", "selection"}
 LAYER_3 = LAYER_2 | {
+    "judging",
     "memory",
     "records",
     "engine",
@@ -40,10 +41,11 @@ MAY_IMPORT = {
     "files": {"errors"},
     "registry": {"errors"},
     "noise": set(),
-    "threat": {"errors", "noise"},
+    "tolerance": set(),
+    "threat": {"errors", "noise", "tolerance"},
     "losses": {"errors", "registry"},
     "recipes": {"errors", "registry"},
-    "metrics": {"errors", "files"},
+    "metrics": {"errors", "files", "tolerance"},
     "data": GROUND | {"noise", "threat"},
     "corrections": {"errors", "registry", "losses"},
     "models": GROUND | {"corrections"},
@@ -56,16 +58,18 @@ MAY_IMPORT = {
     "flags": {"errors", "losses", "attacks", "metrics"},
     "probe": {"losses", "noise", "threat", "attacks", "flags"},
     "memory": set(),
-    "engine": LAYER_1 | {"memory", "records"},
+    "judging": {"attacks"},
+    "engine": LAYER_1 | {"judging", "memory", "records"},
     "ladder": {"noise", "attacks", "metrics", "engine"},
-    "recraft": {"attacks", "metrics", "engine"},
-    "evaluation": LAYER_2 | {"__init__", "memory", "records", "engine", "ladder", "flags", "probe", "recraft"},
+    "recraft": {"attacks", "metrics", "judging", "engine"},
+    "evaluation": LAYER_2
+    | {"__init__", "judging", "memory", "records", "engine", "ladder", "flags", "probe", "recraft"},
     "critical": {"errors", "registry", "threat", "attacks", "data", "evaluation", "metrics"},
-    "repair": LAYER_2 | {"__init__", "memory", "engine"},
+    "repair": LAYER_2 | {"__init__", "judging", "memory", "engine"},
     "report": {"errors", "files", "metrics"},
-    "analysis": LAYER_1 | {"report"},
+    "analysis": LAYER_1 | {"judging", "report"},
     "divergence": {"errors", "losses"},
-    "train": LAYER_2 | {"__init__", "divergence", "engine", "evaluation", "memory"},
+    "train": LAYER_2 | {"__init__", "divergence", "engine", "evaluation", "judging", "memory"},
     "homing": LAYER_4,
     "homings": LAYER_4 | {"arguments", "homing", "study", "trials", "verdicts"},
     "interop": LAYER_4,

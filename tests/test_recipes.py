@@ -62,6 +62,8 @@ PUBLISHED: dict[str, dict[str, Any]] = {
     # Counted from 0 here and from 1 there: the 75th epoch comes after 74.
     "trades": {"epochs": 76, "milestones": (74,), "lr": 0.1, "weight_decay": 2e-4, "steps": 10, "normalize": False},
     "mart": {"epochs": 120, "milestones": (74, 89, 99), "lr": 0.01, "weight_decay": 3.5e-3, "steps": 10},
+    "he": {"epochs": 77, "milestones": (74,), "lr": 0.1, "weight_decay": 5e-4, "steps": 10, "normalize": False},
+    "fat": {"epochs": 120, "milestones": (59, 89), "lr": 0.1, "weight_decay": 2e-4, "steps": 10, "normalize": False},
     "rslad": {"epochs": 300, "milestones": (215, 260, 285), "lr": 0.1, "weight_decay": 2e-4, "normalize": False},
     "finetune-frl": {
         "epochs": 40,

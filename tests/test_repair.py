@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from classwise import registry
 from classwise.attacks import build
 from classwise.data import Images
-from classwise.engine import forward
 from classwise.errors import InputError
 from classwise.evaluation import evaluate
+from classwise.judging import forward
 from classwise.models import load_model, save_weights
 from classwise.models.corrected import Corrected, fitted_on_test
 from classwise.noise import Noise

@@ -28,7 +28,8 @@ from side_by_side import (
 )
 from torch import Tensor
 
-from classwise.engine import channels_last, forward
+from classwise.engine import channels_last
+from classwise.judging import forward
 from classwise.memory import freed_memory_kept
 
 ATTACKS = ("upper-bound", "nearest-pgd(steps=60, targets=9)", "pgd", "apgd-ce", "square(queries=500)")

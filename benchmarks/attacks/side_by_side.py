@@ -31,8 +31,8 @@ from classwise.attacks import predict
 from classwise.cli import train_model
 from classwise.data.images import Images
 from classwise.data.splits import stratified_sample
-from classwise.engine import forward
 from classwise.evaluation import environment
+from classwise.judging import forward
 from classwise.losses import margin
 from classwise.threat import ThreatModel, parse_eps
 

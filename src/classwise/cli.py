@@ -185,8 +185,7 @@ def evaluate_model(
         download: fetch the data set into --data-dir if it is missing.
     """
     command = _command_line("evaluate", locals())
-    if until is not None:
-        _refuse_beside_until(locals())
+    _refuse_beside_until(locals())
     from classwise import arguments, evaluation, terminal
 
     name = data or arguments.data_of_run(model)
@@ -211,9 +210,9 @@ def evaluate_model(
 
 
 def _refuse_beside_until(given: Mapping[str, Any]) -> None:
-    """Refuse what the race to the worst class would leave undone."""
+    """Refuse what the race to the worst class, if it is asked for, would leave undone."""
     defaults = inspect.signature(evaluate_model).parameters
-    for name in _NOT_UNTIL:
+    for name in _NOT_UNTIL if given["until"] is not None else ():
         if given[name] != defaults[name].default:
             option = f"--{name.replace('_', '-')}"
             raise InputError(f"--until worst-class looks at few images and takes no {option}; leave one of them out.")

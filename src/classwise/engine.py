@@ -18,10 +18,11 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from classwise.attacks.base import Attack, attacking, input_gradient, predict
+from classwise.attacks.base import Attack, input_gradient, predict
 from classwise.attacks.plan import Stage
 from classwise.data.images import ImageSet, batches
 from classwise.errors import InputError
+from classwise.judging import forward
 from classwise.losses import margin
 from classwise.memory import give_back
 from classwise.noise import Noise
@@ -266,58 +267,6 @@ def total(fabric: Fabric, value: Tensor) -> Tensor:
     # Fabric reduces in place, and averages unless told otherwise.
     reduced: Any = fabric.all_reduce(value.to(fabric.device, copy=True), reduce_op="sum")
     return torch.as_tensor(reduced, device=value.device)
-
-
-def forward(model: nn.Module, x: Tensor) -> Tensor:
-    """Return the logits (N, K) in float32, without a graph."""
-    with torch.no_grad():
-        logits: Tensor = model(x)
-    return logits.float()
-
-
-@contextmanager
-def judging(model: nn.Module, device: torch.device | str) -> Iterator[None]:
-    """Put a model as verdicts want it, in eval mode and float32 whatever is switched on outside; then put it back."""
-    with attacking(model), exact_float32(), torch.autocast(torch.device(device).type, enabled=False):
-        yield
-
-
-@contextmanager
-def exact_float32() -> Iterator[None]:
-    """Switch TensorFloat-32 and bfloat16 inside float32 off, too coarse for a verdict, and back to what they were."""
-    backends: Any = torch.backends
-    parts = [backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn]
-    parts += [backends.mkldnn.matmul, backends.mkldnn.conv, backends.mkldnn.rnn]
-    before, older = [part.fp32_precision for part in parts], _older_precision()
-    try:
-        _set_older_precision(("highest", False))
-        for part in parts:
-            part.fp32_precision = "ieee"
-        yield
-    finally:
-        _set_older_precision(older)
-        for part, precision in zip(parts, before, strict=True):
-            part.fp32_precision = precision
-
-
-def _older_precision() -> tuple[str | None, bool | None]:
-    """Return the same as PyTorch's older switches have it; None where newer ones were used, which makes them raise."""
-    try:
-        matmul = torch.get_float32_matmul_precision()
-    except RuntimeError:
-        matmul = None
-    try:
-        return matmul, torch.backends.cudnn.allow_tf32
-    except RuntimeError:
-        return matmul, None
-
-
-def _set_older_precision(precision: tuple[str | None, bool | None]) -> None:
-    matmul, allow_tf32 = precision
-    if matmul is not None:
-        torch.set_float32_matmul_precision(matmul)
-    if allow_tf32 is not None:
-        torch.backends.cudnn.allow_tf32 = allow_tf32
 
 
 @contextmanager

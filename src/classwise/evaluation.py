@@ -26,8 +26,9 @@ from classwise.attacks.ensemble import Ensemble
 from classwise.attacks.plan import Contender, Plan, members
 from classwise.attacks.square import Square
 from classwise.data.images import ImageSet
-from classwise.engine import Engine, Field, Snapshot, channels_last, judging, out_of_memory
+from classwise.engine import Engine, Field, Snapshot, channels_last, out_of_memory
 from classwise.errors import InputError
+from classwise.judging import judging
 from classwise.memory import batch_that_fits, freed_memory_kept
 from classwise.metrics.examples import EXAMPLES_FILE, Examples
 from classwise.metrics.outcomes import CLEAN, Outcomes

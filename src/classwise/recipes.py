@@ -152,6 +152,20 @@ def mart(**changes: Any) -> Recipe:
     return _recipe(changes, epochs=120, milestones=(74, 89, 99), lr=0.01, weight_decay=3.5e-3, normalize=False)
 
 
+@register("recipe", "he", source="ShawnXYang/AT_HE (Pang et al. 2020)")
+def he(**changes: Any) -> Recipe:
+    """HE on CIFAR: 77 epochs, the last three at a tenth, no normalisation; weight decay 2e-4 goes with TRADES."""
+    # The release counts epochs from 1 and drops the rate in the 75th.
+    return _recipe(changes, epochs=77, milestones=(74,), normalize=False)
+
+
+@register("recipe", "fat", source="zjfheart/Friendly-Adversarial-Training (Zhang et al. 2020)")
+def fat(**changes: Any) -> Recipe:
+    """FAT on WideResNets: 120 epochs falling at 59 and 89, weight decay 2e-4, no normalisation."""
+    # The release counts epochs from 1, and halves the rate once more in the 110th, which is left out.
+    return _recipe(changes, epochs=120, milestones=(59, 89), weight_decay=2e-4, normalize=False)
+
+
 @register("recipe", "rslad", source="zibojia/RSLAD (Zi et al. 2021)")
 def rslad(**changes: Any) -> Recipe:
     """Distillation on CIFAR: 300 epochs falling at 215, 260 and 285, weight decay 2e-4, no normalisation."""

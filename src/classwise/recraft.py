@@ -13,7 +13,8 @@ from torch import Tensor
 
 from classwise.attacks.base import predict
 from classwise.attacks.plan import Contender, Plan, Stage, members
-from classwise.engine import Engine, Path, forward
+from classwise.engine import Engine, Path
+from classwise.judging import forward
 from classwise.metrics.examples import Examples, worth_showing
 from classwise.metrics.outcomes import Outcomes
 

@@ -23,8 +23,8 @@ from classwise import files, registry
 from classwise.attacks.base import Attack, predict
 from classwise.corrections import Head, Pool, Rule
 from classwise.data.images import ImageSet, batches
-from classwise.engine import forward, judging
 from classwise.errors import InputError
+from classwise.judging import forward, judging
 from classwise.memory import batch_that_fits, freed_memory_kept
 from classwise.metrics.intervals import wilson
 from classwise.metrics.outcomes import CLEAN, Outcomes

@@ -29,9 +29,10 @@ from classwise.data.augment import Augment, augmentation
 from classwise.data.images import Images
 from classwise.data.splits import draw_by_class, stratified_split
 from classwise.divergence import Watch
-from classwise.engine import judging, total
+from classwise.engine import total
 from classwise.errors import InputError
 from classwise.evaluation import environment
+from classwise.judging import judging
 from classwise.losses import cross_entropy
 from classwise.memory import freed_memory_kept, peak_memory
 from classwise.methods.base import Epoch, Measured, Method, Pass, Step, under_attack, weakened

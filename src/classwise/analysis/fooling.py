@@ -13,7 +13,7 @@ from classwise.analysis.transfer import ClassAware, class_aware
 from classwise.attacks.base import Attack, predict
 from classwise.attacks.pgd import PGD
 from classwise.data.images import ImageSet, batches
-from classwise.engine import judging
+from classwise.judging import judging
 from classwise.losses import cross_entropy
 from classwise.noise import Noise
 

@@ -22,8 +22,8 @@ from classwise import files
 from classwise.attacks import build
 from classwise.attacks.autoattack import members
 from classwise.attacks.base import Attack, predict
-from classwise.engine import forward, judging
 from classwise.errors import InputError
+from classwise.judging import forward, judging
 from classwise.memory import freed_memory_kept
 from classwise.models.checkpoint import weights_sha256
 from classwise.noise import Noise

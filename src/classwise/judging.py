@@ -1,0 +1,64 @@
+"""How a model is asked for a verdict: in eval mode and float32, whatever is switched on outside."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from classwise.attacks.base import attacking
+
+
+def forward(model: nn.Module, x: Tensor) -> Tensor:
+    """Return the logits (N, K) in float32, without a graph."""
+    with torch.no_grad():
+        logits: Tensor = model(x)
+    return logits.float()
+
+
+@contextmanager
+def judging(model: nn.Module, device: torch.device | str) -> Iterator[None]:
+    """Put a model as verdicts want it, in eval mode and float32 whatever is switched on outside; then put it back."""
+    with attacking(model), exact_float32(), torch.autocast(torch.device(device).type, enabled=False):
+        yield
+
+
+@contextmanager
+def exact_float32() -> Iterator[None]:
+    """Switch TensorFloat-32 and bfloat16 inside float32 off, too coarse for a verdict, and back to what they were."""
+    backends: Any = torch.backends
+    parts = [backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn]
+    parts += [backends.mkldnn.matmul, backends.mkldnn.conv, backends.mkldnn.rnn]
+    before, older = [part.fp32_precision for part in parts], _older_precision()
+    try:
+        _set_older_precision(("highest", False))
+        for part in parts:
+            part.fp32_precision = "ieee"
+        yield
+    finally:
+        _set_older_precision(older)
+        for part, precision in zip(parts, before, strict=True):
+            part.fp32_precision = precision
+
+
+def _older_precision() -> tuple[str | None, bool | None]:
+    """Return the same as PyTorch's older switches have it; None where newer ones were used, which makes them raise."""
+    try:
+        matmul = torch.get_float32_matmul_precision()
+    except RuntimeError:
+        matmul = None
+    try:
+        return matmul, torch.backends.cudnn.allow_tf32
+    except RuntimeError:
+        return matmul, None
+
+
+def _set_older_precision(precision: tuple[str | None, bool | None]) -> None:
+    matmul, allow_tf32 = precision
+    if matmul is not None:
+        torch.set_float32_matmul_precision(matmul)
+    if allow_tf32 is not None:
+        torch.backends.cudnn.allow_tf32 = allow_tf32
