@@ -33,7 +33,7 @@ from classwise.attacks import (
 from classwise.data import Images
 from classwise.errors import InputError
 from classwise.evaluation import evaluate
-from classwise.flags import SERIOUS, Flag, after, black_box_gain, concerned, distinct, look, members, serious
+from classwise.flags import SERIOUS, Flag, after, black_box_gain, concerned, distinct, look, members
 from classwise.metrics.outcomes import Outcomes
 from classwise.metrics.result import Result
 from classwise.models import load_model
@@ -496,11 +496,6 @@ def test_flags_of_the_model_are_joined_and_flags_of_attacks_are_not() -> None:
     members = [Flag("short_steps", text, attack="mine") for text in ("first", "second")]
     assert distinct([small, *members, large]) == [replace(large, classes=("a", "b")), *members]
     assert distinct([large, replace(small, classes=())])[0].classes == ()
-
-
-def test_serious_flags_are_those_that_a_stronger_attack_answers() -> None:
-    assert serious([Flag("train_mode", ""), Flag("zero_gradient", "")])
-    assert not serious(Flag(name, "") for name in ("train_mode", "short_steps", "few_classes", "near_chance"))
 
 
 def test_every_flag_is_in_the_docs_and_every_serious_one_exists() -> None:

@@ -34,9 +34,7 @@ MASKED_SHARE = 0.1
 
 SERIOUS = frozenset(
     {
-        "black_box_gain",
         "in_forward_optimisation",
-        "logit_scale",
         "loss_rising",
         "non_deterministic",
         "off_border",
@@ -45,7 +43,11 @@ SERIOUS = frozenset(
         "zero_gradient",
     }
 )
-"""Flags that say that gradient attacks may not have found what there is to find; see :func:`serious`."""
+"""Flags upon which a plan lets every survivor meet the full suite by itself.
+
+They say that the attacks so far overstate robustness: gradients are zero, random or not those of what predicts, or the
+attacks had not converged. ``black_box_gain`` and ``logit_scale`` say so too, but come from the finished outcomes.
+"""
 
 _PASSES = 5
 _MARGIN_DEFICIT = 0.02
@@ -94,22 +96,6 @@ class Member(NamedTuple):
     label: str
     attack: Attack
     transferred: bool = False
-
-
-def serious(flags: Iterable[Flag]) -> bool:
-    """Tell whether a quick evaluation must go on to the full suite by itself: is any flag in ``SERIOUS``?
-
-    These flags say that the attacks so far overstate robustness on this model: its gradients are zero, random, badly
-    scaled or not those of what predicts, or the attacks had not converged, or one without gradients did better. The
-    other flags do not: ``train_mode``, ``few_classes`` and ``non_finite`` were dealt with on the safe side,
-    ``short_steps`` and ``outside_threat`` are about an attack that somebody chose or wrote, and ``near_chance`` and
-    ``input_range`` about a model used wrongly, on which a stronger attack would be time lost.
-
-    Example:
-        >>> serious([Flag("train_mode", "…")]), serious([Flag("train_mode", "…"), Flag("loss_rising", "…")])
-        (False, True)
-    """
-    return any(flag.flag in SERIOUS for flag in flags)
 
 
 def distinct(flags: Iterable[Flag]) -> list[Flag]:
@@ -451,7 +437,6 @@ def _weaker(outcomes: Outcomes, name: str, other: str) -> Iterator[Flag]:
     if lead > _MARGIN_DEFICIT:
         by_class = outcomes.accuracy(other) - outcomes.accuracy(name)  # NaN, and never above, without images
         yield Flag(
-            "logit_scale",
             f"{name} breaks {100 * lead:.1f} points more than {other}: the logits' scale weakens the "
             "cross-entropy; look at Temperature-PGD and trust the worst case only.",
             attack=other,
