@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from classwise.metrics.intervals import simultaneous, worst_interval
 from classwise.metrics.result import Result
 from classwise.report import (
     attack_table,
@@ -137,6 +138,15 @@ def test_the_attack_table_has_each_view_and_what_it_broke_first(result: Result) 
     assert column(sheet, "attack") == ["clean", "pgd", "margin-pgd", "temperature-pgd", "worst case"]
     assert column(sheet, "seconds") == ["–", "10.0", "11.0", "12.0", "–"]
     assert sum(broken[:-1]) == broken[-1] == (~result.outcomes.correct()).sum()
+
+
+def test_every_attack_has_the_interval_of_its_worst_class(result: Result) -> None:
+    outcomes, sheet = result.outcomes, attack_sheet(read(result))
+    place = [c.title for c in sheet.columns].index("95 % interval")
+    for row, view in zip(sheet.rows, outcomes.views, strict=True):
+        low, high = worst_interval(simultaneous(outcomes.counts(view), outcomes.n))
+        assert row[place].values == pytest.approx((low, high))
+        assert row[place].text == span(low, high)
 
 
 def test_the_worst_case_is_no_higher_than_any_attack(result: Result) -> None:

@@ -153,6 +153,12 @@ def attack_sheet(contents: Contents) -> Sheet:
         Column("average", ("average",)),
         Column("worst", ("worst",), note="accuracy of the weakest class"),
         Column("worst class", ("worst_class",), words=True),
+        Column(
+            f"{contents.confidence} % interval",
+            ("worst_interval_low", "worst_interval_high"),
+            note="simultaneous interval of the lowest class accuracy, whichever class it is",
+            spare=True,
+        ),
         Column("W10", ("worst_q10",), note="mean of the weakest tenth of the classes, at least one", spare=True),
         Column("gap", ("gap",), note="strongest class minus weakest class, in points", spare=True),
         Column(
@@ -370,6 +376,7 @@ def _attack_row(contents: Contents, view: View) -> tuple[Cell, ...]:
         _share(view.average, 2),
         _share(worst, decimals),
         Cell(name, (name,)),
+        Cell(span(*view.worst_interval, decimals), tuple(_value(end) for end in view.worst_interval)),
         Cell(percent(tail, decimals), (_value(tail),)),
         Cell(percent(gap, decimals), (_value(gap),)),
         Cell(f"{first:,}", (first,)),
