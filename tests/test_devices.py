@@ -28,7 +28,8 @@ from classwise.metrics.stats import ClassStats
 from classwise.noise import Noise
 from classwise.registry import build
 from classwise.repair import repair
-from classwise.train import Run, _State
+from classwise.runs import Run
+from classwise.train import _State
 
 THREAT = ThreatModel("Linf", 0.15)
 

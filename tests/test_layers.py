@@ -33,7 +33,7 @@ LAYER_3 = LAYER_2 | {
     "report",
     "analysis",
 }
-LAYER_4 = LAYER_3 | {"critical", "divergence", "train"}
+LAYER_4 = LAYER_3 | {"critical", "divergence", "runs", "epoch_log", "train"}
 STUDIES = {"arguments", "study", "trials", "campaign", "cluster", "standings", "overview", "verdicts", "homings"}
 MAY_IMPORT = {
     "__init__": LAYER_4,
@@ -69,7 +69,9 @@ MAY_IMPORT = {
     "report": {"errors", "files", "metrics"},
     "analysis": LAYER_1 | {"judging", "report"},
     "divergence": {"errors", "losses"},
-    "train": LAYER_2 | {"__init__", "divergence", "engine", "evaluation", "judging", "memory"},
+    "runs": LAYER_2 | {"__init__", "evaluation"},
+    "epoch_log": {"memory", "methods", "metrics", "runs"},
+    "train": LAYER_2 | {"divergence", "engine", "epoch_log", "judging", "memory", "runs"},
     "homing": LAYER_4,
     "homings": LAYER_4 | {"arguments", "homing", "study", "trials", "verdicts"},
     "interop": LAYER_4,

@@ -22,8 +22,9 @@ from classwise.data import Images, load
 from classwise.methods import Pass
 from classwise.metrics.stats import ClassStats
 from classwise.recipes import Recipe
+from classwise.runs import Run
 from classwise.threat import ThreatModel
-from classwise.train import Run, Snapshot
+from classwise.train import Snapshot
 from classwise.trials import Trial
 
 THREAT = ThreatModel("Linf", 0.1)

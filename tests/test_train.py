@@ -32,14 +32,16 @@ from torch import Tensor, nn
 from classwise import divergence, files, registry, selection, train
 from classwise.attacks import PGD
 from classwise.data import Images
+from classwise.epoch_log import class_state
 from classwise.errors import InputError
 from classwise.methods import Epoch, Method, Pass, Standard, Step
 from classwise.metrics.stats import ClassStats
 from classwise.models import Teacher, cosine_head, put_head, weights_sha256
 from classwise.noise import Noise
 from classwise.recipes import Recipe
+from classwise.runs import Run
 from classwise.threat import ThreatModel
-from classwise.train import Run, Snapshot, fit
+from classwise.train import Snapshot, fit
 
 THREAT = ThreatModel("Linf", 0.05)
 RECIPE = Recipe(epochs=4, batch_size=16, lr=0.1, milestones=(2,), augment="crop-flip", steps=2, holdout=0.2)
@@ -548,12 +550,12 @@ def test_the_log_holds_what_each_method_knows_of_the_classes_and_it_is_not_what_
     whole: Callable[..., Path],
 ) -> None:
     # The radius alone need not change: s-at's never does.
-    adaptive = [method for method in METHODS if train._class_state(build(method)).keys() - {"radius"}]
+    adaptive = [method for method in METHODS if class_state(build(method)).keys() - {"radius"}]
     assert "cfa" in adaptive
     for method in adaptive:
         log = read_log(whole(method, AROUND))
-        assert log[-1]["class_state"].keys() == train._class_state(build(method)).keys(), method
-        assert log[-1]["class_state"] != train._class_state(build(method)), method
+        assert log[-1]["class_state"].keys() == class_state(build(method)).keys(), method
+        assert log[-1]["class_state"] != class_state(build(method)), method
 
 
 def test_the_log_holds_the_radius_of_each_class(whole: Callable[..., Path]) -> None:
@@ -1225,7 +1227,7 @@ def unbalanced() -> Images:
     return whole.subset(torch.cat([(whole.y == c).nonzero().flatten()[: int((y == c).sum())] for c in range(3)]))
 
 
-@pytest.mark.parametrize("method", [method for method in METHODS if train._class_state(build(method))])
+@pytest.mark.parametrize("method", [method for method in METHODS if class_state(build(method))])
 @pytest.mark.parametrize("kind", ["unbalanced", "a hundred classes"])
 def test_it_trains_where_batches_lack_classes(tmp_path: Path, method: str, kind: str) -> None:
     data, size = (unbalanced(), 8) if kind == "unbalanced" else (pictures(200, num_classes=100), 25)

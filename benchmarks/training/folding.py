@@ -22,7 +22,7 @@ from classwise.data.images import Images
 from classwise.evaluation import environment
 from classwise.models import folding
 from classwise.registry import build
-from classwise.train import Run
+from classwise.runs import Run
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "attacks"))
 from side_by_side import cpu_seconds, table

@@ -27,7 +27,7 @@ from classwise.data.splits import stratified_sample
 from classwise.evaluation import environment
 from classwise.recipes import Recipe
 from classwise.registry import build
-from classwise.train import Run
+from classwise.runs import Run
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "attacks"))
 from side_by_side import Timed, alone, cpu_seconds, ratios, spread, table

@@ -27,7 +27,8 @@ from classwise.divergence import Watch
 from classwise.evaluation import environment
 from classwise.recipes import Recipe
 from classwise.registry import build
-from classwise.train import Run, Snapshot
+from classwise.runs import Run
+from classwise.train import Snapshot
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "attacks"))
 from side_by_side import table

@@ -34,8 +34,8 @@ from classwise.models.checkpoint import weights_sha256
 from classwise.models.corrected import RECORD, read_record
 from classwise.models.load import RUN_FOLDER
 from classwise.recipes import Recipe
+from classwise.runs import Run
 from classwise.threat import ThreatModel, parse_eps, parse_norm
-from classwise.train import Run
 
 _RECIPES = {"digits": "digits", "mnist": "mnist", "svhn": "svhn"}
 _DEFAULT_RECIPE = "pang2021"

@@ -437,6 +437,7 @@ def _weaker(outcomes: Outcomes, name: str, other: str) -> Iterator[Flag]:
     if lead > _MARGIN_DEFICIT:
         by_class = outcomes.accuracy(other) - outcomes.accuracy(name)  # NaN, and never above, without images
         yield Flag(
+            "logit_scale",
             f"{name} breaks {100 * lead:.1f} points more than {other}: the logits' scale weakens the "
             "cross-entropy; look at Temperature-PGD and trust the worst case only.",
             attack=other,

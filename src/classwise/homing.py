@@ -24,7 +24,7 @@ from classwise.data.splits import stratified_sample
 from classwise.evaluation import evaluate
 from classwise.metrics.outcomes import Outcomes
 from classwise.models import load_model
-from classwise.train import Run
+from classwise.runs import Run
 
 _FIRST = "pgd(keep='last')"  # selects the images; one that stops at the boundary would leave nothing to replay
 

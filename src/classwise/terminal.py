@@ -24,7 +24,6 @@ from classwise.metrics.trade_off import CURVE_FILE
 
 if TYPE_CHECKING:
     from classwise import campaign, evaluation
-    from classwise import train as training_loop
     from classwise.analysis import Finding, Question
     from classwise.attacks import Attack
     from classwise.attacks.plan import Contender
@@ -36,7 +35,9 @@ if TYPE_CHECKING:
     from classwise.repair import Progress, Repair
     from classwise.report.gate import Gate
     from classwise.report.sheet import Sheet
+    from classwise.runs import Run
     from classwise.threat import ThreatModel
+    from classwise.train import Snapshot
     from classwise.trials import State, Trial
 
 _SHOWN = 10  # classes in a live view; the weakest of them where there are more
@@ -60,13 +61,11 @@ def say(text: str) -> None:
 
 
 @contextmanager
-def training(
-    run: training_loop.Run, images: ImageSet, out: Path, *, quiet: bool = False
-) -> Iterator[Callable[[training_loop.Snapshot], None]]:
+def training(run: Run, images: ImageSet, out: Path, *, quiet: bool = False) -> Iterator[Callable[[Snapshot], None]]:
     """Show training while it goes on; yields what :func:`classwise.fit` calls after each step."""
     title = f"Training {run.method} on {len(images)} images of {images.name} at {run.threat}, into {out}"
 
-    def draw(seen: training_loop.Snapshot) -> _Frame:
+    def draw(seen: Snapshot) -> _Frame:
         stats = seen.train.robust if seen.train.robust.n.sum() else seen.train.clean
         label = f"epoch {seen.epoch + 1}/{seen.epochs}" + (f"  held out: {_held_out(seen.last)}" if seen.last else "")
         done, total = seen.epoch * seen.steps + seen.step, seen.epochs * seen.steps

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import json
-import math
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -22,22 +21,18 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-import classwise
 from classwise import files, selection, wrappers
 from classwise.attacks.pgd import PGD
-from classwise.data.augment import Augment, augmentation
 from classwise.data.images import Images
 from classwise.data.splits import draw_by_class, stratified_split
 from classwise.divergence import Watch
 from classwise.engine import total
+from classwise.epoch_log import class_state, held_out_entry, log_line, scalars, tail_accuracy
 from classwise.errors import InputError
-from classwise.evaluation import environment
 from classwise.judging import judging
 from classwise.losses import cross_entropy
-from classwise.memory import freed_memory_kept, peak_memory
+from classwise.memory import freed_memory_kept
 from classwise.methods.base import Epoch, Measured, Method, Pass, Step, under_attack, weakened
-from classwise.metrics import summaries
-from classwise.metrics.result import RESULT_FILE
 from classwise.metrics.stats import ClassStats
 from classwise.metrics.training import LOG_FILE, RUN_FILE
 from classwise.models.checkpoint import save_weights
@@ -45,57 +40,8 @@ from classwise.models.rewriting import faster, rewritten
 from classwise.models.teacher import Teacher
 from classwise.noise import Noise
 from classwise.recipes import Recipe
-from classwise.threat import ThreatModel
-from classwise.wrappers import AWP, Averaged, Moment, Wrappers
-
-CHECKPOINT_VERSION = 2
-_MANY_CLASSES = 20  # above this, selection uses the mean of the worst tenth instead of the worst class
-
-
-@dataclass(frozen=True)
-class Run:
-    """What identifies a training run: resuming it with anything else is refused.
-
-    Attributes:
-        model: loader text of the network, such as "preact_resnet18".
-        method: name of the training method, settings included.
-        recipe: how it is trained.
-        threat: what the training attack and the selection attack may do.
-        seed: of order, augmentation, attacks and dropout.
-        wrappers: what goes around the method, such as "awp(gamma=0.005), ema"; "" for nothing.
-
-    Raises:
-        InputError: a radius of 0, no such augmentation or wrapper, or a training attack that cannot be.
-    """
-
-    model: str
-    method: str
-    recipe: Recipe
-    threat: ThreatModel
-    seed: int = 0
-    wrappers: str = ""
-
-    def __post_init__(self) -> None:
-        if self.threat.eps <= 0:
-            raise InputError("The radius to train at is 0, where no attack exists; give --eps above 0, such as 8/255.")
-        _ = self.augment, self.attack, self.wrapped  # refused here, before anything is written
-
-    @property
-    def augment(self) -> Augment:
-        """What is done to the images of a batch before they are trained on."""
-        return augmentation(self.recipe.augment)
-
-    @property
-    def attack(self) -> PGD:
-        """The attack that the method is built with; a method may change its loss and its start."""
-        recipe, step_size = self.recipe, self.recipe.step_size
-        length = self.threat.eps / 4 if step_size is None else step_size
-        return PGD(self.threat, steps=recipe.steps, step_size=length, mode=recipe.attack_mode)
-
-    @property
-    def wrapped(self) -> Wrappers:
-        """What goes around the method."""
-        return wrappers.build(self.wrappers)
+from classwise.runs import CHECKPOINT_VERSION, Run, describe, refuse_other_settings, refuse_other_uses
+from classwise.wrappers import AWP, Averaged, Moment
 
 
 @dataclass(frozen=True)
@@ -193,8 +139,9 @@ def fit(
     _refuse_lacks(method, run, held_out)
     # Convolutions with channels last: 1.5 times as many images a second for small_resnet on one CPU core.
     model.to(memory_format=torch.channels_last)
-    record = _describe(run, method, train, held_out, fabric, model)
-    _refuse_other_uses(folder, record)
+    precision = fabric.strategy.precision.precision
+    record = describe(run, method, train, held_out, model, fabric.world_size, precision)
+    refuse_other_uses(folder, record)
     job = _Job(fabric, model, method, train.subset(positions), train.subset(held_out), run, watch)
     state = job.state
     # Only now are the weights where they will be trained, and the optimiser's state goes where they are.
@@ -215,8 +162,8 @@ def fit(
         averages = {name: job.validate(each.model) for name, each in state.averages.items() if each.exists}
         method.end_epoch(Epoch(epoch, sums, held, job.measure() if method.measures else None))
         seconds = time.perf_counter() - start
-        line = _log_line(epoch, run, sums, held, averages, seconds, fabric.device)
-        _finish(state, folder, fabric, record, {**line, "class_state": _class_state(method)})
+        line = log_line(epoch, run, sums, held, averages, seconds, fabric.device)
+        _finish(state, folder, fabric, record, {**line, "class_state": class_state(method)})
     if fabric.is_global_zero:
         _conclude(state, folder, run.recipe.epochs)
     fabric.barrier()
@@ -270,7 +217,7 @@ class _State:
             settings = dict(json.loads(stored["settings"]))
         except Exception as error:
             raise InputError(f"{path} is damaged; delete it to train from the start.") from error
-        _same_settings(path, settings, record)
+        refuse_other_settings(path, settings, record)
         self.step.model.load_state_dict(stored["model"])
         self.step.method.load_state_dict(stored["method"])
         self.optimizer.load_state_dict(stored["optimizer"])
@@ -354,7 +301,7 @@ class _Job:
         """Let the averages follow that do so after an epoch, whose held-out sums some of them ask for."""
         model, log = self.state.step.model, self.state.log
         # A run that holds nothing out has no tail in any epoch.
-        tails = () if held is None else (*(line["tail"] for line in log), _tail(held))
+        tails = () if held is None else (*(line["tail"] for line in log), tail_accuracy(held))
         moment = Moment(epoch, self.steps, self.steps, self.run.recipe.epochs, tails)
         for average in self.state.averages.values():
             average.follow(model, moment, "epoch")
@@ -422,7 +369,7 @@ def _finish(state: _State, folder: Path, fabric: Fabric, record: Mapping[str, An
     A stop between any two writes leaves a checkpoint from which the same files are written again.
     """
     state.log.append(line)
-    fabric.log_dict(dict(_scalars(line)), step=line["epoch"])
+    fabric.log_dict(dict(scalars(line)), step=line["epoch"])
     epochs = record["recipe"]["epochs"]
     if fabric.is_global_zero:
         for name, model in state.models.items():
@@ -435,7 +382,7 @@ def _finish(state: _State, folder: Path, fabric: Fabric, record: Mapping[str, An
 
 def _measure_teacher(job: _Job, teacher: Teacher, folder: Path) -> None:
     """Write down what the teacher achieves on the held-out images by class: a student inherits its weaknesses."""
-    found = {**teacher.record(), **_held_out(job.validate(teacher.network.to(job.fabric.device)))}
+    found = {**teacher.record(), **held_out_entry(job.validate(teacher.network.to(job.fabric.device)))}
     if job.fabric.is_global_zero:
         files.write_json(folder / "teacher.json", found)
 
@@ -484,82 +431,6 @@ def _candidate(folder: Path, name: str, epoch: int) -> Path:
 
 def _weights_file(name: str, what: str) -> str:
     return f"{what}.safetensors" if name == "plain" else f"{name}-{what}.safetensors"
-
-
-def _log_line(
-    epoch: int,
-    run: Run,
-    train: Pass,
-    valid: Pass | None,
-    averages: Mapping[str, Pass | None],
-    seconds: float,
-    device: torch.device,
-) -> dict[str, Any]:
-    return {
-        "epoch": epoch + 1,
-        "lr": run.recipe.rate(epoch),
-        "train": _measured(train),
-        **_held_out(valid),
-        "averages": {name: _held_out(each) for name, each in averages.items()},
-        "seconds": seconds,
-        "images_per_second": max(float(stats.n.sum()) for stats in train) / seconds,
-        "peak_memory_bytes": peak_memory(device),
-    }
-
-
-def _held_out(valid: Pass | None) -> dict[str, Any]:
-    """Return what a model achieved on the held-out images, and its score."""
-    if valid is None:
-        return {"valid": None, "score": None, "tail": None}
-    tail = _tail(valid)
-    return {"valid": _measured(valid), "score": float(valid.robust.average) + tail, "tail": tail}
-
-
-def _tail(valid: Pass) -> float:
-    """Return the lowest robust class accuracy, with many classes the mean of the worst tenth."""
-    robust = valid.robust.accuracy.cpu().numpy()
-    return float(summaries.worst(robust) if len(robust) <= _MANY_CLASSES else summaries.worst_q(robust, 0.1))
-
-
-def _class_state(method: Method) -> dict[str, list[float | None]]:
-    """Return what a method knows of each class after an epoch, for the log: weights, radii and the like."""
-    vectors = {name: value for name, value in method.named_buffers() if value.shape == (method.num_classes,)}
-    if (radius := method.class_radius()) is not None:
-        vectors["radius"] = radius
-    return {name: [_json(number) for number in value.tolist()] for name, value in vectors.items()}
-
-
-def _measured(sums: Pass) -> dict[str, Any]:
-    """Turn sums into a log entry; what was not measured is left out, and what is undefined is None."""
-    return {
-        name: {
-            "n": stats.n.long().tolist(),
-            "correct": stats.correct.long().tolist(),
-            "accuracy": float(stats.average),
-            "worst": float(stats.worst),
-            "loss": _json(float(stats.loss.sum() / stats.n.sum())),
-            "loss_by_class": [_json(value) for value in stats.mean_loss.tolist()],
-            "confusion": stats.confusion.long().tolist(),
-        }
-        for name, stats in sums._asdict().items()
-        if stats.n.sum() > 0
-    }
-
-
-def _json(value: float) -> float | None:
-    return value if math.isfinite(value) else None
-
-
-def _scalars(line: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
-    """Yield the numbers of an epoch that make a curve, by name."""
-    averaged = {f"{name}/valid": each["valid"] for name, each in line["averages"].items()}
-    for part, measured in {"train": line["train"], "valid": line["valid"], **averaged}.items():
-        for view, entry in (measured or {}).items():
-            for metric in ("accuracy", "worst", "loss"):
-                if entry[metric] is not None:
-                    yield f"{part}/{view}/{metric}", entry[metric]
-    for metric in ("lr", "images_per_second", "seconds"):
-        yield metric, line[metric]
 
 
 def _count(sums: Pass, step: Step, y: Tensor) -> None:
@@ -642,77 +513,3 @@ def _refuse_lacks(method: Method, run: Run, held_out: Tensor) -> None:
             f"{run.method} goes on with a robust network, and {run.model!r} has fresh weights; give one that was "
             "trained, as in --model run:DIR or ARCH@FILE."
         )
-
-
-def _describe(
-    run: Run, method: Method, train: Images, held_out: Tensor, fabric: Fabric, model: nn.Module
-) -> dict[str, Any]:
-    """Return what run.json holds; everything but the environment must agree for a run to be resumed."""
-    size = min(run.recipe.batch_size, len(train) - len(held_out))
-    if size % fabric.world_size:
-        raise InputError(f"A batch of {size} does not divide over {fabric.world_size} processes; change one.")
-    return {
-        "checkpoint_version": CHECKPOINT_VERSION,
-        "classwise": classwise.__version__,
-        # Causes before their effects: the first difference is the one that is named when a run is refused.
-        "seed": run.seed,
-        "data": {
-            "name": train.name,
-            "split": train.split,
-            "n": len(train),
-            "sha256": train.sha256(),
-            "note": train.note,
-        },
-        "classes": list(train.classes),
-        "shape": list(train.shape),
-        "recipe": asdict(run.recipe),
-        "threat": asdict(run.threat),
-        "attack": repr(method.attack),
-        "method": run.method,
-        "teacher": None if method.teacher is None else method.teacher.record(),
-        "wrappers": run.wrappers,
-        "model": run.model,
-        "held_out": train.index[held_out].tolist(),
-        "processes": fabric.world_size,
-        "sync_batchnorm": any(isinstance(layer, nn.SyncBatchNorm) for layer in model.modules()),
-        "precision": fabric.strategy.precision.precision,
-        "environment": environment(),
-    }
-
-
-def _refuse_other_uses(folder: Path, record: Mapping[str, Any]) -> None:
-    """Refuse a folder that holds an evaluation, or a run with other settings."""
-    if (folder / RESULT_FILE).exists() or any(folder.glob("partial-*.npz")):
-        raise InputError(f"{folder} holds an evaluation; choose another --out for the training run.")
-    path = folder / RUN_FILE
-    if path.exists():
-        try:
-            stored = dict(json.loads(path.read_text()))
-        except (ValueError, TypeError) as error:
-            raise InputError(f"{path} is damaged; choose another --out.") from error
-        _same_settings(path, stored, record)
-
-
-def _same_settings(path: Path, stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    """Refuse to mix runs, naming the first setting that differs."""
-    wanted = json.loads(json.dumps(wanted))
-    for name in wanted:
-        if name != "environment" and stored.get(name) != wanted[name]:
-            old, new = _difference(name, stored.get(name), wanted[name])
-            raise InputError(
-                f"{path.parent} holds a run with {old}, and now {new} is asked for; choose another --out, or the same "
-                "settings to resume it."
-            )
-
-
-def _difference(name: str, old: Any, new: Any) -> tuple[str, str]:
-    if isinstance(old, dict) and isinstance(new, dict):
-        key = next((k for k in new if old.get(k) != new[k]), None)
-        if key is not None:
-            return _difference(f"{name}.{key}", old.get(key), new[key])
-    return f"{name} = {_short(old)}", f"{name} = {_short(new)}"
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 60 else text[:57] + "…"
