@@ -1235,7 +1235,7 @@ def test_a_damaged_run_is_named(run: Run, tmp_path: Path, content: str) -> None:
         (("--limit", "200"), "data.n = 300, and now data.n = 200"),
         (("--model", "small_resnet"), "model"),
         (("--precision", "bf16-mixed"), "precision"),
-        (("--wrappers", "ema"), 'wrappers = "", and now wrappers = "ema"'),
+        (("--wrappers", "swa"), 'wrappers = "ema", and now wrappers = "swa"'),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

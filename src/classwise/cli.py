@@ -63,7 +63,7 @@ def run_demo(out: Path = Path("classwise-demo"), seed: int = 0) -> None:
     from classwise import terminal
 
     terminal.say("A small network learns to read 8x8 digits under attack, then every test digit is attacked.")
-    train_model("at", model="digits_cnn", data="digits", seed=seed, out=out / "run")
+    train_model("at", model="digits_cnn", data="digits", wrappers="", seed=seed, out=out / "run")
     evaluate_model(f"run:{out / 'run'}", data="digits", seed=seed, out=out / "evaluation")
     page = make_report(out / "evaluation")
     terminal.next_steps(page, out)
@@ -75,7 +75,7 @@ def train_model(
     data: str = "digits",
     data_dir: Path | None = None,
     recipe: str | None = None,
-    wrappers: str = "",
+    wrappers: str = "ema",
     eps: str | float | None = None,
     norm: str | int | None = None,
     limit: int | None = None,
@@ -98,7 +98,7 @@ def train_model(
         data: data set, see `classwise list data`.
         data_dir: folder that holds it.
         recipe: training recipe, with changes like `digits(epochs=5)`; see `classwise list recipes`.
-        wrappers: what goes around the method, such as `awp(gamma=0.005),ema`; see `classwise list wrappers`.
+        wrappers: what goes around the method, such as `awp(gamma=0.005),ema`, or ""; see `classwise list wrappers`.
         eps: radius of the attack, such as 8/255; the data set's usual one if not given.
         norm: Linf, L2 or L1; with --eps.
         limit: train on a stratified sample of this many images.
