@@ -160,3 +160,13 @@ def test_who_waits_gets_a_lock_that_someone_only_looked_at(tmp_path: Path) -> No
     with files.held(path) as at_once, files.held(path, patience=30.0) as later:
         assert (at_once, later) == (False, True)
     leaving.join()
+
+
+def test_a_path_that_cannot_be_written_is_refused_before_there_is_anything_to_write(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("old")
+    for path in (tmp_path / "file" / "more", tmp_path, Path("/proc/nowhere/file")):
+        with pytest.raises(InputError, match=f"Cannot write {path}: .*; choose a folder you may write to"):
+            files.refuse_unwritable(path)
+    files.refuse_unwritable(tmp_path / "a" / "b")
+    files.refuse_unwritable(tmp_path / "file")
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("file", "old")]

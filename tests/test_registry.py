@@ -141,8 +141,8 @@ def test_settings_in_the_text_win_over_defaults() -> None:
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("pgd(step=7)", "attack 'pgd\\(step=7\\)' cannot be built: .*'step'"),
-        ("fgsm(steps=2)", "cannot be built"),
+        ("pgd(step=7)", "The attack pgd has no setting 'step': did you mean 'steps'\\?"),
+        ("fgsm(steps=2)", "The attack fgsm has no setting 'steps'"),
         ("pgd(steps=0)", "of at least 1"),
         ("pgd(steps='many')", "whole numbers"),
         ("pgd(step_size='2/255')", "cannot be built"),
@@ -243,3 +243,18 @@ def test_no_text_makes_a_traceback(text: str) -> None:
 )
 def test_a_list_is_split_at_the_commas_between_names(text: str, parts: list[str]) -> None:
     assert registry.split(text) == parts
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "given", "says"),
+    [
+        ("recipe", "digits(epoch=3)", (), "The recipe digits has no setting 'epoch': did you mean 'epochs'"),
+        ("method", "frl-rw(bta=1)", (3, None), "The method frl-rw has no setting 'bta': did you mean 'beta'"),
+        ("suite", "temperature-curve(stps=5)", (ThreatModel("Linf", 0.1),), "cannot be built"),
+    ],
+)
+def test_a_builder_that_passes_its_settings_on_has_those_of_what_it_makes(
+    kind: registry.Kind, text: str, given: tuple[Any, ...], says: str
+) -> None:
+    with pytest.raises(InputError, match=says):
+        registry.build(kind, text, *given)

@@ -126,7 +126,7 @@ def _record(model: str) -> tuple[Path, Any]:
     match = re.fullmatch(RUN_FOLDER, rest)
     path = Path(match[1] if match else "").expanduser() / RUN_FILE
     if not path.is_file():
-        raise InputError(f"{path.parent} is no folder of a run: it has no run.json; give one written by training.")
+        raise InputError(f"{path.parent} is no folder of a run: it has no run.json; give FOLDER or FOLDER@last.")
     try:
         return path, json.loads(path.read_text())
     except ValueError as error:

@@ -39,6 +39,8 @@ Listed = Literal[
 # Positional arguments that take several words, with the help of each; jsonargparse wants a list in brackets.
 _SEVERAL = {"runs": "folders that `classwise evaluate --out` or `classwise train --out` wrote."}
 _GATE_CLOSED = 3
+# Commands that go on where they were stopped, if they have a folder.
+_RESUMED = ("demo", "train", "evaluate", "critical-eps", "homing", "study")
 # Options of evaluate that the race to the worst class has no use for.
 _NOT_UNTIL = ("audit", "batch_size", "fixed_shape", "search_precision", "examples", "fail_under", "junit", "gate_json")
 _SWITCHES = ("download", "sync_batchnorm", "fit_on_test", "plan", "status", "shrink")
@@ -46,10 +48,14 @@ _SWITCHES = ("download", "sync_batchnorm", "fit_on_test", "plan", "status", "shr
 _PLAIN = (
     (r'Parser key "(\w+)":', r"\1:"),
     (r"Expected a typing\.Literal\[(.*)\]", r"expected one of \1"),
-    (r"Expected a <class '(\w+)'>", r"expected \1"),
-    (r"Does not validate .* Given value: ", "it cannot be "),
+    (r"Does not validate .* Subtypes: \[(.*)\] Errors: .* Given value: ", r"expected \1, not "),
+    (r"Expected a (<class '\w+'>)", r"expected \1"),
+    (r", <class 'NoneType'>", ""),
+    (r"<class 'int'>", "a whole number"),
+    (r"<class 'float'>", "a number"),
+    (r"<class '(\w+)'>", r"\1"),
     (r"\. Got value:", ", not"),
-    (r"required: \w+\.", "required: "),
+    (r"required: [\w-]+\.", "required: "),
 )
 
 
@@ -224,6 +230,8 @@ def _find_worst(network: Any, images: Any, attacks: str, threat: Any, seed: int,
     from classwise.analysis.worst_class import until_worst, worst_class
 
     strong = arguments.single(attacks, threat, images, seed)
+    if out is not None:
+        files.refuse_unwritable(out / "worst-class.json")
     terminal.say(f"Looking for the worst class of {len(images):,} images of {images.name} at {threat}")
     cheap = arguments.single("pgd(steps=10, start='clean')", threat, images, seed)
     race = until_worst(network, images, cheap, strong, seed=seed, watch=terminal.round_of)
@@ -404,12 +412,16 @@ def _conditions(
     fail_under: str | None, junit: Path | None, gate_json: Path | None, classes: Sequence[str]
 ) -> tuple[Any, ...]:
     """Read the conditions of the gate, before anything is attacked."""
+    from classwise import files
     from classwise.report import gate
 
     if fail_under is None:
         if junit or gate_json:
             raise InputError("--junit and --gate-json write what --fail-under found; give that too.")
         return ()
+    for path in (junit, gate_json):
+        if path is not None:
+            files.refuse_unwritable(path)
     return gate.conditions(fail_under, classes)
 
 
@@ -703,18 +715,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in words
     arguments = [_underscored(word) for word in words if word != "--debug"]
+    command = next((word for word in arguments if not word.startswith("-")), "")
+    settings: dict[str, Any] = {}
     try:
-        command = next((word for word in arguments if not word.startswith("-")), "")
         if command and command not in COMMANDS:
             raise InputError(unknown("command", command, COMMANDS))
-        settings = vars(parser().parse_args(arguments)[command])
+        settings = vars(parser().parse_args(_joined(arguments))[command])
+        if not 0 <= settings.get("seed", 0) < 2**63:
+            raise InputError(f"--seed is {settings['seed']}, but must be a whole number from 0 to 2^63 - 1.")
         COMMANDS[command](**{name: value for name, value in settings.items() if name != "config"})
     except SystemExit as done:  # after --help, --version, --print-config and a closed gate
         return int(done.code or 0)
     except InputError as error:
         return _fail(str(error), 2, debug)
     except KeyboardInterrupt:
-        return _fail("Interrupted; run the same command again to go on from the last saved state.", 130, debug)
+        kept = command in _RESUMED and settings.get("out") is not None and not settings.get("until")
+        remedy = "run the same command again to go on from the last saved state" if kept else "nothing was kept"
+        return _fail(f"Interrupted; {remedy}.", 130, debug)
     except BrokenPipeError:
         return 0
     except Exception as error:
@@ -729,25 +746,33 @@ class _Parser(ArgumentParser):
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Say what was wrong in one sentence, in place of the usage and several lines."""
         said = " ".join(message.split()).rstrip(".")
+        lacking = re.search(r"required: ([\w-]+)\.", said)  # what a command lacks, the parser above it notices
+        prog = f"{self.prog} {lacking[1]}" if lacking else self.prog.replace(" [options]", "")
         for pattern, plain in _PLAIN:
             said = re.sub(pattern, plain, said)
-        raise InputError(f"{said}; see `{self.prog.replace(' [options]', '')} --help`.") from ex
+        raise InputError(f"{said}; see `{prog} --help`.") from ex
 
     def format_help(self, *formatter: Any) -> str:
-        return re.sub(r"--[a-z_]+", lambda option: option[0].replace("_", "-"), str(super().format_help(*formatter)))
+        said = str(super().format_help(*formatter)).replace(" [options] ", " ", 1)
+        for pattern, plain in ((r"<class '(\w+)'>", r"\1"), (r"Union\[([^][]*)\]", r"\1"), (r", null", " or null")):
+            said = re.sub(pattern, plain, said)
+        return re.sub(r"--[a-z_]+", lambda option: option[0].replace("_", "-"), said)
 
 
 def parser() -> ArgumentParser:
     """Build the command line from the signatures of the commands."""
     top = _Parser(
         prog="classwise",
+        allow_abbrev=False,
         version=__version__,
         description="Class-wise adversarial robustness: find the weakest class, attack it, explain it, repair it.",
         epilog="--debug anywhere shows the traceback of an error.",
     )
     commands = top.add_subcommands(required=True, title="commands", metavar="COMMAND")
     for name, command in COMMANDS.items():
-        sub = _Parser(prog=f"classwise {name}", description=(command.__doc__ or "").partition("\n\n")[0])
+        sub = _Parser(
+            prog=f"classwise {name}", allow_abbrev=False, description=(command.__doc__ or "").partition("\n\n")[0]
+        )
         sub.add_argument("--config", action="config", help="YAML file with options; --print-config writes one.")
         # jsonargparse wants a value after an option of type bool; a switch has none.
         switches = [switch for switch in _SWITCHES if switch in inspect.signature(command).parameters]
@@ -759,6 +784,17 @@ def parser() -> ArgumentParser:
             sub.add_argument(f"--{switch}", action="store_true", help=_help_of(command, switch))
         commands.add_subcommand(name, sub, help=(command.__doc__ or "").partition("\n")[0])
     return top
+
+
+def _joined(words: Sequence[str]) -> list[str]:
+    """Join an option and a value such as -8/255, which argparse would take for an option; it knows plain numbers."""
+    joined: list[str] = []
+    for word in words:
+        if re.fullmatch(r"-[\d.]+/[\d.]+", word) and joined and joined[-1].startswith("--"):
+            joined[-1] += f"={word}"
+        else:
+            joined.append(word)
+    return joined
 
 
 def _underscored(word: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import platform
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -198,10 +199,30 @@ class _Found:
 
 
 def _check(job: _Job) -> None:
+    if not isinstance(job.attacks, Mapping):
+        raise InputError(
+            f"The attacks go by names, as in what classwise.build_attacks('pgd', threat) returns, not {job.attacks!r}."
+        )
     if len({attack.threat for attack in job.attacks.values()}) != 1:
         raise InputError("Name at least one attack, and give all attacks of an evaluation the same threat model.")
-    if not len(job.data) or (job.settings.batch_size is not None and job.settings.batch_size < 1):
-        raise InputError("An evaluation needs at least one image, and a batch size of at least 1.")
+    if not hasattr(job.data, "fetch"):
+        raise InputError(
+            f"The data of an evaluation are classwise.Images or the like, not a {type(job.data).__name__}."
+        )
+    if not len(job.data):
+        raise InputError("An evaluation needs at least one image.")
+    if job.settings.batch_size is not None and job.settings.batch_size < 1:
+        raise InputError(f"The batch size is {job.settings.batch_size}, but must be at least 1.")
+    if not 0 <= job.settings.seed < 2**63:
+        raise InputError(f"The seed is {job.settings.seed}, but must be a whole number from 0 to 2^63 - 1.")
+    threat = next(iter(job.attacks.values())).threat
+    sides = "x".join(str(side) for side in job.data.shape)
+    diagonal = {"Linf": 1.0, "L2": math.sqrt(math.prod(job.data.shape)), "L1": float(math.prod(job.data.shape))}
+    if threat.norm != "Linf" and threat.eps >= diagonal[threat.norm]:
+        raise InputError(
+            f"Within the {threat.norm} radius {threat.eps:g} every image of {sides} becomes any other: pixels are in "
+            f"[0, 1], so write for example {threat.eps:g}/255."
+        )
     if job.settings.examples < 0:
         raise InputError(f"The number of examples cannot be {job.settings.examples}; 0 stores none.")
     if job.settings.fixed_shape is not None and job.settings.fixed_shape < 1:

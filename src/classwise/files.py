@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import glob
 import hashlib
@@ -43,6 +44,23 @@ def write_bytes(path: Path, content: bytes) -> None:
         if isinstance(error, OSError):
             raise InputError(f"Cannot write {path}: {error.strerror or error}.") from error
         raise
+
+
+def refuse_unwritable(path: Path) -> None:
+    """Refuse a file that could not be written, before hours are spent on what it is to hold; leaves no trace.
+
+    Raises:
+        InputError: a folder is in its place, or the nearest folder that exists cannot be written.
+    """
+    folder = next(each for each in path.absolute().parents if each.exists())
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise InputError(f"Cannot write {path}: {reason}; choose a folder you may write to.") from error
 
 
 def write_text(path: Path, content: str) -> None:

@@ -165,6 +165,8 @@ def check_logits(logits: Any, x: Tensor, classes: Sequence[str]) -> None:
     if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != len(x):
         shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise InputError(f"The model returns {shape} for {len(x)} images; it must return logits of shape (N, classes).")
+    if not logits.is_floating_point():
+        raise InputError(f"The model returns {logits.dtype}; it must return logits, which are floating point.")
     if logits.shape[1] != len(classes):
         raise InputError(
             f"The model returns {logits.shape[1]} logits and the data set has {len(classes)} classes; "

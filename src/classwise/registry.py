@@ -9,11 +9,12 @@ from __future__ import annotations
 import ast
 import difflib
 import importlib
+import inspect
 import pkgutil
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, Literal, TypeVar, get_args, get_type_hints
 
 from classwise.errors import InputError
 
@@ -116,6 +117,9 @@ def build(kind: Kind, text: str, *args: Any, **defaults: Any) -> Any:
     try:
         return found.build(*args, **{**defaults, **settings})
     except TypeError as error:
+        known = _settings_of(found.build, len(args))
+        if known is not None and (wrong := [key for key in {**settings, **defaults} if key not in known]):
+            raise InputError(f"The {kind} {name} has no setting {wrong[0]!r}: {_nearest(wrong[0], known)}") from error
         raise InputError(f"{kind} {text!r} cannot be built: {error}.") from error
 
 
@@ -136,7 +140,10 @@ def parse(text: str) -> tuple[str, dict[str, Any]]:
     try:
         return name, _settings(inside or "")
     except (SyntaxError, ValueError, TypeError, ArithmeticError) as error:
-        raise InputError(f"The settings in {text!r} are not of the form name(key=value, key=value).") from error
+        raise InputError(
+            f"The settings in {text!r} are not of the form name(key=value, key=value), each key once and each value a "
+            "number, a fraction, True, False, or a text in quotes."
+        ) from error
 
 
 def split(text: str) -> list[str]:
@@ -158,9 +165,33 @@ def split(text: str) -> list[str]:
 
 def unknown(what: str, name: str, known: list[str] | Mapping[str, Any]) -> str:
     """Say in one sentence that ``name`` is not known, with the nearest match."""
+    return f"Unknown {what} {name!r}: {_nearest(name, known)}"
+
+
+def _nearest(name: str, known: list[str] | Mapping[str, Any]) -> str:
     near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(sorted(known))}."
-    return f"Unknown {what} {name!r}: {hint}"
+    return (
+        f"did you mean {near[0]!r}?"
+        if near
+        else f"known are {', '.join(sorted(known))}."
+        if known
+        else "there is none."
+    )
+
+
+def _settings_of(build: Callable[..., Any], given: int) -> list[str] | None:
+    """Return what can be set of something, without the first so many arguments, which its builder is given anyway.
+
+    A builder that passes its settings on has those of what it returns as well; None where that is no class.
+    """
+    parameters = list(inspect.signature(build).parameters.values())
+    if any(each.kind is each.VAR_KEYWORD for each in parameters):
+        made = get_type_hints(build).get("return")
+        if not isinstance(made, type):
+            return None
+        parameters += inspect.signature(made).parameters.values()
+    names = dict.fromkeys(each.name for each in parameters if each.kind is not each.VAR_KEYWORD)
+    return list(names)[given:]
 
 
 def _settings(text: str) -> dict[str, Any]:

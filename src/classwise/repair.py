@@ -177,7 +177,9 @@ def repair(
 
 
 def choice(average: Sequence[float], worst: Sequence[float], max_loss: float) -> int:
-    """Return the round with the best worst class among those that keep the average, the first of several.
+    """Return the round with the best worst class among those that keep the average, 0 if none is better than that.
+
+    Of equally good ones the one with the higher average, then the first.
 
     Args:
         average: robust average of each round, the first of which is the uncorrected model.
@@ -189,7 +191,8 @@ def choice(average: Sequence[float], worst: Sequence[float], max_loss: float) ->
         1
     """
     allowed = [number for number, value in enumerate(average) if average[0] - value <= max_loss / 100 + 1e-9]
-    return max(allowed, key=lambda number: (worst[number], average[number], -number))
+    best = max(allowed, key=lambda number: (worst[number], average[number], -number))
+    return best if worst[best] > worst[0] else 0
 
 
 def is_test(data: ImageSet) -> bool:
@@ -203,8 +206,7 @@ def refuse_used(folder: Path) -> None:
     Raises:
         InputError: it is such a folder.
     """
-    if any(path.exists() and not path.is_dir() for path in (folder, *folder.parents)):
-        raise InputError(f"Cannot write {folder}: a file is in its place; choose another folder.")
+    files.refuse_unwritable(folder / RECORD)
     if (folder / RECORD).exists():
         raise InputError(f"{folder} holds a corrected model already; choose another --out, or delete it.")
 

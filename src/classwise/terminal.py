@@ -63,7 +63,7 @@ def say(text: str) -> None:
 @contextmanager
 def training(run: Run, images: ImageSet, out: Path, *, quiet: bool = False) -> Iterator[Callable[[Snapshot], None]]:
     """Show training while it goes on; yields what :func:`classwise.fit` calls after each step."""
-    title = f"Training {run.method} on {len(images)} images of {images.name} at {run.threat}, into {out}"
+    title = f"Training {run.method!r} on {len(images)} images of {images.name} at {run.threat}, into {out}"
 
     def draw(seen: Snapshot) -> _Frame:
         stats = seen.train.robust if seen.train.robust.n.sum() else seen.train.clean
@@ -154,7 +154,8 @@ def _warn(flags: Sequence[Mapping[str, Any]]) -> None:
 
 def round_of(race: Race) -> None:
     """Say in one line where a race to the worst class stands."""
-    say(f"  {int(race.sampled.sum())} images attacked; {len(race.worst)} classes may be the worst")
+    left = len(race.worst)
+    say(f"  {int(race.sampled.sum())} images attacked; {left} {'class' if left == 1 else 'classes'} may be the worst")
 
 
 def gate(found: Gate) -> None:
@@ -222,7 +223,8 @@ def _chosen(curve: Mapping[str, Any]) -> str:
     """Say what the chosen round gains and costs, and which classes pay."""
     number = curve["chosen"]
     if number == 0:
-        return f"No round had a better weakest class at a loss of {curve['max_loss']:g} points; nothing is changed."
+        loss = f"{curve['max_loss']:g} points of average"
+        return f"No round had a better weakest class for at most {loss}; nothing is changed."
     base, point = (curve["rounds"][k] for k in (0, number))
     before, after = (each["adaptive"]["worst"]["accuracy"] for each in (base, point))
     pays = ", ".join(f"{name} {change:+.1f}" for name, change in sorted(point["paying"].items(), key=lambda e: e[1]))

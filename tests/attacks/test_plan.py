@@ -100,7 +100,7 @@ STAGE = '[[stage]]\nattack = "pgd"\n'
         (f'full = ["autoattack"]\n{STAGE}', r"may name one suite as full"),
         (f"audit = 1\n{STAGE}", r"nothing else"),
         (f'full = "autoatack"\n{STAGE}', r"did you mean 'autoattack'\?"),
-        (f'full = "fast"\n{STAGE}', r"Unknown attack 'fast'"),
+        (f'full = "fast"\n{STAGE}', "fast is a plan, and only attacks and suites can stand here"),
         ("stage = [1]", r"A stage of a plan names its attack"),
         ("[[stage]]\nclosest = 0.5", r"A stage of a plan names its attack"),
         ("[[stage]]\nattack = 3", r"A stage of a plan names its attack"),
@@ -110,7 +110,7 @@ STAGE = '[[stage]]\nattack = "pgd"\n'
         ('[[stage]]\nattack = "pgd(steps=0)"', r"steps and restarts of at least 1"),
         ('[[stage]]\nattack = "pgd,square"', r"is not a name"),
         ('[[stage]]\nattack = "quick"', r"one attack, and 'quick' stands for several; give each its stage\.$"),
-        ('[[stage]]\nattack = "fast"', r"Unknown attack 'fast'"),
+        ('[[stage]]\nattack = "fast"', "fast is a plan, and only attacks and suites can stand here"),
         (f"{STAGE}closest = 0", r"The share closest = 0.0 of pgd must be above 0 and at most 1\.$"),
         (f"{STAGE}closest = -0.5", r"must be above 0 and at most 1"),
         (f"{STAGE}closest = 1.01", r"must be above 0 and at most 1"),
@@ -201,7 +201,7 @@ def test_no_name_at_all_is_refused(text: Any) -> None:
 
 
 def test_a_plan_takes_no_settings_that_it_does_not_have() -> None:
-    with pytest.raises(InputError, match="plan 'fast\\(steps=3\\)' cannot be built"):
+    with pytest.raises(InputError, match="The plan fast has no setting 'steps'"):
         contenders("fast(steps=3)", LINF)
 
 

@@ -49,5 +49,5 @@ def test_settings_of_temperature_curve_are_in_the_names_of_its_attacks() -> None
 
 
 def test_a_suite_refuses_settings_that_it_does_not_take() -> None:
-    with pytest.raises(InputError, match="cannot be built"):
+    with pytest.raises(InputError, match="The suite quick has no setting 'steps'"):
         build("quick(steps=5)", THREAT)

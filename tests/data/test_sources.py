@@ -78,7 +78,7 @@ def test_no_download_is_offered_where_there_is_none(name, tmp_path):
 
 
 def test_a_setting_that_a_set_does_not_take_is_refused(tmp_path):
-    with pytest.raises(InputError, match="cannot be built"):
+    with pytest.raises(InputError, match="has no setting 'size'"):
         load("mnist(size=3)", tmp_path)
 
 

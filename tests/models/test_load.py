@@ -53,7 +53,7 @@ def test_settings_reach_the_architecture():
     ("text", "says"),
     [
         ("digit_cnn", "Unknown model 'digit_cnn': did you mean 'digits_cnn'"),
-        ("digits_cnn(width=3)", "cannot be built: .*'width'"),
+        ("digits_cnn(width=3)", "has no setting 'width'"),
         ("small_cnn", "at least 16x16"),
         ("digits_cnn@none.pt", "no weights file none.pt"),
         ("none.pt", "write ARCH@none.pt, as in small_cnn@none.pt"),

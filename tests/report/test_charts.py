@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import plotly.graph_objects as go
 import pytest
 
@@ -105,6 +107,27 @@ def test_nodes_of_a_flow_diagram_stand_in_the_order_of_the_heat_map(result: Resu
     for side in (slice(0, 10), slice(10, 20)):
         assert node["y"][side] == sorted(node["y"][side])
         assert len(set(node["x"][side])) == 1
+
+
+def test_a_class_without_a_band_has_no_node_and_takes_no_place(make: Callable[..., Result]) -> None:
+    """Class 0 has no image that is right when clean, and nothing is sent to it."""
+    made = make()
+    outcomes = made.outcomes
+    clean, *attacked = (
+        np.where((said == 0) | (outcomes.y == 0), 1, said) for said in (outcomes.clean, *outcomes.predictions.values())
+    )
+    predictions = dict(zip(outcomes.predictions, attacked, strict=True))
+    found = Result(made.header, replace(outcomes, clean=clean, predictions=predictions))
+    trace = flow_diagram(read(found))["data"][0]
+    node, ends = trace["node"], {*trace["link"]["source"], *trace["link"]["target"]}
+    assert ends == set(range(len(node["label"])))
+    assert {len(node[key]) for key in ("label", "color", "x", "y", "customdata")} == {18}
+    assert outcomes.classes[0] not in node["label"]
+    assert all(node["x"][source] < 0.5 < node["x"][target] for source, target in bands_of(trace))
+
+
+def bands_of(trace: dict[str, Any]) -> list[tuple[int, int]]:
+    return list(zip(trace["link"]["source"], trace["link"]["target"], strict=True))
 
 
 def test_superclasses_are_divided_by_a_line_each_way(result: Result) -> None:

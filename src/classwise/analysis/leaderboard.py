@@ -140,9 +140,11 @@ def _weakest(subject: Subject, view: str) -> str:
 def _sentence(ranked: list[tuple[str, Estimate]], sort: str) -> str:
     name, best = ranked[0]
     low, high = best.interval
-    rivals = [other for other, (_, ends) in ranked[1:] if ends.low <= high and low <= ends.high]
+    equal = [other for other, (value, _) in ranked[1:] if value == best.value]
+    rivals = [other for other, (_, ends) in ranked[1:] if ends.low <= high and low <= ends.high and other not in equal]
     doubt = f"; its interval meets that of {', '.join(rivals)}" if rivals else ""
-    return f"By {sort} the best is {name} at {percent(best.value)} % ({percent(low)} to {percent(high)} %){doubt}."
+    names = f"{name}, with {', '.join(equal)}," if equal else name
+    return f"By {sort} the best is {names} at {percent(best.value)} % ({percent(low)} to {percent(high)} %){doubt}."
 
 
 def _sheet(caption: str, rows: list[list[Any]]) -> Sheet:

@@ -129,12 +129,22 @@ def build(names: str | list[str], threat: ThreatModel) -> Mapping[str, Attack]:
     Raises:
         InputError: an unknown name, settings that an attack does not take, or none at all.
     """
+    if not isinstance(threat, ThreatModel):
+        raise InputError(f"Attacks need a threat such as classwise.ThreatModel('Linf', '8/255'), not {threat!r}.")
     attacks: dict[str, Attack] = {}
     for text in registry.split(names) if isinstance(names, str) else names:
-        if registry.parse(text)[0] in registry.names("suite"):
+        name = registry.parse(text)[0]
+        if name in registry.names("suite"):
             attacks.update(registry.build("suite", text, threat))
-        else:
+        elif name in registry.names("plan"):
+            raise InputError(f"{name} is a plan, and only attacks and suites can stand here; see `classwise list`.")
+        elif name in registry.names("attack"):
             attacks[text] = registry.build("attack", text, threat)
+        else:
+            kinds: tuple[registry.Kind, ...] = ("attack", "suite", "plan")
+            raise InputError(
+                registry.unknown("attack", name, [each for kind in kinds for each in registry.names(kind)])
+            )
     if not attacks:
         raise InputError("No attack was named; write for example --attacks pgd,margin-pgd.")
     return attacks

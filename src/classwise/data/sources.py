@@ -73,7 +73,7 @@ def load(
     if split not in known.splits:
         raise InputError(f"{name} has no split {split!r}; choose from {', '.join(known.splits)}.")
     if directory is None and known.needs_directory:
-        raise InputError(f"{name} lies in files: name the folder that holds it.")
+        raise InputError(f"{name} lies in files: name the folder that holds it, --data-dir DIR.")
     folder = Path(directory or ".").expanduser()
     if known.needs_directory and not download and not folder.exists():
         fetch = ", or pass --download to fetch it there" if known.downloadable else ""

@@ -179,7 +179,13 @@ def schema() -> dict[str, Any]:
 
 def _read_document(path: Path) -> dict[str, Any]:
     if not path.is_file():
-        raise InputError(f"{path.parent} holds no {path.name}: the evaluation did not finish; evaluate again.")
+        stopped = any(path.parent.glob("partial-*.npz"))
+        remedy = (
+            "the evaluation did not finish; evaluate again"
+            if stopped
+            else "give the folder that `classwise evaluate --out` wrote"
+        )
+        raise InputError(f"{path.parent} holds no {path.name}: {remedy}.")
     try:
         document = json.loads(path.read_bytes())
     except OSError as error:

@@ -155,7 +155,9 @@ def _run(rest: str, data: _Data, state: State | None) -> nn.Module:
     file = folder / f"{which}.safetensors"
     if not file.is_file():
         found = ", ".join(sorted(path.name for path in folder.glob("*.safetensors"))) or "none"
-        raise InputError(f"Run {folder} has no {file.name} (weights there: {found}); finish or resume the training.")
+        raise InputError(
+            f"Run {folder} has no {file.name} (weights there: {found}); name others, or finish the training."
+        )
     weights = read_weights(file)
     model = _load(record["model"], trained, weights)
     fill(model, weights, str(file))
@@ -165,7 +167,7 @@ def _run(rest: str, data: _Data, state: State | None) -> nn.Module:
 def _record(path: Path) -> dict[str, Any]:
     """Read what a run wrote about its model: text, class names, shape."""
     if not path.is_file():
-        raise InputError(f"{path.parent} is no folder of a run: it has no run.json; give one written by training.")
+        raise InputError(f"{path.parent} is no folder of a run: it has no run.json; give FOLDER or FOLDER@last.")
     with foreign_code(f"{path} cannot be read", "train again, or restore the file"):
         record = json.loads(path.read_text(encoding="utf-8"))
         lacking = [key for key in ("model", "classes", "shape") if key not in record]

@@ -7,6 +7,7 @@ cannot contain the NUL character, so no name is ever taken for a colour.
 from __future__ import annotations
 
 import html
+from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
@@ -113,22 +114,26 @@ def flow_diagram(contents: Contents) -> dict[str, Any]:
     size, others = len(shown), bool(links) and max(target for _, target, _ in links) == 2 * len(shown)
     names = [contents.classes[c] for c in shown] * 2 + ["other classes"] * others
     weakest = [int(c == contents.worst_case.worst) for c in shown] * 2 + [0] * others
+    hover = _node_hover(contents, shown, names)
+    # plotly leaves out nodes without a band, but not their places, which would then go to other nodes.
+    nodes = sorted({end for source, target, _ in links for end in (source, target)})
+    number = {node: position for position, node in enumerate(nodes)}
     trace = {
         "type": "sankey",
         "arrangement": "fixed",
         "node": {
-            "label": [label(name) for name in names],
-            "color": ["\0weakest" if weak else "\0worst" for weak in weakest],
-            **_places(size, links, others),
+            "label": [label(names[node]) for node in nodes],
+            "color": ["\0weakest" if weakest[node] else "\0worst" for node in nodes],
+            **_places(size, links, nodes),
             "pad": 10,
             "thickness": 14,
             "line": {"width": 0},
-            "customdata": _node_hover(contents, shown, names),
+            "customdata": [hover[node] for node in nodes],
             "hovertemplate": "%{customdata}<extra></extra>",
         },
         "link": {
-            "source": [source for source, _, _ in links],
-            "target": [target for _, target, _ in links],
+            "source": [number[source] for source, _, _ in links],
+            "target": [number[target] for _, target, _ in links],
             "value": [count for _, _, count in links],
             "color": [_link_color(source, target, size, weakest) for source, target, _ in links],
             "customdata": [_link_hover(contents, shown, names, link) for link in links],
@@ -290,16 +295,15 @@ def _links(contents: Contents, shown: list[int]) -> list[tuple[int, int, int]]:
     return [(int(i), size + int(j), int(counts[i, j])) for i, j in np.argwhere(counts)]
 
 
-def _places(size: int, links: list[tuple[int, int, int]], others: bool) -> dict[str, list[float]]:
+def _places(size: int, links: list[tuple[int, int, int]], nodes: list[int]) -> dict[str, list[float]]:
     """Return where the nodes stand: both sides in the same order, each as high as its images need."""
-    ends = np.zeros(2 * size + others)
+    images = Counter[int]()
     for source, target, count in links:
-        ends[source] += count
-        ends[target] += count
-    x, y = [0.001] * size + [0.999] * (size + others), list[float]()
-    for side in (ends[:size], ends[size:]):
+        images.update({source: count, target: count})
+    x, y = [0.001 if node < size else 0.999 for node in nodes], list[float]()
+    for side in ([node for node in nodes if node < size], [node for node in nodes if node >= size]):
         gap = 0.2 / max(1, len(side))
-        height = 0.8 * side / max(1.0, side.sum())
+        height = 0.8 * np.array([images[node] for node in side]) / max(1, sum(images[node] for node in side))
         y += (np.cumsum(height + gap) - gap / 2 - height / 2).clip(0.001, 0.999).round(4).tolist()
     return {"x": x, "y": y}
 

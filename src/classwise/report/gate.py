@@ -188,7 +188,7 @@ def _confidence(result: Result, contents: Contents, asked: Sequence[Condition]) 
     """Return the confidence of each bound; where an audit stands behind one, both may be wrong."""
     robust = any(condition.view != CLEAN for condition in asked)
     doubts = [1 - audit["confidence"] for audit in audits(contents)] if robust else []
-    return result.confidence - max(doubts, default=0.0)
+    return round(result.confidence - max(doubts, default=0.0), 9)
 
 
 def _position(classes: Sequence[str], label: str) -> int:

@@ -31,6 +31,11 @@ _LATEX = {
     "–": "--",
     "·": r"\textperiodcentered{}",
     "…": r"\ldots{}",
+    "−": r"\ensuremath{-}",
+    "≤": r"\ensuremath{\le}",
+    "≥": r"\ensuremath{\ge}",
+    "±": r"\ensuremath{\pm}",
+    "→": r"\ensuremath{\to}",
 }
 
 

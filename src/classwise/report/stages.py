@@ -66,6 +66,8 @@ def _worth(contents: Contents, view: View) -> str:
         )
     if not about["audit"]:
         return f"Not AutoAttack: {view.name}, not audited."
+    if not about["audit"]["at_most"]:
+        return f"At least as strong as {suite} as implemented here: {view.name}, {_audited(contents, view, suite)}"
     return f"Not AutoAttack's number: {view.name}, {_audited(contents, view, suite)}"
 
 
