@@ -154,7 +154,7 @@ wrappers = "swa,ema"
         ("[[method]]", '[[given]]\nname = "x"\n[[method]]', "given 1, model is missing"),
         ("[[method]]", '[[given]]\nmodel = "digits_cnn"\n[[method]]', "given 1, name is missing"),
         ("[[method]]", GIVEN.replace('"x"', '"at"') + "[[method]]", "given has 'at' twice"),
-        ("[[method]]", GIVEN + "seed = 3\n[[method]]", "given 1, Unknown key 'seed'"),
+        ("[[method]]", GIVEN + "seed = 3\n[[method]]", "given 1: Unknown key 'seed'"),
         ("[[method]]", GIVEN + 'data = "digit"\n[[method]]', "did you mean 'digits'?"),
         ("[[method]]", GIVEN.replace('"digits_cnn"', "[]") + "[[method]]", "given 1, model is [], but must be a text"),
         ("[[method]]", "[given]\n[[method]]", "given is {}, but must be tables, [[given]]"),
@@ -167,7 +167,7 @@ wrappers = "swa,ema"
         ('recipe = "digits"', 'recipe = "digits"\nanalyse = 3', "analyse is 3, but must be a text or a list"),
         ('model = "digits_cnn"\n', "", "model is missing"),
         ('method = "at"', 'recipe = "fast"', "method 1, method is missing"),
-        ('method = "at"', 'method = "at"\nseed = 3', "method 1, Unknown key 'seed'"),
+        ('method = "at"', 'method = "at"\nseed = 3', "method 1: Unknown key 'seed'"),
         ('recipe = "digits"', 'recipe = "digits"\nepoch = 3', "Unknown key 'epoch'"),
         (
             'recipe = "digits"',
@@ -180,7 +180,7 @@ wrappers = "swa,ema"
         ('recipe = "digits"', 'recipe = "digits"\nwrappers = 3', "wrappers is 3, but must be a text"),
         ('recipe = "digits"', 'recipe = "digits"\nreference = "att"', "Unknown method 'att': did you mean 'at'?"),
         ('recipe = "digits"', 'recipe = "digits"\nevaluate = 3', "evaluate is 3, but must be a table"),
-        ("[[method]]", "[evaluate]\nlimits = 3\n[[method]]", "evaluate.Unknown key 'limits': did you mean 'limit'?"),
+        ("[[method]]", "[evaluate]\nlimits = 3\n[[method]]", "evaluate: Unknown key 'limits': did you mean 'limit'?"),
         ("[[method]]", "[method]", "method is {'method': 'at'}, but must be tables, [[method]]"),
         ('name = "tiny"', 'name = "a/b"', "names a folder"),
         ('data = "digits"', 'data = "digit"', "did you mean 'digits'?"),
@@ -200,6 +200,17 @@ wrappers = "swa,ema"
         ),
         ("[[method]]", '[evaluate]\nweights = "ema-best"\n[[method]]', "no method has that average"),
         ("[[method]]", '[evaluate]\nweights = "worst"\n[[method]]', "write best, last"),
+        (
+            "[[method]]",
+            '[evaluate]\nattacks = "fsat"\n[[method]]',
+            "evaluate.attacks: Unknown attack 'fsat': did you mean",
+        ),
+        ('recipe = "digits"', 'recipe = "digits"\neps = 8', "The Linf radius 8 is above 1"),
+        (
+            'method = "at"',
+            'method = "frl-rw"',
+            "'frl-rw' goes on with a robust network, and digits_cnn has fresh weights",
+        ),
     ],
 )
 def test_a_mistake_is_one_sentence_that_names_the_key(tmp_path: Path, old: str, new: str, said: str) -> None:

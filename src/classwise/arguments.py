@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_type_hints
 
 import torch
 from lightning_fabric import Fabric
@@ -252,6 +252,12 @@ def taken_by(entry: registry.Entry) -> set[str]:
     return set(inspect.signature(entry.build).parameters)
 
 
+def fine_tunes(entry: registry.Entry) -> bool:
+    """Tell whether a registered method goes on with a trained network."""
+    made = entry.build if isinstance(entry.build, type) else get_type_hints(entry.build).get("return")
+    return bool(getattr(made, "fine_tunes", False))
+
+
 class Training(NamedTuple):
     """What :func:`classwise.fit` is called with."""
 
@@ -295,13 +301,18 @@ def class_numbers(classes: Any, known: Sequence[str]) -> Any:
     return tuple(known.index(each) if isinstance(each, str) else each for each in classes)
 
 
+def _fresh(model: str) -> bool:
+    """Tell whether a model text names an architecture without weights."""
+    return "@" not in model and registry.parse(model)[0] in registry.names("model")
+
+
 def teacher(text: Any, data: ImageSet, seed: int) -> Teacher:
     """Load the network that a student is to learn from.
 
     Raises:
         InputError: it has no weights, cannot be had, or was trained on other classes.
     """
-    if not isinstance(text, str) or ("@" not in text and registry.parse(text)[0] in registry.names("model")):
+    if not isinstance(text, str) or _fresh(text):
         raise InputError(f"The teacher {text!r} has no weights; write teacher='run:FOLDER' or teacher='ARCH@FILE'.")
     network = model(text, data, seed)
     if text.startswith("run:"):
@@ -344,6 +355,8 @@ def _transfer(text: str, threat: ThreatModel, data: ImageSet, seed: int) -> Tran
     chosen = {"attack": "pgd(keep='last')", **settings}
     if set(chosen) != {"attack", "source"} or not all(isinstance(value, str) for value in chosen.values()):
         raise InputError("A transfer takes a source and an attack, as in transfer(source='run:FOLDER', attack='fgsm').")
+    if _fresh(chosen["source"]):
+        raise InputError(f"The source {chosen['source']!r} has fresh weights; give run:FOLDER or ARCH@FILE.")
     source = model(chosen["source"], data, seed)
     name = f"{chosen['source']} with weights {weights_sha256(source)[:12]}"
     return transfer(registry.build("attack", chosen["attack"], threat), source, name)

@@ -216,6 +216,7 @@ class Study:
         names = [entry.name for entry in self.method]
         if self.reference and self.reference not in names:
             raise InputError(registry.unknown("method", self.reference, names))
+        _check_attack(self)
         for weights in self.evaluate.weights if self.method else ():
             _check_weights(self, weights)
         if self.homing is not None:
@@ -407,7 +408,8 @@ def _checked(table: Any, kind: type, where: str, place: _Place) -> dict[str, Any
         raise InputError(f"{where.rstrip('., ')} is {table!r}, but must be a table.")
     for key, value in table.items():
         if key not in known:
-            raise InputError(place.line(key) + where + registry.unknown("key", key, list(known)))
+            table_named = where and f"{where.rstrip('., ')}: "
+            raise InputError(place.line(key) + table_named + registry.unknown("key", key, list(known)))
         said = _said(kind, key)
         if not _fits(said, value):
             raise InputError(f"{place.line(key)}{where}{key} is {value!r}, but must be {said}.")
@@ -496,9 +498,26 @@ def _check_entry(study: Study, entry: Entry) -> None:
     if bool(entry.teacher) != ("teacher" in arguments.taken_by(takes)):
         wants = "learns from a teacher; add teacher" if not entry.teacher else "has no teacher; leave out teacher"
         raise InputError(f"method {entry.name!r} {wants}.")
+    fresh = [model for model in study.model if not re.search("[@:]", model)]
+    if arguments.fine_tunes(takes) and not entry.start and fresh:
+        raise InputError(
+            f"method {entry.name!r} goes on with a robust network, and {fresh[0]} has fresh weights; add start, the "
+            "name of another method."
+        )
     for text in (entry.start, entry.teacher):
         if other := study.named(text):
             _check_source(study, entry, text, other)
+
+
+def _check_attack(study: Study) -> None:
+    """Refuse a radius that cannot be, and attacks that there are none of."""
+    if study.method:
+        arguments.threat(study.data, study.eps, study.norm)
+    kinds: tuple[registry.Kind, ...] = ("attack", "suite", "plan")
+    known = ["transfer", *(name for kind in kinds for name in registry.names(kind))]
+    for text in registry.split(study.evaluate.attacks):
+        if not text.endswith(".toml") and (name := registry.parse(text)[0]) not in known:
+            raise InputError(f"evaluate.attacks: {registry.unknown('attack', name, known)}")
 
 
 def _check_homing(study: Study, homing: Homing) -> None:
