@@ -300,8 +300,9 @@ def test_the_machine_is_asked_for_cuda_only_where_there_is_one(run: Run, tmp_pat
 
 
 def test_a_run_leaves_weights_that_load_and_a_log(trained: Path) -> None:
-    names = ["best.safetensors", "checkpoint.pt", "last.safetensors", "log.jsonl", "run.json", "summary.json"]
-    assert sorted(path.name for path in trained.iterdir()) == names
+    weights = [f"{name}.safetensors" for name in ("best", "last", "ema-best", "ema-last")]
+    names = {*weights, "checkpoint.pt", "log.jsonl", "run.json", "summary.json"}
+    assert {path.name for path in trained.iterdir()} == names
     record = json.loads((trained / "run.json").read_text())
     assert record["model"].startswith("digits_cnn(mean=[")
     assert record["data"]["n"] == 300
@@ -797,7 +798,7 @@ def test_a_real_ctrl_c_stops_a_real_process_with_one_sentence(trained: Path, tmp
     assert process.returncode == 130, err
     assert err.startswith("classwise: Interrupted")
     assert err.count("\n") == 1
-    assert "Training at on 300 images" in out
+    assert "Training 'at' on 300 images" in out
     torch.load(tmp_path / "run/checkpoint.pt", weights_only=True)
 
 
@@ -976,7 +977,7 @@ BAD = [
     (("train",), ["method", "required"]),
     (("list",), ["what", "required"]),
     ((*EVALUATE, "--limt", "3"), ["unrecognized arguments: --limt", "see `classwise evaluate --help`"]),
-    ((*EVALUATE, "--seed", "abc"), ["seed: expected int, not abc"]),
+    ((*EVALUATE, "--seed", "abc"), ["seed: expected a whole number, not abc"]),
     ((*EVALUATE, "--limit", "1.5"), ["limit", "1.5"]),
     (("evaluate", "x", "--limit"), ["--limit", "expected one argument"]),
     ((*TRAIN, "--precision", "16-true"), ["precision", "32-true", "16-true"]),

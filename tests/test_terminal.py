@@ -109,7 +109,7 @@ def test_training_shows_the_epoch_and_what_was_held_out(
         watch(Snapshot(4, 9, 3, 14, Pass(stats, ClassStats.zeros(10)), last))
         watch(Snapshot(5, 9, 3, 14, Pass(stats, stats), {"valid": None}))
     shown = capsys.readouterr().out
-    assert "Training at on 901 images of digits at Linf 0.1, into out" in shown
+    assert "Training 'at' on 901 images of digits at Linf 0.1, into out" in shown
     assert "epoch 1/9" in shown
     assert "epoch 5/9  held out: clean 75.0% (worst 25.0%), robust 75.0% (worst 25.0%)" in shown
     assert "epoch 6/9  held out: nothing" in shown

@@ -38,7 +38,7 @@ def _installed(text: str, directory: Path) -> Logger:
 
 @register("logger", "tensorboard", source="lightning_fabric.loggers.TensorBoardLogger")
 def tensorboard(directory: Path, name: str = "tensorboard") -> Logger:
-    """TensorBoard, in the folder ``tensorboard`` of the run."""
+    """TensorBoard, in the folder `tensorboard` of the run."""
     from lightning_fabric.loggers.tensorboard import TensorBoardLogger
 
     return TensorBoardLogger(directory, name=name)
@@ -46,7 +46,7 @@ def tensorboard(directory: Path, name: str = "tensorboard") -> Logger:
 
 @register("logger", "wandb", source="pytorch_lightning.loggers.WandbLogger")
 def wandb(directory: Path, project: str = "classwise", name: str | None = None, id: str | None = None) -> Logger:
-    """Weights & Biases; with WANDB_MODE=offline in the folder ``wandb`` of the run."""
+    """Weights & Biases; with WANDB_MODE=offline in the folder `wandb` of the run."""
     from pytorch_lightning.loggers import WandbLogger
     from wandb.errors import Error
 
@@ -71,7 +71,7 @@ def mlflow(
     run_id: str | None = None,
     tracking_uri: str | None = None,
 ) -> Logger:
-    """MLflow; without a tracking_uri in the file ``mlflow.db`` of the run."""
+    """MLflow; without a tracking_uri in the file `mlflow.db` of the run."""
     from pytorch_lightning.loggers import MLFlowLogger
 
     directory.mkdir(parents=True, exist_ok=True)

@@ -25,14 +25,14 @@ def found(*groups: list[float], **about: Any) -> CriticalEps:
 
 def test_the_sentence_names_the_weakest_and_the_strongest_class() -> None:
     assert sentence(found(CAR, CAT)) == (
-        "Half of the images of b are broken within 1.3/255; of a broken within 6.2/255. "
+        "Half of the images of b are broken within 1.3/255; half of those of a are broken within 6.2/255. "
         "With 95 % confidence the median of b is the smallest."
     )
 
 
 def test_a_median_above_the_largest_radius_is_never_a_number() -> None:
     said = sentence(found([0.01] * 20, [math.inf] * 20))
-    assert "of b broken above 32/255 at best" in said
+    assert "half of those of b are broken above 32/255 at best" in said
 
 
 def test_a_weakest_class_that_is_not_sure_is_said_to_be_so() -> None:

@@ -123,14 +123,15 @@ class Change:
         sentence = (
             f"{self.labels[1]} against {self.labels[0]} (weights {sha(self.base)[:12]}): average {100 * average:+.2f} "
             f"points ({points(around)}), worst class {percent(lowest[0])} % to {percent(lowest[1])} %; beyond chance "
-            f"(McNemar, Holm {100 * SIGNIFICANCE:g} %) {self._named(1)} gains and {self._named(-1)} pays."
+            f"(McNemar, Holm {100 * SIGNIFICANCE:g} %) {self._said(1, 'gain')} and {self._said(-1, 'pay')}."
             f"{_warning(level)}"
         )
         return Finding("compare", "", self.labels[1], "described", sentence, (self._sheet(),), values)
 
-    def _named(self, sign: int) -> str:
-        classes = self.base.result.outcomes.classes
-        return ", ".join(plain(classes[c]) for c in self.beyond_chance(sign)) or "no class"
+    def _said(self, sign: int, verb: str) -> str:
+        """Say which classes change beyond chance, as in "no class gains" and "horse, ship pay"."""
+        names = [plain(self.base.result.outcomes.classes[c]) for c in self.beyond_chance(sign)]
+        return f"{', '.join(names) or 'no class'} {verb}{'' if len(names) > 1 else 's'}"
 
     def _sheet(self) -> Sheet:
         columns: dict[str, Kind] = {

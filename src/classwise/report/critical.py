@@ -49,7 +49,7 @@ def sentence(found: CriticalEps) -> str:
     first, last = (int(found.order[end]) for end in (0, -1))
     words = f"Half of the images of {found.classes[first]} are {_broken(found, found.medians[first])}"
     if last != first:
-        words += f"; of {found.classes[last]} {_broken(found, found.medians[last])}"
+        words += f"; half of those of {found.classes[last]} are {_broken(found, found.medians[last])}"
     others = [found.classes[c] for c in found.may_be_weakest if c != first]
     return f"{words}. " + (
         f"With {100 * found.confidence:g} % confidence the median of {found.classes[first]} is the smallest."
