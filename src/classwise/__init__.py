@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from classwise.attacks import APGD, FAB, PGD, MomentumPGD, TemperaturePGD
     from classwise.attacks import contenders as build_attacks
     from classwise.critical import critical_eps
-    from classwise.data import Images
+    from classwise.data import Images, stratified_sample
     from classwise.data import load as load_data
     from classwise.errors import InputError
     from classwise.evaluation import evaluate
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from classwise.noise import Noise
     from classwise.recipes import Recipe
     from classwise.report import write_page as write_report
+    from classwise.runs import Run
     from classwise.threat import ThreatModel
     from classwise.train import fit
 
@@ -39,6 +40,7 @@ _HOMES = {
     "critical_eps": "classwise.critical:critical_eps",
     "Images": "classwise.data:Images",
     "load_data": "classwise.data:load",
+    "stratified_sample": "classwise.data:stratified_sample",
     "InputError": "classwise.errors:InputError",
     "evaluate": "classwise.evaluation:evaluate",
     "Outcomes": "classwise.metrics.outcomes:Outcomes",
@@ -47,6 +49,7 @@ _HOMES = {
     "Noise": "classwise.noise:Noise",
     "Recipe": "classwise.recipes:Recipe",
     "write_report": "classwise.report:write_page",
+    "Run": "classwise.runs:Run",
     "ThreatModel": "classwise.threat:ThreatModel",
     "fit": "classwise.train:fit",
 }
@@ -63,6 +66,7 @@ __all__ = [
     "Outcomes",
     "Recipe",
     "Result",
+    "Run",
     "TemperaturePGD",
     "ThreatModel",
     "build_attacks",
@@ -71,6 +75,7 @@ __all__ = [
     "fit",
     "load_data",
     "load_model",
+    "stratified_sample",
     "write_report",
 ]
 
