@@ -34,7 +34,7 @@ from classwise.losses import cross_entropy
 from classwise.memory import freed_memory_kept
 from classwise.methods.base import Epoch, Measured, Method, Pass, Step, under_attack, weakened
 from classwise.metrics.stats import ClassStats
-from classwise.metrics.training import LOG_FILE, RUN_FILE
+from classwise.metrics.training import LOG_FILE, RUN_FILE, SUMMARY_FILE
 from classwise.models.checkpoint import save_weights
 from classwise.models.rewriting import faster, rewritten
 from classwise.models.teacher import Teacher
@@ -422,7 +422,7 @@ def _conclude(state: _State, folder: Path, epochs: int) -> None:
     _drop_candidates(state, folder, epochs)
     for name, model in state.models.items():
         save_weights(model, folder / _weights_file(name, "last"))
-    files.write_json(folder / "summary.json", selection.summary(state.log, epochs))
+    files.write_json(folder / SUMMARY_FILE, selection.summary(state.log, epochs))
 
 
 def _candidate(folder: Path, name: str, epoch: int) -> Path:

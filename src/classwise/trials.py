@@ -24,7 +24,7 @@ from classwise.data import Images
 from classwise.errors import InputError
 from classwise.evaluation import evaluate
 from classwise.metrics.result import RESULT_FILE, Result
-from classwise.metrics.training import LOG_FILE
+from classwise.metrics.training import LOG_FILE, SUMMARY_FILE
 from classwise.models.checkpoint import weights_sha256
 from classwise.recipes import Recipe
 from classwise.study import Evaluation, Study
@@ -186,7 +186,7 @@ class Trial:
 
     def trained(self, out: Path) -> bool:
         """Tell whether training is finished, or there is none."""
-        return self.recipe is None or (self.folder(out) / "summary.json").exists()
+        return self.recipe is None or (self.folder(out) / SUMMARY_FILE).exists()
 
     def evaluated(self, out: Path) -> bool:
         """Tell whether every evaluation is finished."""

@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import json
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 from tests.analysis.strategies import model, planted, subject
@@ -9,6 +13,8 @@ from classwise.analysis.evidence import Subject
 from classwise.analysis.leaderboard import METRICS
 from classwise.errors import InputError
 from classwise.metrics import std_corrected
+from classwise.metrics.result import Result
+from classwise.metrics.training import weakest_held_out
 
 BASE = [0.3, 0.6, 0.9]
 
@@ -27,6 +33,40 @@ def test_who_gains_and_who_pays_is_named_beyond_chance_only() -> None:
     assert "Levelling down" not in change.sentence
     assert change.values["levelling"].losing == 1
     assert board.values["order"] == ["other", "base"]
+
+
+def held_out(folder: Path, by_class: list[float | None]) -> str:
+    """Write what a run achieved on its held-out images with its averaged weights; return its model string."""
+    folder.mkdir()
+    entry = {"epoch": 3, "robust": {"by_class": by_class}}
+    (folder / "summary.json").write_text(json.dumps({"plain": {}, "ema": {"best": entry}}))
+    return f"run:{folder}@ema-best"
+
+
+@pytest.mark.parametrize("by_class", [[0.5, 0.4, 0.9], [None, 0.4, 0.9]])
+def test_the_class_that_held_out_images_fix_has_a_change_of_its_own(
+    tmp_path: Path, by_class: list[float | None]
+) -> None:
+    """Class 1 was weakest there, class 0 is on the test images; one paired interval is narrower than one of three."""
+    name = held_out(tmp_path / "run", by_class)
+    base, other = given(base=BASE, other=[0.6, 0.7, 0.7])
+    header = {**base.result.header, "model": model(name)}
+    change = compare([replace(base, result=Result(header, base.result.outcomes)), other])[1]
+    fixed, intervals = change.values["fixed"], change.values["intervals"]
+    assert fixed["class"] == "class 1"
+    assert fixed["change"] == pytest.approx(change.values["change"][1])
+    assert intervals.low[1] < fixed["interval"].low < fixed["change"] < fixed["interval"].high < intervals.high[1]
+    assert "On class 1, the weakest class of the images that the baseline held out: +10.00 points" in change.sentence
+
+
+def test_without_a_run_no_class_is_fixed(tmp_path: Path) -> None:
+    change = compare(given(base=BASE, other=BASE))[1]
+    assert change.values["fixed"] is None
+    assert "held out" not in change.sentence
+    assert weakest_held_out(f"run:{tmp_path}@best") is None
+    held_out(tmp_path / "run", [None, None])
+    assert weakest_held_out(f"run:{tmp_path / 'run'}@ema-best") is None
+    assert weakest_held_out(f"run:{tmp_path / 'run'}@best") is None
 
 
 def test_equality_by_loss_is_called_levelling_down() -> None:

@@ -17,6 +17,7 @@ from classwise.metrics import paired, summaries
 from classwise.metrics.hypotheses import holm
 from classwise.metrics.intervals import Interval, Intervals
 from classwise.metrics.outcomes import WORST_CASE, Floats
+from classwise.metrics.training import weakest_held_out
 from classwise.registry import unknown
 from classwise.report.contents import plain
 from classwise.report.sheet import Sheet
@@ -94,6 +95,12 @@ class Change:
         """Simultaneous intervals of the changes, (C,)."""
         return paired.change_intervals(self.counts, self.confidence)
 
+    @cached_property
+    def fixed(self) -> int | None:
+        """The class that was weakest on the images that the baseline's run held out; None where that is not known."""
+        found = weakest_held_out(str(self.base.result.header["model"]["name"]))
+        return found if found is not None and found < self.base.result.outcomes.num_classes else None
+
     def beyond_chance(self, sign: int) -> list[int]:
         """Return the classes that gain (sign 1) or pay (sign −1) by more than chance, Holm at 5 %."""
         return np.flatnonzero((self.p_holm < SIGNIFICANCE) & (sign * self.counts.change > 0)).tolist()
@@ -115,6 +122,7 @@ class Change:
             "average_change": {"value": average, "interval": around},
             "largest_gain": paired.largest_gain(self.intervals),
             "largest_loss": paired.largest_loss(self.intervals),
+            "fixed": self._fixed(),
             "delta": summaries.delta(lowest[1], means[0], lowest[0], means[1]),
             "levelling": level,
             "gains": self.beyond_chance(1),
@@ -124,9 +132,25 @@ class Change:
             f"{self.labels[1]} against {self.labels[0]} (weights {sha(self.base)[:12]}): average {100 * average:+.2f} "
             f"points ({points(around)}), worst class {percent(lowest[0])} % to {percent(lowest[1])} %; beyond chance "
             f"(McNemar, Holm {100 * SIGNIFICANCE:g} %) {self._said(1, 'gain')} and {self._said(-1, 'pay')}."
-            f"{_warning(level)}"
+            f"{self._said_of_fixed()}{_warning(level)}"
         )
         return Finding("compare", "", self.labels[1], "described", sentence, (self._sheet(),), values)
+
+    def _fixed(self) -> dict[str, Any] | None:
+        """Return the change of that class by itself, with its paired interval."""
+        if self.fixed is None:
+            return None
+        counts = paired.Pairs(*(each[[self.fixed]] for each in self.counts))
+        low, high = paired.change_intervals(counts, self.confidence)
+        name = plain(self.base.result.outcomes.classes[self.fixed])
+        return {"class": name, "change": float(counts.change[0]), "interval": Interval(float(low[0]), float(high[0]))}
+
+    def _said_of_fixed(self) -> str:
+        found = self._fixed()
+        if found is None:
+            return ""
+        change = f"{100 * found['change']:+.2f} points ({points(found['interval'])})"
+        return f" On {found['class']}, the weakest class of the images that the baseline held out: {change}."
 
     def _said(self, sign: int, verb: str) -> str:
         """Say which classes change beyond chance, as in "no class gains" and "horse, ship pay"."""

@@ -14,7 +14,7 @@ import numpy as np
 from classwise.errors import InputError
 from classwise.metrics.outcomes import Floats, divide
 
-LOG_FILE, RUN_FILE = "log.jsonl", "run.json"
+LOG_FILE, RUN_FILE, SUMMARY_FILE = "log.jsonl", "run.json", "summary.json"
 QUANTILE = 0.8
 _LAST = 5  # epochs whose mean is the final value
 _ENOUGH = 100  # images of a class from which on held-out images are looked at, else training batches
@@ -60,6 +60,29 @@ def run_folder(model: str) -> Path | None:
     """
     match = re.fullmatch(r"run:(.+?)(?:@[\w-]+)?", model)
     return Path(match[1]).expanduser() if match else None
+
+
+def weakest_held_out(model: str) -> int | None:
+    """Return the class that the weights of a run were weakest at, under attack on the images that the run held out.
+
+    It is fixed before any test image is looked at, so that a figure for it is not too low by the search for the worst.
+
+    Args:
+        model: as in an evaluation, "run:FOLDER" or "run:FOLDER@WEIGHTS".
+
+    Returns:
+        Its position, the first of several; None for another model, or where nothing is known of held-out images.
+    """
+    match = re.fullmatch(r"run:(.+?)(?:@([\w-]+))?", model)
+    if match is None:
+        return None
+    average, _, which = (match[2] or "best").rpartition("-")
+    try:
+        summary = json.loads((Path(match[1]).expanduser() / SUMMARY_FILE).read_text(encoding="utf-8"))
+        accuracy = np.array(summary[average or "plain"][which]["robust"]["by_class"], dtype=np.float64)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return int(np.nanargmin(accuracy)) if np.isfinite(accuracy).any() else None
 
 
 class Curve(NamedTuple):
