@@ -29,7 +29,7 @@ def main(study: str) -> str:
 
 def _by_method(study: str) -> str:
     """Return average and worst class under attack of each method, mean ± deviation over seeds."""
-    rows = json.loads((HERE / study / "table.json").read_text())["rows"]
+    rows = [row for row in json.loads((HERE / study / "table.json").read_text())["rows"] if row["seeds"]]
     lines = ["| method | weights | average | worst class | seeds |\n", "| --- | --- | --- | --- | --- |\n"]
     for row in sorted(rows, key=lambda row: -row["views"]["worst_case"]["worst"]["mean"]):
         average, worst = (_spread(row["views"]["worst_case"][measure]) for measure in ("average", "worst"))
