@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -789,7 +790,10 @@ def test_an_interrupted_training_goes_on_and_ends_the_same(
 def test_a_real_ctrl_c_stops_a_real_process_with_one_sentence(trained: Path, tmp_path: Path) -> None:
     words = [console_script(), "train", "at", *TINY, "--out", str(tmp_path / "run")]
     words[words.index("digits(epochs=3, steps=2)")] = "digits(epochs=1000, steps=2)"
-    process = subprocess.Popen(words, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment())
+    # A shell that runs the tests in the background lets them, and so their children, ignore Ctrl-C.
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    listen = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    process = subprocess.Popen(words, env=environment(), preexec_fn=listen, **pipes)
     deadline = time.monotonic() + 120
     while not (tmp_path / "run/checkpoint.pt").exists() and time.monotonic() < deadline and process.poll() is None:
         time.sleep(0.02)

@@ -179,7 +179,7 @@ def schema() -> dict[str, Any]:
 
 def _read_document(path: Path) -> dict[str, Any]:
     if not path.is_file():
-        stopped = any(path.parent.glob("partial-*.npz"))
+        stopped = any(path.parent.glob("partial-*.npz")) or (path.parent / OUTCOMES_FILE).exists()
         remedy = (
             "the evaluation did not finish; evaluate again"
             if stopped
