@@ -169,14 +169,9 @@ def unknown(what: str, name: str, known: list[str] | Mapping[str, Any]) -> str:
 
 
 def _nearest(name: str, known: list[str] | Mapping[str, Any]) -> str:
-    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return (
-        f"did you mean {near[0]!r}?"
-        if near
-        else f"known are {', '.join(sorted(known))}."
-        if known
-        else "there is none."
-    )
+    if near := difflib.get_close_matches(name, list(known), n=1, cutoff=0.5):
+        return f"did you mean {near[0]!r}?"
+    return f"known are {', '.join(sorted(known))}." if known else "there is none."
 
 
 def _settings_of(build: Callable[..., Any], given: int) -> list[str] | None:
