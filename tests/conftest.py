@@ -7,10 +7,20 @@ from __future__ import annotations
 
 import os
 
+import pytest
 import torch
 from hypothesis import settings
+
+from classwise import registry
 
 os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that tests start
 torch.set_num_threads(1)
 settings.register_profile("unhurried", deadline=None)
 settings.load_profile("unhurried")
+
+
+@pytest.fixture
+def scratch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a test register names that are gone afterwards."""
+    registry.entries("loss")
+    monkeypatch.setattr(registry, "_ENTRIES", dict(registry._ENTRIES))

@@ -149,12 +149,6 @@ def test_the_table_of_findings_is_what_the_analyses_say(monkeypatch: pytest.Monk
     assert all(line in text for line in module.main().splitlines())
 
 
-@pytest.fixture
-def scratch(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let what a test registers be forgotten after it."""
-    monkeypatch.setattr(registry, "_ENTRIES", dict(registry._ENTRIES))
-
-
 def example(page: str) -> None:
     """Run the first Python of a page."""
     block = re.search(r"```python\n(.*?)```", (ROOT / "docs" / page).read_text(), flags=re.DOTALL)

@@ -26,13 +26,6 @@ VALUES = st.recursive(
 )
 
 
-@pytest.fixture
-def scratch(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let a test register names that are gone afterwards."""
-    registry.entries("loss")
-    monkeypatch.setattr(registry, "_ENTRIES", dict(registry._ENTRIES))
-
-
 # What is there.
 
 

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple, get_type_hints
+from typing import Any, NamedTuple
 
 import torch
 from lightning_fabric import Fabric
@@ -32,7 +32,7 @@ from classwise.metrics.training import RUN_FILE
 from classwise.models import Teacher, load_model
 from classwise.models.checkpoint import weights_sha256
 from classwise.models.corrected import RECORD, read_record
-from classwise.models.load import RUN_FOLDER
+from classwise.models.load import RUN_FOLDER, record_file
 from classwise.recipes import Recipe
 from classwise.runs import Run
 from classwise.threat import ThreatModel, parse_eps, parse_norm
@@ -124,9 +124,7 @@ def _record(model: str) -> tuple[Path, Any]:
     if kind == "corrected":
         return Path(rest).expanduser() / RECORD, read_record(Path(rest).expanduser())
     match = re.fullmatch(RUN_FOLDER, rest)
-    path = Path(match[1] if match else "").expanduser() / RUN_FILE
-    if not path.is_file():
-        raise InputError(f"{path.parent} is no folder of a run: it has no run.json; give FOLDER or FOLDER@last.")
+    path = record_file(Path(match[1] if match else "").expanduser())
     try:
         return path, json.loads(path.read_text())
     except ValueError as error:
@@ -254,8 +252,7 @@ def taken_by(entry: registry.Entry) -> set[str]:
 
 def fine_tunes(entry: registry.Entry) -> bool:
     """Tell whether a registered method goes on with a trained network."""
-    made = entry.build if isinstance(entry.build, type) else get_type_hints(entry.build).get("return")
-    return bool(getattr(made, "fine_tunes", False))
+    return bool(getattr(registry.made_by(entry.build), "fine_tunes", False))
 
 
 class Training(NamedTuple):
@@ -301,7 +298,7 @@ def class_numbers(classes: Any, known: Sequence[str]) -> Any:
     return tuple(known.index(each) if isinstance(each, str) else each for each in classes)
 
 
-def _fresh(model: str) -> bool:
+def fresh(model: str) -> bool:
     """Tell whether a model text names an architecture without weights."""
     return "@" not in model and registry.parse(model)[0] in registry.names("model")
 
@@ -312,7 +309,7 @@ def teacher(text: Any, data: ImageSet, seed: int) -> Teacher:
     Raises:
         InputError: it has no weights, cannot be had, or was trained on other classes.
     """
-    if not isinstance(text, str) or _fresh(text):
+    if not isinstance(text, str) or fresh(text):
         raise InputError(f"The teacher {text!r} has no weights; write teacher='run:FOLDER' or teacher='ARCH@FILE'.")
     network = model(text, data, seed)
     if text.startswith("run:"):
@@ -355,7 +352,7 @@ def _transfer(text: str, threat: ThreatModel, data: ImageSet, seed: int) -> Tran
     chosen = {"attack": "pgd(keep='last')", **settings}
     if set(chosen) != {"attack", "source"} or not all(isinstance(value, str) for value in chosen.values()):
         raise InputError("A transfer takes a source and an attack, as in transfer(source='run:FOLDER', attack='fgsm').")
-    if _fresh(chosen["source"]):
+    if fresh(chosen["source"]):
         raise InputError(f"The source {chosen['source']!r} has fresh weights; give run:FOLDER or ARCH@FILE.")
     source = model(chosen["source"], data, seed)
     name = f"{chosen['source']} with weights {weights_sha256(source)[:12]}"

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import platform
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -43,6 +42,7 @@ from classwise.noise import Noise
 from classwise.probe import probe
 from classwise.records import Clean, Records, Row, Turn
 from classwise.recraft import SHOWN, recraft
+from classwise.threat import ThreatModel
 
 __all__ = ["AUDIT", "Snapshot", "evaluate"]
 
@@ -215,14 +215,7 @@ def _check(job: _Job) -> None:
         raise InputError(f"The batch size is {job.settings.batch_size}, but must be at least 1.")
     if not 0 <= job.settings.seed < 2**63:
         raise InputError(f"The seed is {job.settings.seed}, but must be a whole number from 0 to 2^63 - 1.")
-    threat = next(iter(job.attacks.values())).threat
-    sides = "x".join(str(side) for side in job.data.shape)
-    diagonal = {"Linf": 1.0, "L2": math.sqrt(math.prod(job.data.shape)), "L1": float(math.prod(job.data.shape))}
-    if threat.norm != "Linf" and threat.eps >= diagonal[threat.norm]:
-        raise InputError(
-            f"Within the {threat.norm} radius {threat.eps:g} every image of {sides} becomes any other: pixels are in "
-            f"[0, 1], so write for example {threat.eps:g}/255."
-        )
+    _refuse_boundless(next(iter(job.attacks.values())).threat, job.data.shape)
     if job.settings.examples < 0:
         raise InputError(f"The number of examples cannot be {job.settings.examples}; 0 stores none.")
     if job.settings.fixed_shape is not None and job.settings.fixed_shape < 1:
@@ -230,6 +223,17 @@ def _check(job: _Job) -> None:
     if not 0 <= job.settings.audit <= 100:
         raise InputError(
             f"The audit of {job.settings.audit:g} points must be between 0 and 100 per cent of the images."
+        )
+
+
+def _refuse_boundless(threat: ThreatModel, shape: Sequence[int]) -> None:
+    """Refuse a radius within which every image becomes any other; an Linf radius of 1 says so by itself."""
+    white = torch.ones(1, *shape, dtype=torch.float64)
+    if threat.norm != "Linf" and threat.eps >= float(threat.distance(white, torch.zeros_like(white))):
+        sides = "x".join(str(side) for side in shape)
+        raise InputError(
+            f"Within the {threat.norm} radius {threat.eps:g} every image of {sides} becomes any other: pixels are in "
+            f"[0, 1], so write for example {threat.eps:g}/255."
         )
 
 

@@ -28,8 +28,7 @@ def write_bytes(path: Path, content: bytes) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".partial")
     except OSError as error:
-        reason = error.strerror or str(error)
-        raise InputError(f"Cannot write {path}: {reason}; choose a folder you may write to.") from error
+        raise _unwritable(path, error) from error
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content)
@@ -59,8 +58,7 @@ def refuse_unwritable(path: Path) -> None:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        reason = error.strerror or str(error)
-        raise InputError(f"Cannot write {path}: {reason}; choose a folder you may write to.") from error
+        raise _unwritable(path, error) from error
 
 
 def write_text(path: Path, content: str) -> None:
@@ -115,6 +113,10 @@ def sha256(path: Path) -> str:
     """Return the SHA-256 of a file as 64 hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _unwritable(path: Path, error: OSError) -> InputError:
+    return InputError(f"Cannot write {path}: {error.strerror or error}; choose a folder you may write to.")
 
 
 def _umask() -> int:

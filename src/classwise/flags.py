@@ -398,7 +398,7 @@ def _short_steps(name: str, member: Member) -> Iterator[Flag]:
     if not isinstance(attack, PGD | MomentumPGD):
         return
     # FGSM takes one step from the image, whose ball it need not cross.
-    crosses = attack.steps > 1 or getattr(attack, "start", "clean") != "clean"
+    crosses = attack.steps > 1 or attack.start != "clean"
     needed, words = (2 * attack.threat.eps, "twice eps") if crosses else (attack.threat.eps, "eps")
     reach = attack.steps * attack.length
     if reach < needed * (1 - 1e-9):
@@ -429,8 +429,8 @@ def _scale(outcomes: Outcomes, attacks: Mapping[str, Attack]) -> Iterator[Flag]:
     single = {name: a for name, a in attacks.items() if isinstance(a, PGD) and not a.targets}
     for name, attack in single.items():
         for other, reference in single.items():
-            equal = replace(attack, loss=reference.loss) == reference
-            if attack.loss == "margin" and reference.loss == "cross_entropy" and equal:
+            losses = attack.loss, reference.loss
+            if losses == ("margin", "cross_entropy") and replace(attack, loss=reference.loss) == reference:
                 yield from _weaker(outcomes, name, other)
 
 

@@ -123,6 +123,12 @@ def build(kind: Kind, text: str, *args: Any, **defaults: Any) -> Any:
         raise InputError(f"{kind} {text!r} cannot be built: {error}.") from error
 
 
+def made_by(build: Callable[..., Any]) -> type | None:
+    """Return the class of what a builder makes: itself, or what it says it returns; None where that is no class."""
+    made = build if isinstance(build, type) else get_type_hints(build).get("return")
+    return made if isinstance(made, type) else None
+
+
 def parse(text: str) -> tuple[str, dict[str, Any]]:
     """Split ``name(key=value, …)`` into name and settings; values are Python literals or fractions like 2/255.
 
@@ -177,12 +183,12 @@ def _nearest(name: str, known: list[str] | Mapping[str, Any]) -> str:
 def _settings_of(build: Callable[..., Any], given: int) -> list[str] | None:
     """Return what can be set of something, without the first so many arguments, which its builder is given anyway.
 
-    A builder that passes its settings on has those of what it returns as well; None where that is no class.
+    A builder that passes its settings on has those of what it makes as well; None where that is no class.
     """
     parameters = list(inspect.signature(build).parameters.values())
     if any(each.kind is each.VAR_KEYWORD for each in parameters):
-        made = get_type_hints(build).get("return")
-        if not isinstance(made, type):
+        made = made_by(build)
+        if made is None:
             return None
         parameters += inspect.signature(made).parameters.values()
     names = dict.fromkeys(each.name for each in parameters if each.kind is not each.VAR_KEYWORD)

@@ -39,6 +39,7 @@ from typing import Any
 
 from classwise import arguments, registry
 from classwise.analysis import QUESTIONS
+from classwise.attacks.base import kinds
 from classwise.errors import InputError
 from classwise.recipes import Recipe
 from classwise.threat import ThreatModel
@@ -498,7 +499,7 @@ def _check_entry(study: Study, entry: Entry) -> None:
     if bool(entry.teacher) != ("teacher" in arguments.taken_by(takes)):
         wants = "learns from a teacher; add teacher" if not entry.teacher else "has no teacher; leave out teacher"
         raise InputError(f"method {entry.name!r} {wants}.")
-    fresh = [model for model in study.model if not re.search("[@:]", model)]
+    fresh = [model for model in study.model if arguments.fresh(model)]
     if arguments.fine_tunes(takes) and not entry.start and fresh:
         raise InputError(
             f"method {entry.name!r} goes on with a robust network, and {fresh[0]} has fresh weights; add start, the "
@@ -513,8 +514,7 @@ def _check_attack(study: Study) -> None:
     """Refuse a radius that cannot be, and attacks that there are none of."""
     if study.method:
         arguments.threat(study.data, study.eps, study.norm)
-    kinds: tuple[registry.Kind, ...] = ("attack", "suite", "plan")
-    known = ["transfer", *(name for kind in kinds for name in registry.names(kind))]
+    known = ["transfer", *kinds()]
     for text in registry.split(study.evaluate.attacks):
         if not text.endswith(".toml") and (name := registry.parse(text)[0]) not in known:
             raise InputError(f"evaluate.attacks: {registry.unknown('attack', name, known)}")

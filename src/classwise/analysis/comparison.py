@@ -96,10 +96,17 @@ class Change:
         return paired.change_intervals(self.counts, self.confidence)
 
     @cached_property
-    def fixed(self) -> int | None:
-        """The class that was weakest on the images that the baseline's run held out; None where that is not known."""
-        found = weakest_held_out(str(self.base.result.header["model"]["name"]))
-        return found if found is not None and found < self.base.result.outcomes.num_classes else None
+    def fixed(self) -> dict[str, Any] | None:
+        """Name and change, with its interval, of the class that was weakest on the images that the baseline held out.
+
+        None where that class is not known. The interval is of this class alone, as no search chose it.
+        """
+        c = weakest_held_out(str(self.base.result.header["model"]["name"]))
+        if c is None or c >= self.base.result.outcomes.num_classes:
+            return None
+        low, high = paired.change_intervals(self.counts, self.confidence, simultaneous=False)
+        change, interval = float(self.counts.change[c]), Interval(float(low[c]), float(high[c]))
+        return {"class": plain(self.base.result.outcomes.classes[c]), "change": change, "interval": interval}
 
     def beyond_chance(self, sign: int) -> list[int]:
         """Return the classes that gain (sign 1) or pay (sign −1) by more than chance, Holm at 5 %."""
@@ -122,7 +129,7 @@ class Change:
             "average_change": {"value": average, "interval": around},
             "largest_gain": paired.largest_gain(self.intervals),
             "largest_loss": paired.largest_loss(self.intervals),
-            "fixed": self._fixed(),
+            "fixed": self.fixed,
             "delta": summaries.delta(lowest[1], means[0], lowest[0], means[1]),
             "levelling": level,
             "gains": self.beyond_chance(1),
@@ -136,21 +143,11 @@ class Change:
         )
         return Finding("compare", "", self.labels[1], "described", sentence, (self._sheet(),), values)
 
-    def _fixed(self) -> dict[str, Any] | None:
-        """Return the change of that class by itself, with its paired interval."""
-        if self.fixed is None:
-            return None
-        counts = paired.Pairs(*(each[[self.fixed]] for each in self.counts))
-        low, high = paired.change_intervals(counts, self.confidence)
-        name = plain(self.base.result.outcomes.classes[self.fixed])
-        return {"class": name, "change": float(counts.change[0]), "interval": Interval(float(low[0]), float(high[0]))}
-
     def _said_of_fixed(self) -> str:
-        found = self._fixed()
-        if found is None:
+        if self.fixed is None:
             return ""
-        change = f"{100 * found['change']:+.2f} points ({points(found['interval'])})"
-        return f" On {found['class']}, the weakest class of the images that the baseline held out: {change}."
+        change = f"{100 * self.fixed['change']:+.2f} points ({points(self.fixed['interval'])})"
+        return f" On {self.fixed['class']}, the weakest class of the images that the baseline held out: {change}."
 
     def _said(self, sign: int, verb: str) -> str:
         """Say which classes change beyond chance, as in "no class gains" and "horse, ship pay"."""

@@ -121,6 +121,12 @@ def best_attempt(value: Tensor, images: int) -> Tensor:
     return value.view(-1, images).argmax(0) * images + torch.arange(images, device=value.device)
 
 
+def kinds() -> dict[str, registry.Kind]:
+    """Return every name that an evaluation can run, with what it is: an attack, a suite or a plan."""
+    found: tuple[registry.Kind, ...] = ("plan", "suite", "attack")
+    return {name: kind for kind in found for name in registry.names(kind)}
+
+
 def build(names: str | list[str], threat: ThreatModel) -> Mapping[str, Attack]:
     """Build attacks and suites by name: ``"pgd,margin-pgd(steps=100)"`` -> attack of each name, in order.
 
@@ -132,19 +138,15 @@ def build(names: str | list[str], threat: ThreatModel) -> Mapping[str, Attack]:
     if not isinstance(threat, ThreatModel):
         raise InputError(f"Attacks need a threat such as classwise.ThreatModel('Linf', '8/255'), not {threat!r}.")
     attacks: dict[str, Attack] = {}
+    known = kinds()
     for text in registry.split(names) if isinstance(names, str) else names:
         name = registry.parse(text)[0]
-        if name in registry.names("suite"):
-            attacks.update(registry.build("suite", text, threat))
-        elif name in registry.names("plan"):
+        if name not in known:
+            raise InputError(registry.unknown("attack", name, known))
+        if known[name] == "plan":
             raise InputError(f"{name} is a plan, and only attacks and suites can stand here; see `classwise list`.")
-        elif name in registry.names("attack"):
-            attacks[text] = registry.build("attack", text, threat)
-        else:
-            kinds: tuple[registry.Kind, ...] = ("attack", "suite", "plan")
-            raise InputError(
-                registry.unknown("attack", name, [each for kind in kinds for each in registry.names(kind)])
-            )
+        built = registry.build(known[name], text, threat)
+        attacks.update(built if known[name] == "suite" else {text: built})
     if not attacks:
         raise InputError("No attack was named; write for example --attacks pgd,margin-pgd.")
     return attacks

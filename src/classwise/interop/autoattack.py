@@ -102,7 +102,7 @@ class AutoAttack:
         x, y = _checked(x_orig, y_orig)
         state = _State(x.clone(), torch.zeros(len(x), dtype=torch.bool), [])
         path, identity = None if state_path is None else Path(state_path), self._identity(x, y)
-        with judging(self.model, self._moved(x[:0]).device):
+        with judging(self.model, self._where):
             right = self._predicted(x, y, bs) == y
             self._say(f"initial accuracy: {right.float().mean():.2%}")
             if not state.restore(path, identity):
@@ -126,7 +126,7 @@ class AutoAttack:
         """Attack all images with each attack by itself; returns what each found, by name."""
         x, y = _checked(x_orig, y_orig)
         results: dict[str, Tensor | tuple[Tensor, Tensor]] = {}
-        with judging(self.model, self._moved(x[:0]).device):
+        with judging(self.model, self._where):
             right = self._predicted(x, y, bs) == y
             for name, attack in self.attacks.items():
                 state = _State(x.clone(), right.clone(), [])
@@ -138,7 +138,7 @@ class AutoAttack:
     def clean_accuracy(self, x_orig: Tensor, y_orig: Tensor, bs: int = 250) -> float:
         """Return the share of images that are classified right, in eval mode."""
         x, y = _checked(x_orig, y_orig)
-        with judging(self.model, self._moved(x[:0]).device):
+        with judging(self.model, self._where):
             return float((self._predicted(x, y, bs) == y).float().mean())
 
     def _attack(self, attack: Attack, name: str, x: Tensor, y: Tensor, state: _State, bs: int) -> None:
@@ -159,9 +159,12 @@ class AutoAttack:
     def _returned(self, x_adv: Tensor, y: Tensor, bs: int, labels: bool) -> Tensor | tuple[Tensor, Tensor]:
         return (x_adv, self._predicted(x_adv, y, bs)) if labels else x_adv
 
+    @property
+    def _where(self) -> torch.device | str:
+        return self.device or next(self.model.parameters(), torch.zeros(())).device
+
     def _moved(self, value: Tensor) -> Tensor:
-        parameter = next(self.model.parameters(), value)
-        return value.to(self.device or parameter.device)
+        return value.to(self._where)
 
     def _identity(self, x: Tensor, y: Tensor) -> str:
         digest = hashlib.sha256(repr((weights_sha256(self.model), self.seed, list(self.attacks.values()))).encode())

@@ -15,6 +15,7 @@ from classwise.errors import InputError
 from classwise.metrics.outcomes import Floats, divide
 
 LOG_FILE, RUN_FILE, SUMMARY_FILE = "log.jsonl", "run.json", "summary.json"
+_RUN = r"run:(.+?)(?:@([\w-]+))?"
 QUANTILE = 0.8
 _LAST = 5  # epochs whose mean is the final value
 _ENOUGH = 100  # images of a class from which on held-out images are looked at, else training batches
@@ -58,7 +59,7 @@ def run_folder(model: str) -> Path | None:
         >>> str(run_folder("run:runs/at@ema-best")), run_folder("mine.py:load")
         ('runs/at', None)
     """
-    match = re.fullmatch(r"run:(.+?)(?:@[\w-]+)?", model)
+    match = re.fullmatch(_RUN, model)
     return Path(match[1]).expanduser() if match else None
 
 
@@ -73,12 +74,12 @@ def weakest_held_out(model: str) -> int | None:
     Returns:
         Its position, the first of several; None for another model, or where nothing is known of held-out images.
     """
-    match = re.fullmatch(r"run:(.+?)(?:@([\w-]+))?", model)
-    if match is None:
+    match, folder = re.fullmatch(_RUN, model), run_folder(model)
+    if match is None or folder is None:
         return None
     average, _, which = (match[2] or "best").rpartition("-")
     try:
-        summary = json.loads((Path(match[1]).expanduser() / SUMMARY_FILE).read_text(encoding="utf-8"))
+        summary = json.loads((folder / SUMMARY_FILE).read_text(encoding="utf-8"))
         accuracy = np.array(summary[average or "plain"][which]["robust"]["by_class"], dtype=np.float64)
     except (OSError, ValueError, KeyError, TypeError):
         return None

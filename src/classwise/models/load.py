@@ -147,7 +147,7 @@ def _run(rest: str, data: _Data, state: State | None) -> nn.Module:
     if match is None:
         raise InputError("run: needs a folder; write run:FOLDER or run:FOLDER@last.")
     folder, which = _path(match[1]), match[2] or "best"
-    record = _record(folder / "run.json")
+    record = _record(folder)
     trained = _Data(len(record["classes"]), tuple(record["shape"]))
     _same_data(folder, trained, data)
     if state is not None:
@@ -164,10 +164,21 @@ def _run(rest: str, data: _Data, state: State | None) -> nn.Module:
     return model
 
 
-def _record(path: Path) -> dict[str, Any]:
-    """Read what a run wrote about its model: text, class names, shape."""
+def record_file(folder: Path) -> Path:
+    """Return the file in which a run says what it is.
+
+    Raises:
+        InputError: the folder is none of a run.
+    """
+    path = folder / "run.json"
     if not path.is_file():
-        raise InputError(f"{path.parent} is no folder of a run: it has no run.json; give FOLDER or FOLDER@last.")
+        raise InputError(f"{folder} is no folder of a run: it has no run.json; give FOLDER or FOLDER@last.")
+    return path
+
+
+def _record(folder: Path) -> dict[str, Any]:
+    """Read what a run wrote about its model: text, class names, shape."""
+    path = record_file(folder)
     with foreign_code(f"{path} cannot be read", "train again, or restore the file"):
         record = json.loads(path.read_text(encoding="utf-8"))
         lacking = [key for key in ("model", "classes", "shape") if key not in record]

@@ -9,6 +9,8 @@ from classwise.errors import InputError
 from classwise.registry import register
 from classwise.wrappers.base import Moment, Statistics
 
+_USUAL = {"step": 0.995, "epoch": 0.85}
+
 
 @register("wrapper", "ema", source="Gowal et al. 2020, imrahulr/adversarial_robustness_pytorch; by epoch: CFA 2023")
 @dataclass(frozen=True)
@@ -53,10 +55,9 @@ class EMA:
 
     def share(self, moment: Moment, count: int) -> float:
         """Return the share of the trained weights in the new average; see :class:`classwise.wrappers.Average`."""
+        decay = _USUAL[self.each] if self.decay is None else self.decay
         if self.each == "epoch":
-            decay = 0.85 if self.decay is None else self.decay
             first = (self.warmup or 0.0) * moment.epochs
             return 1.0 if count == 0 or moment.epoch <= first else 1 - decay
-        decay = 0.995 if self.decay is None else self.decay
         since = moment.done - (0.025 if self.warmup is None else self.warmup) * moment.total
         return 1.0 if count == 0 or since <= 0 else 1 - min(decay, (1 + since) / (10 + since))
