@@ -90,6 +90,7 @@ def failing_on_real_images(z, x):
 
 good = Net
 def probabilities(): return Net(change=lambda z, x: z.softmax(1))
+def whole_numbers(): return Net(change=lambda z, x: z.long())
 def nan(): return Net(change=lambda z, x: z * float("nan"))
 def flat(): return Net(change=lambda z, x: z.flatten())
 def pairs(): return Net(change=lambda z, x: (z, z))
@@ -971,6 +972,13 @@ BAD = [
     ((*EVALUATE, "--limit", "0"), ["limit is 0"]),
     ((*TRAIN, "--limit", "0"), ["limit is 0"]),
     ((*EVALUATE, "--limit", "-3"), ["limit is -3"]),
+    ((*EVALUATE, "--seed", str(2**63)), ["--seed is", "0 to 2^63 - 1"]),
+    ((*TRAIN, "--seed", "-1"), ["--seed is -1", "0 to 2^63 - 1"]),
+    ((*EVALUATE, "--eps", "-8/255"), ["-8/255", "at least 0"]),
+    ((*EVALUATE, "--eps", "8", "--norm", "L2"), ["Within the L2 radius 8 every image of 1x8x8", "8/255"]),
+    ((*EVALUATE, "--lim", "3"), ["unrecognized", "--lim 3"]),
+    ((*EVALUATE, "--attacks", "fsat"), ["attack 'fsat'", "did you mean 'fast'"]),
+    ((*EVALUATE, "--attacks", "transfer(source='digits_cnn')"), ["source 'digits_cnn' has fresh weights"]),
     ((*EVALUATE, "--batch-size", "0"), ["batch size"]),
     ((*EVALUATE, "--batch-size", "-1"), ["batch size"]),
     ((*EVALUATE, "--devices", "0"), ["Cannot use 0 x"]),
@@ -989,6 +997,7 @@ BAD = [
     (("evaluate", "a", "b"), ["b"]),
     # Models.
     (("evaluate", "mine.py:probabilities", *EVALUATE[2:]), ["probabilities", "remove the softmax"]),
+    (("evaluate", "mine.py:whole_numbers", *EVALUATE[2:]), ["torch.int64", "floating point"]),
     (("evaluate", "mine.py:nan", *EVALUATE[2:]), ["NaN"]),
     (("evaluate", "mine.py:flat", *EVALUATE[2:]), ["logits"]),
     (("evaluate", "mine.py:pairs", *EVALUATE[2:]), ["tuple", "logits"]),

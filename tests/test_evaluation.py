@@ -797,3 +797,25 @@ def test_the_suite_of_a_plan_is_called_autoattack_only_if_it_is() -> None:
     mine = Plan(stages, members_of("square(queries=2)", ThreatModel("Linf", 0.01)))
     header = evaluate(model, data, {"mine": mine}).header["attacks"]["mine"]
     assert header["suite"] == "square(queries=2)"
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"attacks": "pgd"}, r"build_attacks\('pgd', threat\) returns, not 'pgd'"),
+        ({"data": ([], [])}, "The data of an evaluation are classwise.Images or the like, not a tuple"),
+        ({"seed": -1}, "The seed is -1"),
+        ({"seed": 2**63}, "whole number from 0"),
+        ({"attacks": build("pgd", ThreatModel("L1", 600))}, "Within the L1 radius 600 every image"),
+    ],
+)
+def test_what_python_may_hand_over_by_mistake_is_said(changes: dict[str, Any], says: str) -> None:
+    model, data = blurry()
+    given = {"data": data, "attacks": build("pgd", ThreatModel("Linf", 0.02)), **changes}
+    with pytest.raises(InputError, match=says):
+        evaluate(model, **given)
+
+
+def test_attacks_without_a_threat_are_refused() -> None:
+    with pytest.raises(InputError, match=r"Attacks need a threat such as .*, not 0\.1"):
+        build("pgd", 0.1)  # type: ignore[arg-type]
