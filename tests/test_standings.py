@@ -62,10 +62,11 @@ def texts(sheet: Sheet, line: int = 0) -> dict[str, str]:
 
 
 def test_cells_are_per_cent_with_a_deviation_where_there_are_two_seeds() -> None:
-    """Seconds 10 and 20: mean 15, deviation √50 = 7.07."""
+    """Seconds 10 and 20: mean 15, deviation √50 = 7.07. NSD of 3/4 and 1/4 is a half, of 1/2 and 1/2 nothing."""
     several = row(result([4, 4], [3, 1]), result([4, 3], [2, 2]))
     found = texts(achieved(STUDY, [several]))
     assert found["robust worst"] == f"37.5 ± {100 * math.sqrt(1 / 32):.1f}"
+    assert found["robust NSD"] == f"25.0 ± {100 * math.sqrt(1 / 8):.1f}"
     assert found["seeds"] == "2/2"
     found = texts(price(STUDY, [several]))
     assert (found["seconds"], found["worst classes"]) == ("15 ± 7", "class 1, class 0")

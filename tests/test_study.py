@@ -451,6 +451,22 @@ def test_a_run_that_fails_ends_the_command_with_its_reason_and_a_table_of_the_ot
     assert "3 runs: 1 done, 1 failed, 1 open." in capsys.readouterr().out
 
 
+def test_tables_of_what_is_finished_start_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, out = written(tmp_path, TEXT), tmp_path / "out"
+    words = ["study", str(path), "--shrink", "--out", str(out)]
+    assert main([*words, "--tables"]) == 0
+    assert "0 of 1 evaluations finished" in (out / "table.md").read_text()
+    assert main(words) == 0
+    made = {name: (out / name).read_bytes() for name in ("table.md", "table.json", "study.html")}
+    for name in made:
+        (out / name).unlink()
+    capsys.readouterr()
+    assert main([*words, "--tables"]) == 0
+    assert {name: (out / name).read_bytes() for name in made} == made
+    assert "| at | best |" in made["table.md"].decode()
+    assert "done" not in capsys.readouterr().out  # no run was looked at again
+
+
 def test_a_committed_study_of_given_models_runs_shrunk_without_their_data_and_says_what_stands_in(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

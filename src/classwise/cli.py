@@ -43,7 +43,7 @@ _GATE_CLOSED = 3
 _RESUMED = ("demo", "train", "evaluate", "critical-eps", "homing", "study")
 # Options of evaluate that the race to the worst class has no use for.
 _NOT_UNTIL = ("audit", "batch_size", "fixed_shape", "search_precision", "examples", "fail_under", "junit", "gate_json")
-_SWITCHES = ("download", "sync_batchnorm", "fit_on_test", "plan", "status", "shrink")
+_SWITCHES = ("download", "sync_batchnorm", "fit_on_test", "plan", "status", "tables", "shrink")
 # How jsonargparse's messages become the end of one plain sentence.
 _PLAIN = (
     (r'Parser key "(\w+)":', r"\1:"),
@@ -598,6 +598,7 @@ def run_study(
     accelerator: str = "auto",
     plan: bool = False,
     status: bool = False,
+    tables: bool = False,
     shrink: bool = False,
 ) -> None:
     """Train and evaluate every method of a study with every seed, and end in one table; what is done is skipped.
@@ -613,6 +614,7 @@ def run_study(
         accelerator: cpu, cuda or auto.
         plan: list every run with the time it is expected to take, and start nothing.
         status: list what is done, running, failed and open, and start nothing.
+        tables: make tables and page of what is finished so far, and start nothing; others may be at work.
         shrink: the same grid in seconds: one seed, few images, two epochs, a tiny network, weak attacks.
     """
     command = _command_line("study", locals())
@@ -632,13 +634,15 @@ def run_study(
         return terminal.plan(campaign.estimates(trials, where), where.out, jobs, more)
     if status:
         return terminal.states(trials, where.out)
-    elsewhere = _cluster(cluster, cpus, gpus)
-    terminal.say(f"{found.name}: {len(trials)} runs into {where.out}")
-    with terminal.counting(trials, where.out) as tell:
-        states = campaign.run_all(trials, where, jobs, tell, elsewhere)
+    states: Mapping[Any, Any] = {}
+    if not tables:
+        elsewhere = _cluster(cluster, cpus, gpus)
+        terminal.say(f"{found.name}: {len(trials)} runs into {where.out}")
+        with terminal.counting(trials, where.out) as tell:
+            states = campaign.run_all(trials, where, jobs, tell, elsewhere)
     rows = standings.rows(found, trials, where.out)
     answers = verdicts.ask(found.analyse, trials, where)
-    if found.homing is not None:
+    if found.homing is not None and not tables:
         standings.write(found, trials, rows, where.out, verdicts.text(answers))  # to look at: the trainings take hours
         answers += homings.answers(found, trials, where, terminal.say)
     written = standings.write(found, trials, rows, where.out, verdicts.text(answers))

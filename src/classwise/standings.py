@@ -36,6 +36,7 @@ MEASURES: dict[str, Metric] = {
     "worst": METRICS["worst"],
     "W10": METRICS["worst_q10"],
     "gap": METRICS["gap"],
+    "NSD": METRICS["nsd"],
 }
 """What is said of every view."""
 
@@ -73,10 +74,10 @@ class Row:
         found = (_value(result, view, MEASURES[measure]) for result in self.results.values())
         return [value for value in found if not math.isnan(value)]
 
-    def estimates(self, view: str, measure: str) -> list[Estimate]:
-        """Return a measure of a view for each seed, with the interval that its test images leave."""
-        metric, found = MEASURES[measure], self.results.values()
-        return [metric.estimate(each.outcomes.counts(view), each.outcomes.n, each.confidence) for each in found]
+    def estimate(self, seed: int, view: str, measure: str) -> Estimate:
+        """Return a measure of a view for one seed, with the interval that its test images leave."""
+        result = self.results[seed]
+        return MEASURES[measure].estimate(result.outcomes.counts(view), result.outcomes.n, result.confidence)
 
     @property
     def worst_classes(self) -> list[str]:
@@ -127,7 +128,7 @@ class Row:
         }
 
     def _measured(self, view: str, measure: str) -> dict[str, Any]:
-        ends = [list(estimate.interval) for estimate in self.estimates(view, measure)]
+        ends = [list(self.estimate(seed, view, measure).interval) for seed in self.results]
         return {**spread(self.values(view, measure)), "intervals": [None if math.isnan(e[0]) else e for e in ends]}
 
     def _reference_record(self) -> dict[str, Any] | None:
@@ -209,7 +210,7 @@ def achieved(study: Study, found: Sequence[Row]) -> Sheet:
         *(
             Column(f"{said} {measure}", (f"{view}_{measure}", f"{view}_{measure}_std"), spare=view == CLEAN or spare)
             for view, said in _SAID.items()
-            for measure, spare in zip(MEASURES, (False, False, True, True), strict=True)
+            for measure, spare in zip(MEASURES, (False, False, True, True, True), strict=True)
         ),
         *([Column("rho_wat", ("rho_wat", "rho_wat_std"), spare=True)] if study.baseline else []),
         Column("seeds", ("seeds",), spare=True),
@@ -218,7 +219,7 @@ def achieved(study: Study, found: Sequence[Row]) -> Sheet:
     means = [fmean(values) if values else -math.inf for values in worst]
     marked = max(range(len(found)), key=means.__getitem__) if any(worst) else None
     against = f"; rho_wat against {study.baseline}" if study.baseline else ""
-    caption = f"{study.name}: per cent, mean ± standard deviation over seeds{against}"
+    caption = f"{study.name}: per cent (NSD of the mean over classes), mean ± standard deviation over seeds{against}"
     lines = (
         (
             *_names(study, row),
@@ -267,19 +268,19 @@ def sampling(study: Study, found: Sequence[Row]) -> Sheet:
             for view, measure in measured
         ),
     )
-    done = [row for row in found if row.results]
-    level = f"{100 * next(iter(done[0].results.values())).confidence:g} % " if done else ""
+    done = [(row, seed) for row in found for seed in list(row.results)[:1]]
+    level = f"{100 * done[0][0].results[done[0][1]].confidence:g} % " if done else ""
     caption = (
         f"{study.name}: per cent for one seed, with the {level}interval of its test images alone; simultaneous over "
-        "classes, but for the average, which is bootstrapped within class"
+        "classes, but for average and NSD, which are bootstrapped within class"
     )
     lines = (
         (
             *_names(study, row),
-            Cell(str(next(iter(row.results))), (next(iter(row.results)),)),
-            *(_interval_cell(row.estimates(*each)[0]) for each in measured),
+            Cell(str(seed), (seed,)),
+            *(_interval_cell(row.estimate(seed, *each)) for each in measured),
         )
-        for row in done
+        for row, seed in done
     )
     return Sheet(f"{study.name}-images", caption, columns, tuple(lines))
 

@@ -17,7 +17,7 @@ LEVEL = 0.01
 """Of the permutation test of H1 [ours]."""
 NEGLIGIBLE = 0.05
 """A gap of which the upper bound is below five points refutes H1 [ours]."""
-_RESAMPLES = 2000
+_RESAMPLES = 10_000
 
 
 def disparity(subject: Subject) -> tuple[Finding, Finding]:

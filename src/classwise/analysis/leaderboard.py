@@ -18,7 +18,7 @@ from classwise.report.contents import plain
 from classwise.report.sheet import Sheet
 from classwise.report.tables import percent
 
-_RESAMPLES = 2000
+_RESAMPLES = 10_000
 
 
 class Estimate(NamedTuple):
@@ -73,7 +73,7 @@ def _corrected_interval(right: Ints, n: Ints, confidence: float) -> Interval:
     rate, value = right / n, summaries.std_corrected(right, n)
     shrunk = rate.mean() + (rate - rate.mean()) * float(np.nan_to_num(divide(value, rate.std())))
     drawn = generator(0).binomial(n, shrunk.clip(0, 1), size=(_RESAMPLES, n.size))
-    return percentiles([summaries.std_corrected(row, n) for row in drawn], confidence)
+    return percentiles(np.sqrt(np.maximum(0.0, summaries.corrected_variances(drawn, n))), confidence)
 
 
 METRICS: dict[str, Metric] = {

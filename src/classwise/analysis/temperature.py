@@ -16,7 +16,7 @@ from classwise.metrics.outcomes import Outcomes, divide
 from classwise.metrics.resampling import percentiles, resample
 
 _NAME = "temperature-pgd"
-_RESAMPLES = 4000
+_RESAMPLES = 10_000
 _COLUMNS: dict[str, Kind] = {
     "against": "words",
     "own steps": "count",

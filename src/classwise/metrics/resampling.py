@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from classwise.errors import InputError
 from classwise.metrics.intervals import Interval, checked_counts, one_tail
 from classwise.metrics.outcomes import Floats, divide
-from classwise.metrics.summaries import gap, ratio, worst, worst_q
+from classwise.metrics.summaries import by_row, gap, ratio, worst, worst_q
 
 # Functions of the extreme classes: resampling around the estimates repeats their bias (docs/evaluation.md, Intervals).
 _EXTREMES = {worst, worst_q, gap, ratio}
@@ -54,7 +54,7 @@ def bootstrap_interval(
         raise InputError("A bootstrap of the extreme classes is wrong; use worst_interval, gap_interval and their kin.")
     right, total = checked_counts(correct, n)
     drawn = resample(np.stack([right, total - right], axis=1), resamples, seed)[:, :, 0]
-    return percentiles([summary(rates) for rates in divide(drawn, total)], confidence)
+    return percentiles(by_row(summary, divide(drawn, total)), confidence)
 
 
 def percentiles(values: ArrayLike, confidence: float = 0.95) -> Interval:

@@ -37,7 +37,7 @@ def average(correct: ArrayLike, n: ArrayLike) -> float:
 
 def macro_average(accuracy: ArrayLike) -> float:
     """Return v̄ = (1/C) Σ_c v_c, which gives every class the same weight; on balanced data it is `average`."""
-    return _summary(np.mean, accuracy)
+    return _summary(_mean, accuracy)
 
 
 def worst(accuracy: ArrayLike) -> float:
@@ -94,22 +94,40 @@ def ratio(accuracy: ArrayLike) -> float:
 
 def std(accuracy: ArrayLike) -> float:
     """Return σ = √((1/C) Σ_c (v_c − v̄)²), the population form; it includes sampling noise."""
-    return _summary(np.std, accuracy)
+    return _summary(_std, accuracy)
 
 
 def class_variance(accuracy: ArrayLike) -> float:
     """Return σ², the seed paper's class-wise variance; not a coefficient of variation, for which see `nsd`."""
-    return _summary(np.var, accuracy)
+    return _summary(_variance, accuracy)
 
 
 def nsd(accuracy: ArrayLike) -> float:
     """Return σ/v̄, the normalised standard deviation of ABSLD (a coefficient of variation); NaN at v̄ = 0."""
-    return _summary(lambda v: divide(np.std(v), np.mean(v)), accuracy)
+    return _summary(_nsd, accuracy)
 
 
 def gini(accuracy: ArrayLike) -> float:
     """Return Σ_i Σ_j |v_i − v_j| / (2 C² v̄), 0 for equal classes; NaN at v̄ = 0."""
-    return _summary(lambda v: divide(np.abs(v[:, None] - v).mean(), 2 * v.mean()), accuracy)
+    return _summary(_gini, accuracy)
+
+
+def by_row(summary: Callable[[Floats], float], accuracy: Floats) -> Floats:
+    """Return a summary of every row, (R, C) -> (R,).
+
+    Args:
+        summary: class accuracies (C,) to a number; `macro_average`, `std`, `class_variance`, `nsd` and `gini` are fast.
+        accuracy: (R, C); a class that is absent in one row is absent in all.
+
+    Example:
+        >>> by_row(std, np.array([[0.5, 0.5], [0.25, 0.75]])).tolist()
+        [0.0, 0.25]
+    """
+    formula = _FORMULAS.get(summary)
+    present = accuracy[:, ~np.isnan(accuracy).all(0)]
+    if formula is None or not present.size:
+        return np.array([summary(row) for row in accuracy])
+    return formula(present)
 
 
 def variance_corrected(correct: ArrayLike, n: ArrayLike) -> float:
@@ -123,13 +141,18 @@ def variance_corrected(correct: ArrayLike, n: ArrayLike) -> float:
         correct: right images of each class, (C,).
         n: images of each class, (C,).
     """
+    return float(corrected_variances(np.asarray(correct)[None], n)[0])
+
+
+def corrected_variances(correct: ArrayLike, n: ArrayLike) -> Floats:
+    """Return `variance_corrected` of every row of right images, (R, C) and images (C,) -> (R,)."""
     right, total = np.asarray(correct, dtype=np.float64), np.asarray(n, dtype=np.float64)
-    right, total = right[total > 0], total[total > 0]
+    right, total = right[:, total > 0], total[total > 0]
     if not total.size:
-        return math.nan
+        return np.full(len(right), np.nan)
     rate = right / total
     noise = divide(rate * (1 - rate), total - 1)
-    return float(np.var(rate) - (total.size - 1) / total.size * noise.mean())
+    return np.asarray(_variance(rate) - (total.size - 1) / total.size * _mean(noise))
 
 
 def std_corrected(correct: ArrayLike, n: ArrayLike) -> float:
@@ -321,6 +344,38 @@ def _worst_entry(classes: tuple[str, ...], accuracy: Floats, interval: Interval)
         "accuracy": _number(worst(accuracy)),
         "interval": _ends(interval),
     }
+
+
+def _mean(v: Floats) -> Floats:
+    return np.asarray(v.mean(-1))
+
+
+def _std(v: Floats) -> Floats:
+    return np.asarray(v.std(-1))
+
+
+def _variance(v: Floats) -> Floats:
+    return np.asarray(v.var(-1))
+
+
+def _nsd(v: Floats) -> Floats:
+    return divide(_std(v), _mean(v))
+
+
+def _gini(v: Floats) -> Floats:
+    # Σ_i Σ_j |v_i − v_j| = 2 Σ_i (2i − C − 1) v_(i), with v_(1) ≤ … ≤ v_(C): no C² differences of each of many rows.
+    size = v.shape[-1]
+    return divide(np.sort(v) @ (2 * np.arange(1, size + 1) - size - 1.0), size**2 * _mean(v))
+
+
+# Of classes that are present, along the last axis.
+_FORMULAS: dict[Callable[[Floats], float], Callable[[Floats], Floats]] = {
+    macro_average: _mean,
+    std: _std,
+    class_variance: _variance,
+    nsd: _nsd,
+    gini: _gini,
+}
 
 
 def _summary(function: Callable[[Floats], Any], accuracy: ArrayLike) -> float:
