@@ -196,6 +196,15 @@ def test_the_terminal_tables_have_a_row_a_class_and_a_row_a_view(result: Result)
     assert rich_attack_table(result).row_count == 5
 
 
+def test_the_terminal_has_the_weakest_thirty_classes_that_have_images(make: Callable[..., Result]) -> None:
+    few = rich_class_table(make(absent=(2,)))
+    many = rich_class_table(make(classes=[f"class {c}" for c in range(40)], weak=7))
+    assert (few.row_count, many.row_count) == (9, 30)
+    assert "(10 classes); 1 of them, stronger or without images, not shown" in str(few.title)
+    assert next(iter(many.columns[0].cells)).plain == "class 7"
+    assert len(class_table(make(classes=[f"class {c}" for c in range(40)], weak=7)).splitlines()) == 2 + 40
+
+
 def test_class_names_cannot_break_a_table(make: Callable[..., Result]) -> None:
     evil = make(classes=["a|b", "<script>alert(1)</script>", "[red]x[/red]", "a\nb\x1b[31m"], weak=0)
     lines = class_table(evil).splitlines()

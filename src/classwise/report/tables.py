@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 from rich.table import Table
@@ -17,6 +18,7 @@ ABSENT = "–"
 """Printed where a number is undefined, such as the accuracy of a class without images."""
 
 SIGNIFICANCE = 0.05
+_MOST_LINES = 30  # of a table in the terminal, so that the verdict below it is seen together with its top
 
 
 def class_table(result: Result) -> str:
@@ -45,8 +47,13 @@ def latex_tables(result: Result) -> str:
 
 
 def rich_class_table(result: Result, width: int = 80) -> Table:
-    """Return the table of classes for a terminal ``width`` characters wide, weakest class first."""
-    return to_rich(class_sheet(read(result)), width)
+    """Return the table of classes for a terminal ``width`` characters wide: the weakest thirty that have images."""
+    contents = read(result)
+    sheet = class_sheet(contents)
+    shown = min(int((contents.n > 0).sum()), _MOST_LINES)
+    left = len(sheet.rows) - shown
+    caption = f"{sheet.caption}; {left} of them, stronger or without images, not shown" if left else sheet.caption
+    return to_rich(replace(sheet, caption=caption, rows=sheet.rows[:shown]), width)
 
 
 def rich_attack_table(result: Result, width: int = 80) -> Table:
