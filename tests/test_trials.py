@@ -193,6 +193,16 @@ def test_states_of_the_code_are_noted_once_each(where: Where, monkeypatch: pytes
     assert json.loads((trial.folder(where.out) / "trial.json").read_text())["code"] == ["a", "b"]
 
 
+def test_a_state_of_the_code_that_finds_everything_done_is_not_noted(
+    done: tuple[Trial, Where], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trial, where = done
+    before = (trial.folder(where.out) / "trial.json").read_bytes()
+    monkeypatch.setattr(trials, "code", lambda: "newer")
+    assert perform(trial, where) == "done"
+    assert (trial.folder(where.out) / "trial.json").read_bytes() == before
+
+
 def test_seeds_draw_other_training_images_and_share_the_test_images(where: Where) -> None:
     found = grid(tiny(Entry("at"), seeds=(0, 1)), where)
     assert len({trial.train_sha256 for trial in found}) == 2

@@ -294,6 +294,8 @@ def perform(trial: Trial, where: Where) -> State:
     Returns:
         "done"; "running" if another process has it; "failed" if it cannot be done, with the reason in the folder.
     """
+    if trial.state(where.out) == "done":
+        return "done"  # and this state of the code has not worked on it
     folder = trial.folder(where.out)
     with files.held(folder / LOCK_FILE, _PATIENCE) as free:
         if not free:
