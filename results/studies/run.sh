@@ -14,6 +14,7 @@ cp -r results/studies/gain/*-given-* results/studies/attacks-consistency/  # the
 study attacks-consistency "$data"
 study imagenet-cc "$data/imagenet-cc"
 study fair-digits "$data"  # an hour and a half on a core; table.md and table.json are committed, not its 114 runs
-study fair-mnist "$data"  # six hours on a core; table.md and table.json are committed, of 66 of its 117 evaluations so far
+study fair-mnist "$data"  # six hours on a core; table.md and table.json are committed
+study fair-cifar10-small "$data"  # two days of two cores for all of it; table.md and table.json are committed, of the runs that are done
 study paper-mnist-small "$data"  # four hours on a core, thirteen trainings for A6 included; committed without weights
 study paper-cifar10-small "$data"  # three hours on a core; likewise
