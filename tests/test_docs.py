@@ -121,6 +121,7 @@ def title(trial: Mapping[str, Any]) -> str:
         ("tpgd", "reproduction"),
         ("fair-digits", "choosing-a-method"),
         ("fair-mnist", "choosing-a-method"),
+        ("fair-cifar10-small", "choosing-a-method"),
         ("paper-mnist-small", "reproduction"),
         ("paper-cifar10-small", "reproduction"),
     ],
