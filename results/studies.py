@@ -1,7 +1,9 @@
 """Print the table of a study as the docs have it: ``python results/studies.py tpgd``, or ``fair-digits``.
 
 A study of given models has a row an attack, as in docs/reproduction.md; one that trains has a row a method, the best
-worst class first, as in docs/choosing-a-method.md.
+worst class first, as in docs/choosing-a-method.md. Two studies that train, as in ``python results/studies.py
+fair-digits fair-mnist``, are compared: how the ranks of their worst classes correlate, and which methods fall below
+the reference in no seed of either.
 """
 
 from __future__ import annotations
@@ -9,9 +11,13 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
+from classwise.metrics import spearman
+
 HERE = Path(__file__).parent / "studies"
+REFERENCE = "at"
 
 
 def evaluations(study: str) -> dict[str, dict[str, Any]]:
@@ -25,6 +31,36 @@ def main(study: str) -> str:
     """Return the table in Markdown."""
     found = evaluations(study)
     return _by_attack(found) if found else _by_method(study)
+
+
+def agreement(first: str, second: str) -> str:
+    """Say how two studies agree on worst classes under attack: methods and weights that both have, seed by seed."""
+    both = [_worst(study) for study in (first, second)]
+    shared = [key for key in both[0] if key in both[1]]
+    rho = spearman(*([fmean(found[key].values()) for key in shared] for found in both))
+    lines = [f"{len(shared)} rows of {first} and {second}: rank correlation of worst classes {rho:.2f}.\n"]
+    for name, weights in shared:
+        changes = [_changes(found, (name, weights)) for found in both]
+        if name != REFERENCE and min(map(min, changes)) >= 0:
+            seeds = "; ".join(", ".join(f"{100 * change:+.1f}" for change in each) for each in changes)
+            lines.append(f"`{name}` {weights}, in no seed below `{REFERENCE}`: {seeds}\n")
+    return "".join(lines)
+
+
+def _worst(study: str) -> dict[tuple[str, str], dict[int, float]]:
+    rows = json.loads((HERE / study / "table.json").read_text())["rows"]
+    return {
+        (row["name"], row["weights"]): dict(
+            zip(row["seeds"], row["views"]["worst_case"]["worst"]["values"], strict=True)
+        )
+        for row in rows
+        if row["seeds"]
+    }
+
+
+def _changes(found: dict[tuple[str, str], dict[int, float]], key: tuple[str, str]) -> list[float]:
+    base = found[REFERENCE, "ema-best"]
+    return [value - base[seed] for seed, value in found[key].items()]
 
 
 def _by_method(study: str) -> str:
@@ -61,4 +97,4 @@ def _cell(table: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    print(main(sys.argv[1]), end="")
+    print(main(sys.argv[1]) if len(sys.argv) == 2 else agreement(*sys.argv[1:3]), end="")

@@ -130,6 +130,15 @@ def test_the_table_of_a_study_in_the_docs_is_what_the_study_says(study: str, pag
     assert script("studies").main(study) in (ROOT / "docs" / f"{page}.md").read_text()
 
 
+def test_what_the_docs_say_of_two_studies_together_is_what_their_tables_say() -> None:
+    first, *others = script("studies").agreement("fair-digits", "fair-mnist").splitlines()
+    text = " ".join((ROOT / "docs" / "choosing-a-method.md").read_text().split())
+    assert len(others) == 3
+    for line in others:
+        assert f"{line.split()[0]} ({line.partition(': ')[2]})" in text
+    assert f"correlate by {first.split()[-1][:-1]} (" in text
+
+
 def test_the_tables_of_critical_eps_are_what_the_committed_outcomes_say() -> None:
     from classwise.metrics import CriticalEps
 
