@@ -47,14 +47,16 @@ def agreement(first: str, second: str) -> str:
     return "".join(lines)
 
 
+def _rows(study: str) -> list[dict[str, Any]]:
+    return [row for row in json.loads((HERE / study / "table.json").read_text())["rows"] if row["seeds"]]
+
+
 def _worst(study: str) -> dict[tuple[str, str], dict[int, float]]:
-    rows = json.loads((HERE / study / "table.json").read_text())["rows"]
     return {
         (row["name"], row["weights"]): dict(
             zip(row["seeds"], row["views"]["worst_case"]["worst"]["values"], strict=True)
         )
-        for row in rows
-        if row["seeds"]
+        for row in _rows(study)
     }
 
 
@@ -65,9 +67,8 @@ def _changes(found: dict[tuple[str, str], dict[int, float]], key: tuple[str, str
 
 def _by_method(study: str) -> str:
     """Return average and worst class under attack of each method, mean ± deviation over seeds."""
-    rows = [row for row in json.loads((HERE / study / "table.json").read_text())["rows"] if row["seeds"]]
     lines = ["| method | weights | average | worst class | seeds |\n", "| --- | --- | --- | --- | --- |\n"]
-    for row in sorted(rows, key=lambda row: -row["views"]["worst_case"]["worst"]["mean"]):
+    for row in sorted(_rows(study), key=lambda row: -row["views"]["worst_case"]["worst"]["mean"]):
         average, worst = (_spread(row["views"]["worst_case"][measure]) for measure in ("average", "worst"))
         lines.append(f"| `{row['name']}` | {row['weights']} | {average} | {worst} | {len(row['seeds'])} |\n")
     return "".join(lines)

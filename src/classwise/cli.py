@@ -43,7 +43,6 @@ _GATE_CLOSED = 3
 _RESUMED = ("demo", "train", "evaluate", "critical-eps", "homing", "study")
 # Options of evaluate that the race to the worst class has no use for.
 _NOT_UNTIL = ("audit", "batch_size", "fixed_shape", "search_precision", "examples", "fail_under", "junit", "gate_json")
-_SWITCHES = ("download", "sync_batchnorm", "fit_on_test", "plan", "status", "tables", "shrink")
 # How jsonargparse's messages become the end of one plain sentence.
 _PLAIN = (
     (r'Parser key "(\w+)":', r"\1:"),
@@ -618,7 +617,7 @@ def run_study(
         shrink: the same grid in seconds: one seed, few images, two epochs, a tiny network, weak attacks.
     """
     command = _command_line("study", locals())
-    from classwise import arguments, campaign, homings, overview, standings, terminal, verdicts
+    from classwise import arguments, campaign, homings, terminal
     from classwise import study as studies
     from classwise.trials import Where, grid
 
@@ -634,22 +633,29 @@ def run_study(
         return terminal.plan(campaign.estimates(trials, where), where.out, jobs, more)
     if status:
         return terminal.states(trials, where.out)
-    states: Mapping[Any, Any] = {}
-    if not tables:
-        elsewhere = _cluster(cluster, cpus, gpus)
-        terminal.say(f"{found.name}: {len(trials)} runs into {where.out}")
-        with terminal.counting(trials, where.out) as tell:
-            states = campaign.run_all(trials, where, jobs, tell, elsewhere)
-    rows = standings.rows(found, trials, where.out)
-    answers = verdicts.ask(found.analyse, trials, where)
-    if found.homing is not None and not tables:
-        standings.write(found, trials, rows, where.out, verdicts.text(answers))  # to look at: the trainings take hours
-        answers += homings.answers(found, trials, where, terminal.say)
-    written = standings.write(found, trials, rows, where.out, verdicts.text(answers))
-    overview.write_reports(trials, where.out)
-    page = overview.write(found, trials, rows, where.out)
-    terminal.standings(standings.sheets(found, rows), [*written, *verdicts.write(answers, where.out), page])
+    if tables:
+        return _conclude(found, trials, where, homing=False)
+    elsewhere = _cluster(cluster, cpus, gpus)
+    terminal.say(f"{found.name}: {len(trials)} runs into {where.out}")
+    with terminal.counting(trials, where.out) as tell:
+        states = campaign.run_all(trials, where, jobs, tell, elsewhere)
+    _conclude(found, trials, where, homing=found.homing is not None)
     return terminal.refuse_unfinished(states, where.out)
+
+
+def _conclude(study: Any, trials: Sequence[Any], where: Any, homing: bool) -> None:
+    """Write and print what a study says: tables, answers, with ``homing`` that of its trainings too, reports, page."""
+    from classwise import homings, overview, standings, terminal, verdicts
+
+    rows = standings.rows(study, trials, where.out)
+    answers = verdicts.ask(study.analyse, trials, where)
+    if homing:
+        standings.write(study, trials, rows, where.out, verdicts.text(answers))  # to look at: the trainings take hours
+        answers += homings.answers(study, trials, where, terminal.say)
+    written = standings.write(study, trials, rows, where.out, verdicts.text(answers))
+    overview.write_reports(trials, where.out)
+    page = overview.write(study, trials, rows, where.out)
+    terminal.standings(standings.sheets(study, rows), [*written, *verdicts.write(answers, where.out), page])
 
 
 def _cluster(address: str, cpus: int, gpus: float) -> Any:
@@ -779,7 +785,7 @@ def parser() -> ArgumentParser:
         )
         sub.add_argument("--config", action="config", help="YAML file with options; --print-config writes one.")
         # jsonargparse wants a value after an option of type bool; a switch has none.
-        switches = [switch for switch in _SWITCHES if switch in inspect.signature(command).parameters]
+        switches = [name for name, parameter in inspect.signature(command).parameters.items() if _switch(parameter)]
         several = [words for words in _SEVERAL if words in inspect.signature(command).parameters]
         for words in several:
             sub.add_argument(words, type=Path, nargs="+", help=_SEVERAL[words])
@@ -814,8 +820,13 @@ def _command_line(name: str, settings: Mapping[str, Any]) -> str:
         if parameter.default is parameter.empty:
             words.append(str(value))
         elif value != parameter.default:
-            words += [f"--{option.replace('_', '-')}", *([] if option in _SWITCHES else [str(value)])]
+            words += [f"--{option.replace('_', '-')}", *([] if _switch(parameter) else [str(value)])]
     return shlex.join(words)
+
+
+def _switch(parameter: inspect.Parameter) -> bool:
+    """Tell whether an option is a switch, which is off unless it is named."""
+    return parameter.default is False
 
 
 def _help_of(command: Callable[..., Any], option: str) -> str:

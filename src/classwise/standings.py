@@ -269,7 +269,7 @@ def sampling(study: Study, found: Sequence[Row]) -> Sheet:
         ),
     )
     done = [(row, seed) for row in found for seed in list(row.results)[:1]]
-    level = f"{100 * done[0][0].results[done[0][1]].confidence:g} % " if done else ""
+    level = next((f"{100 * row.results[seed].confidence:g} % " for row, seed in done), "")
     caption = (
         f"{study.name}: per cent for one seed, with the {level}interval of its test images alone; simultaneous over "
         "classes, but for average and NSD, which are bootstrapped within class"

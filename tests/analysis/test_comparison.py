@@ -109,9 +109,8 @@ def test_a_best_that_is_within_noise_is_said_to_be() -> None:
     assert "its interval meets that of base" in compare(given(base=BASE, other=[0.31, 0.6, 0.9]))[0].sentence
 
 
-def test_the_interval_of_the_corrected_spread_covers_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_interval_of_the_corrected_spread_covers_it() -> None:
     """True rates 0.3 to 0.7, 100 images each: 60 data sets, coverage far above what a naive bootstrap reaches."""
-    monkeypatch.setattr("classwise.analysis.leaderboard._RESAMPLES", 300)
     rates, random, covered = np.linspace(0.3, 0.7, 10), np.random.default_rng(0), 0
     for _ in range(60):
         right, n = random.binomial(100, rates), np.full(10, 100)

@@ -17,7 +17,6 @@ LEVEL = 0.01
 """Of the permutation test of H1 [ours]."""
 NEGLIGIBLE = 0.05
 """A gap of which the upper bound is below five points refutes H1 [ours]."""
-_RESAMPLES = 10_000
 
 
 def disparity(subject: Subject) -> tuple[Finding, Finding]:
@@ -87,7 +86,7 @@ def error_share(outcomes: Outcomes, seed: int = 0) -> tuple[float, Interval, lis
     size = tail_size(int((~np.isnan(accuracy)).sum()), 0.2)
     chosen = weakest(np.nan_to_num(accuracy, nan=np.inf), 1.0)[:size]
     right = counted.counts()
-    drawn = resample(np.stack([counted.n - right, right], axis=1), _RESAMPLES, seed)[:, :, 0]
+    drawn = resample(np.stack([counted.n - right, right], axis=1), seed=seed)[:, :, 0]
     return float(_share(counted.n - right, chosen)), percentiles(_share(drawn, chosen)), chosen
 
 

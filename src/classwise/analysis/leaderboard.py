@@ -13,12 +13,10 @@ from classwise.analysis.finding import Finding, Kind, table
 from classwise.metrics import summaries
 from classwise.metrics.intervals import Interval, gap_interval, simultaneous, worst_interval, worst_q_interval
 from classwise.metrics.outcomes import Floats, Ints, divide
-from classwise.metrics.resampling import bootstrap_interval, generator, percentiles, resample
+from classwise.metrics.resampling import RESAMPLES, bootstrap_interval, generator, percentiles, resample
 from classwise.report.contents import plain
 from classwise.report.sheet import Sheet
 from classwise.report.tables import percent
-
-_RESAMPLES = 10_000
 
 
 class Estimate(NamedTuple):
@@ -56,14 +54,14 @@ def _extreme(summary: Callable[[Floats], float], bound: Callable[..., Interval],
 
 def _smooth(summary: Callable[[Floats], float]) -> Metric:
     def interval(right: Ints, n: Ints, confidence: float) -> Interval:
-        return bootstrap_interval(right, n, summary, confidence=confidence, resamples=_RESAMPLES)
+        return bootstrap_interval(right, n, summary, confidence=confidence)
 
     return Metric(lambda right, n: summary(divide(right, n)), interval, higher_is_better=False)
 
 
 def _average_interval(right: Ints, n: Ints, confidence: float) -> Interval:
     """Bootstrap within class; the average is a sum, so that no draw is looked at alone."""
-    drawn = resample(np.stack([right, n - right], axis=1), _RESAMPLES)[:, :, 0]
+    drawn = resample(np.stack([right, n - right], axis=1))[:, :, 0]
     return percentiles(drawn.sum(1) / n.sum(), confidence)
 
 
@@ -72,8 +70,8 @@ def _corrected_interval(right: Ints, n: Ints, confidence: float) -> Interval:
     right, n = right[n > 0], n[n > 0]
     rate, value = right / n, summaries.std_corrected(right, n)
     shrunk = rate.mean() + (rate - rate.mean()) * float(np.nan_to_num(divide(value, rate.std())))
-    drawn = generator(0).binomial(n, shrunk.clip(0, 1), size=(_RESAMPLES, n.size))
-    return percentiles(np.sqrt(np.maximum(0.0, summaries.corrected_variances(drawn, n))), confidence)
+    drawn = generator(0).binomial(n, shrunk.clip(0, 1), size=(RESAMPLES, n.size))
+    return percentiles(summaries.corrected_stds(drawn, n), confidence)
 
 
 METRICS: dict[str, Metric] = {

@@ -16,7 +16,6 @@ from classwise.metrics.outcomes import Outcomes, divide
 from classwise.metrics.resampling import percentiles, resample
 
 _NAME = "temperature-pgd"
-_RESAMPLES = 10_000
 _COLUMNS: dict[str, Kind] = {
     "against": "words",
     "own steps": "count",
@@ -117,7 +116,7 @@ def _contest(outcomes: Outcomes, names: tuple[str, str], steps: tuple[float, flo
     cells = [ours & other, ours & ~other, ~ours & other, ~ours & ~other]
     counts = np.stack([np.bincount(outcomes.y[which], minlength=outcomes.num_classes) for which in cells], axis=1)
     counts = counts[outcomes.n > 0]
-    drawn = resample(counts, _RESAMPLES, seed)
+    drawn = resample(counts, seed=seed)
     (broken, variance, gap), (drawn_broken, drawn_variance, _) = _differences(counts[None]), _differences(drawn)
     return Contest(
         steps,

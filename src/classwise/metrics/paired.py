@@ -17,7 +17,7 @@ from classwise.errors import InputError
 from classwise.metrics.hypotheses import binomial_test
 from classwise.metrics.intervals import Interval, Intervals, one_tail
 from classwise.metrics.outcomes import Floats, Ints, divide
-from classwise.metrics.resampling import percentiles, resample
+from classwise.metrics.resampling import RESAMPLES, percentiles, resample
 from classwise.metrics.summaries import gap, macro_average, nsd, worst
 
 
@@ -102,7 +102,7 @@ def largest_loss(intervals: Intervals) -> Interval:
 
 
 def average_change(
-    counts: Pairs, *, confidence: float = 0.95, resamples: int = 10_000, seed: int = 0
+    counts: Pairs, *, confidence: float = 0.95, resamples: int = RESAMPLES, seed: int = 0
 ) -> tuple[float, Interval]:
     """Return the change of the average over all images, with the stratified paired bootstrap interval.
 

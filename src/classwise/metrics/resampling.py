@@ -15,6 +15,9 @@ from classwise.metrics.intervals import Interval, checked_counts, one_tail
 from classwise.metrics.outcomes import Floats, divide
 from classwise.metrics.summaries import by_row, gap, ratio, worst, worst_q
 
+RESAMPLES = 10_000
+"""Draws of a bootstrap unless others are asked for."""
+
 # Functions of the extreme classes: resampling around the estimates repeats their bias (docs/evaluation.md, Intervals).
 _EXTREMES = {worst, worst_q, gap, ratio}
 
@@ -30,7 +33,7 @@ def bootstrap_interval(
     summary: Callable[[Floats], float],
     *,
     confidence: float = 0.95,
-    resamples: int = 10_000,
+    resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Interval:
     """Return the percentile bootstrap interval of a smooth summary of class accuracies, resampled within class.
@@ -64,7 +67,7 @@ def percentiles(values: ArrayLike, confidence: float = 0.95) -> Interval:
     return Interval(float(low), float(high))
 
 
-def resample(counts: ArrayLike, resamples: int, seed: int = 0) -> NDArray[np.int64]:
+def resample(counts: ArrayLike, resamples: int = RESAMPLES, seed: int = 0) -> NDArray[np.int64]:
     """Draw the images of each class again with replacement, given how many fall into each of K categories.
 
     Args:

@@ -164,8 +164,12 @@ def std_corrected(correct: ArrayLike, n: ArrayLike) -> float:
         >>> std_corrected([50, 50, 50], [100, 100, 100])
         0.0
     """
-    variance = variance_corrected(correct, n)
-    return math.sqrt(max(0.0, variance)) if not math.isnan(variance) else math.nan
+    return float(corrected_stds(np.asarray(correct)[None], n)[0])
+
+
+def corrected_stds(correct: ArrayLike, n: ArrayLike) -> Floats:
+    """Return `std_corrected` of every row of right images, (R, C) and images (C,) -> (R,)."""
+    return np.asarray(np.sqrt(np.maximum(0.0, corrected_variances(correct, n))))
 
 
 def rho_wat(worst: float, average: float, worst_base: float, average_base: float) -> float:
