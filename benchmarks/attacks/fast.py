@@ -15,10 +15,10 @@ from side_by_side import (
     Case,
     Found,
     Timed,
+    apart,
     by_classwise,
     by_torchattacks,
     differences,
-    interleaved,
     open_case,
     options,
     ratios,
@@ -45,14 +45,14 @@ def main() -> None:
     case = open_case(args)
     audited = f"fast, audit {args.audit:g}"
     contenders = {
-        "upper-bound": partial(by_classwise, case, "upper-bound"),
-        "fast": partial(by_classwise, case, "fast"),
-        audited: partial(by_classwise, case, "fast", args.audit),
-        PEER: partial(by_torchattacks, case, args.steps, args.queries),
+        "upper-bound": partial(by_classwise, attack="upper-bound"),
+        "fast": partial(by_classwise, attack="fast"),
+        audited: partial(by_classwise, attack="fast", audit=args.audit),
+        PEER: partial(by_torchattacks, steps=args.steps, queries=args.queries),
     }
     if not args.audit:
         del contenders[audited]
-    report(args, case, interleaved(contenders, args.repeat), audited)
+    report(args, case, apart(args, contenders, args.repeat), audited)
 
 
 def report(args: Namespace, case: Case, found: dict[str, Timed[Found]], audited: str) -> None:

@@ -6,10 +6,10 @@ from functools import partial
 from typing import Any
 
 from side_by_side import (
+    apart,
     by_classwise,
     by_torchattacks,
     differences,
-    interleaved,
     open_case,
     options,
     ratios,
@@ -28,10 +28,11 @@ def main() -> None:
     args = parser.parse_args()
     case = open_case(args)
     attack = f"autoattack(steps={args.steps}, queries={args.queries})"
-    found = interleaved(
+    found = apart(
+        args,
         {
-            "classwise": partial(by_classwise, case, attack),
-            "torchattacks": partial(by_torchattacks, case, args.steps, args.queries),
+            "classwise": partial(by_classwise, attack=attack),
+            "torchattacks": partial(by_torchattacks, steps=args.steps, queries=args.queries),
         },
         args.repeat,
     )

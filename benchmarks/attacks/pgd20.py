@@ -2,26 +2,28 @@
 
 Everybody gets the same images, 250 at a time, and every candidate is run again by the same rule. Three forms of
 classwise: the whole evaluation, which passes over images that are wrong without attack; the attack alone, which drops
-an image once it fools the model; and the attack with keep="last", whose passes are those of the other packages.
+an image once it fools the model; and the attack with keep="last", whose passes are those of the other packages. All run
+in a process each.
 """
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from importlib.util import find_spec
+from typing import Any, Literal
 
 import torch
 from side_by_side import (
     BATCH,
+    PEERS,
     Case,
     Found,
     Passes,
+    apart,
     by_classwise,
     counted,
-    interleaved,
     open_case,
     options,
     ratios,
@@ -33,8 +35,10 @@ from side_by_side import (
 )
 from torch import Tensor
 
-from classwise.attacks.pgd import PGD, pgd
+from classwise.attacks.pgd import pgd
 from classwise.engine import channels_last
+from classwise.memory import freed_memory_kept
+from classwise.models.searched import Searched
 from classwise.noise import Noise
 
 STEPS = 20
@@ -54,7 +58,7 @@ def main() -> None:
     """Run the benchmark."""
     args = options(__doc__ or "", repeat=5).parse_args()
     case = open_case(args)
-    found = interleaved(contenders(case), args.repeat)
+    found = apart(args, contenders(), args.repeat)
     peers = {name: timed for name, timed in found.items() if not name.startswith("classwise")}
     fastest = min(peers, key=lambda name: peers[name].median)
     rows, content = [], dict[str, Any]()
@@ -81,27 +85,25 @@ def judged(case: Case, found: Candidates | Found) -> tuple[int, Passes]:
     return int((clean & right).sum()), found.passes
 
 
-def contenders(case: Case) -> dict[str, Callable[[], Candidates | Found]]:
+def contenders() -> dict[str, Callable[[Case], Candidates | Found]]:
     """Return what is run; packages that are not installed are left out, and said to be."""
-    runs: dict[str, Callable[[], Candidates | Found]] = {
-        "classwise evaluate": partial(by_classwise, case, "pgd"),
-        "classwise attack": partial(run, case, partial(ours, case, pgd(case.threat))),
-        'classwise attack, keep="last"': partial(
-            run, case, partial(ours, case, replace(pgd(case.threat), keep="last"))
-        ),
+    runs: dict[str, Callable[[Case], Candidates | Found]] = {
+        "classwise evaluate": partial(by_classwise, attack="pgd"),
+        "classwise attack": partial(run, classwise),
+        'classwise attack, keep="last"': partial(run, partial(classwise, keep="last")),
     }
-    for name, make in {"torchattacks": torchattacks, "foolbox": foolbox, "ART": art, "adv-lib": adv_lib}.items():
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                runs[name] = partial(run, case, make(case))
-        except ImportError as error:
-            print(f"{name} is left out: {error}")
+    makes = {"torchattacks": torchattacks, "foolbox": foolbox, "art": art, "adv_lib": adv_lib}
+    for package, module in PEERS.items():
+        if find_spec(module) is None:
+            print(f"{package} is left out: not installed")
+        else:
+            runs[package] = partial(run, makes[module])
     return runs
 
 
-def run(case: Case, attack: Batchwise) -> Candidates:
+def run(make: Callable[[Case], Batchwise], case: Case) -> Candidates:
     """Attack all images batch by batch."""
+    attack = make(case)
     with counted(case.model) as passes, torch.random.fork_rng():
         torch.manual_seed(case.seed)
         parts = torch.split(torch.arange(len(case.data)), BATCH)
@@ -109,10 +111,16 @@ def run(case: Case, attack: Batchwise) -> Candidates:
     return Candidates(x_adv, passes)
 
 
-def ours(case: Case, attack: PGD, x: Tensor, y: Tensor, which: Tensor) -> Tensor:
-    """Attack a batch with classwise, its weights laid out as the engine does."""
-    with channels_last(case.model, case.x[:2]):
-        return attack(case.model, x, y, noise=Noise(case.seed, case.data.index[which]))
+def classwise(case: Case, keep: Literal["success", "last"] = "success") -> Batchwise:
+    """Return PGD of classwise, which passes images as the engine does."""
+    attack, searched = replace(pgd(case.threat), keep=keep), Searched(case.model, case.x[:2])
+
+    @freed_memory_kept()
+    def perturbed(x: Tensor, y: Tensor, which: Tensor) -> Tensor:
+        with channels_last(case.model, case.x[:2]):
+            return attack(searched, x, y, noise=Noise(case.seed, case.data.index[which]))
+
+    return perturbed
 
 
 def torchattacks(case: Case) -> Batchwise:

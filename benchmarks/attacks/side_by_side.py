@@ -2,7 +2,7 @@
 
 Every time is CPU time of this process (``time.process_time``), because wall time on a shared machine measures its
 neighbours as well. Contenders run in turn, A B A B, so that a machine that slows down slows them all, and ratios are
-formed within each round.
+formed within each round. Whole packages run in a process each (:func:`apart`).
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ import time
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from multiprocessing import get_context
 from pathlib import Path
@@ -39,7 +40,13 @@ from classwise.threat import ThreatModel, parse_eps
 BATCH = 250
 """Images that a peer gets at once: AutoAttack's own default, and the most that classwise takes on a CPU."""
 HERE = Path(__file__).parent
-PEERS = ("torchattacks", "foolbox", "adversarial-robustness-toolbox", "adv-lib")
+PEERS = {
+    "torchattacks": "torchattacks",
+    "foolbox": "foolbox",
+    "adversarial-robustness-toolbox": "art",
+    "adv-lib": "adv_lib",
+}
+"""Other packages -> the module that each installs."""
 Value = TypeVar("Value")
 
 
@@ -211,6 +218,29 @@ def alone(run: Callable[[], Value]) -> Value:
     """Call in a process of its own, which no earlier contender has left anything to, and return what that returns."""
     with ProcessPoolExecutor(1, get_context("spawn")) as pool:
         return pool.submit(run).result()
+
+
+def apart(args: Namespace, contenders: Mapping[str, Callable[[Case], Value]], repeat: int) -> dict[str, Timed[Value]]:
+    """Call each contender with the case in turn, ``repeat`` times round, and time it, each time in a new process.
+
+    The memory of the C library adapts to what it has seen: in one process, a contender would run in what others left.
+    """
+    found: dict[str, Timed[Value]] = {}
+    for _ in range(repeat):
+        for name, contender in contenders.items():
+            print(f"# {name} …", file=sys.stderr, flush=True)
+            seconds, value = alone(partial(_timed, args, contender))
+            found.setdefault(name, Timed(value, [])).seconds.append(seconds)
+    return found
+
+
+def _timed(args: Namespace, contender: Callable[[Case], Value]) -> tuple[float, Value]:
+    case = open_case(args)
+    for module in PEERS.values():
+        with suppress(ImportError):
+            import_module(module)
+    forward(case.model, case.x[:2])  # fetches the images and starts PyTorch's machinery
+    return cpu_seconds(partial(contender, case))
 
 
 def cpu_seconds(run: Callable[[], Value]) -> tuple[float, Value]:
