@@ -32,7 +32,7 @@ from classwise.attacks.pgd import likely_wrong
 from classwise.errors import InputError
 from classwise.noise import Noise
 from classwise.registry import register
-from classwise.threat import ThreatModel
+from classwise.threat import Projection, ThreatModel
 
 _MOMENTUM = 0.75  # weight of the new step; the rest repeats the last move
 _SPARSER = 1.5  # L1: nonzero coordinates of the best point over those that the next steps change
@@ -116,6 +116,7 @@ class APGD:
         fooled = torch.zeros_like(images.y, dtype=torch.bool)
         state = _State.begin(images, x_adv, ball, sparse=self._in_stages())
         checks = dict(itertools.pairwise(reversed((0, *_checks(ball, steps)))))  # each checkpoint and the one before
+        project = self._projection(ball, state.x)
         for step in range(steps + 1):
             point = state.x_adv.detach().requires_grad_(step < steps)
             logits = model(point)
@@ -128,12 +129,13 @@ class APGD:
             gradient = input_gradient(loss, point) if go_on else torch.zeros_like(point)
             if not stays.all():
                 state, loss, gradient = state.select(stays), loss[stays], gradient[stays]
+                project = self._projection(ball, state.x)
             state.see(loss.detach().float(), gradient)
             if not go_on:
                 break
             if step in checks:
                 self._adapt(state, ball, step - checks[step])
-            self._move(state, ball, first=step == 0)
+            self._move(state, ball, project, first=step == 0)
         result[state.index], best[state.index] = state.best_x, state.best
         return result, best, fooled
 
@@ -153,19 +155,22 @@ class APGD:
             state.halved, state.best_before, state.rises = back, state.best, torch.zeros_like(state.rises)
         state.return_to_best(back)
 
-    def _move(self, state: _State, ball: ThreatModel, first: bool) -> None:
+    def _move(self, state: _State, ball: ThreatModel, project: Projection, first: bool) -> None:
         """Take one step with every image."""
-        x, x_adv = state.x, state.x_adv
-        length = _rows(state.step_size, x)
+        x_adv, length = state.x_adv, _rows(state.step_size, state.x)
         if ball.norm == "L1":
-            moved = project_l1_box(x_adv + length * sparse_direction(state.gradient, state.moving), x, ball.eps)
+            moved = project(x_adv + length * sparse_direction(state.gradient, state.moving))
         else:
-            project = ball.projection(x)
             moved = project(torch.addcmul(x_adv, length, ball.ascend(state.gradient, x_adv)))
             if not first:
                 mixed = torch.lerp(x_adv, moved, _MOMENTUM)
                 moved = project(mixed.add_(x_adv - state.x_before, alpha=1 - _MOMENTUM))
         state.x_before, state.x_adv = x_adv, moved
+
+    @staticmethod
+    def _projection(ball: ThreatModel, x: Tensor) -> Projection:
+        """Return the projection that iterates end a step with; in L1 the exact one on ball and pixel range at once."""
+        return ball.projection(x) if ball.norm != "L1" else lambda x_adv: project_l1_box(x_adv, x, ball.eps)
 
     def _start(self, x: Tensor, noise: Noise) -> Tensor:
         """Draw a point: on the surface of the ball, or in L1 Gaussian noise, whose projection onto a ball is sparse."""
