@@ -17,7 +17,7 @@ from tests.models_for_tests import network_by_others
 from torch import Tensor, nn
 
 import classwise
-from classwise.attacks import FAB, build
+from classwise.attacks import FAB, build, fab
 from classwise.attacks.fab import crossing
 from classwise.data import Images, load
 from classwise.errors import InputError
@@ -203,6 +203,29 @@ def test_float32_projections_of_large_images_reach_the_plane() -> None:
     for norm in NORMS:
         moved = height + (gradient * crossing(x, height, gradient, norm)).flatten(1).sum(1)
         assert (moved.abs() < 1e-5 * height.abs() + 1e-4).all(), norm
+
+
+@pytest.mark.parametrize("norm", ["Linf", "L2"])
+def test_a_projection_ends_where_rooms_equal_their_level_up_to_rounding(
+    norm: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Newton's level fell by a bit, opened a room that had been full, and so on for ever: `fast` hung in an audit.
+    turns = iter(range(500))
+
+    def counted(*args: Any) -> Tensor:
+        assert next(turns, None) is not None, "the projection goes on and on"
+        return as_numbers(*args)
+
+    as_numbers = fab._as_numbers
+    monkeypatch.setattr(fab, "_as_numbers", counted)
+    drawn = torch.Generator().manual_seed(0)
+    weight, level = torch.rand(64, 256, generator=drawn), torch.rand(64, 1, generator=drawn)
+    weight /= weight.amax(1, keepdim=True)
+    level = level if norm == "Linf" else level * weight
+    x = level * (1 + 2e-7 * torch.randint(-2, 3, (64, 256), generator=drawn))
+    height = (weight * torch.minimum(x, level)).sum(1)
+    step = crossing(x, height, weight, norm)
+    torch.testing.assert_close((weight * step).sum(1), -height, rtol=1e-5, atol=0)
 
 
 def test_a_flat_function_moves_nothing_and_an_infinite_height_goes_to_the_corner() -> None:

@@ -270,12 +270,14 @@ def _fill_level(room: Tensor, weight: Tensor, share: Tensor | None, need: Tensor
     """Return u = min(level·share, room) with the level at which <weight, u> = need; u = room where even that is less.
 
     <weight, u> is concave and piecewise linear in the level. Newton's method from level 0 never overshoots a
-    concave function, so rooms only ever become full, and it ends at the exact level once no further room does.
+    concave function, so rooms only ever become full, and it ends at the exact level once no further room does. Rounding
+    could lower a level by a bit and open a room again, and so on without end: the level never falls.
     A share of None stands for ones.
     """
     supply, price = weight * room, weight if share is None else weight * share
     amount, rows = torch.empty_like(room), torch.arange(len(room), device=room.device)
-    reach, before = torch.zeros_like(need)[:, None], torch.full_like(need, -1)
+    level, before = torch.zeros_like(need)[:, None], torch.full_like(need, -1)
+    reach = level
     while True:
         slope = _as_numbers(torch.gt, room, reach).mul_(price).sum(1)
         open_ = slope != before  # a room that became full would have taken its price away
@@ -284,11 +286,12 @@ def _fill_level(room: Tensor, weight: Tensor, share: Tensor | None, need: Tensor
             if not open_.any():
                 return amount
             rows, room, supply, price = rows[open_], room[open_], supply[open_], price[open_]
-            need, slope, reach = need[open_], slope[open_], reach[open_]
+            need, slope, level, reach = need[open_], slope[open_], level[open_], reach[open_]
             share = share if share is None else share[open_]
         filled = _as_numbers(torch.le, room, reach).mul_(supply).sum(1)
-        level = torch.where(slope > 0, (need - filled) / slope, torch.inf)[:, None]
-        reach, before = level.clamp_min_(0) if share is None else (level.clamp_min_(0) * share).nan_to_num_(), slope
+        newton = torch.where(slope > 0, (need - filled) / slope, torch.inf)[:, None]
+        level, before = torch.maximum(level, newton), slope
+        reach = level if share is None else (level * share).nan_to_num_()
 
 
 def _as_numbers(compare: Callable[..., Tensor], x: Tensor, other: Tensor | float) -> Tensor:
