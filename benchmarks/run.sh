@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes every file in benchmarks/attacks/results. Takes about an hour and a quarter on one core; run it on a quiet machine, from the root of the repository:
+# Makes every file in benchmarks/attacks/results. Takes about an hour and a half on one core; run it on a quiet machine, from the root of the repository:
 #     bash benchmarks/run.sh SHARED DATA
 # SHARED holds models/*/load.py (small robust networks that others trained), DATA the data sets in official formats.
 set -euo pipefail
@@ -10,18 +10,16 @@ bench() {  # script, options
     python "benchmarks/attacks/$script.py" --shared "$shared" --data-dir "$data" "$@"
 }
 bench pgd20
-bench pgd20 --model mnist_smallcnn_trades --n 300
+bench pgd20 --model mnist_smallcnn_trades --n 300 --repeat 3
 bench pgd20 --model small_resnet --n 300 --repeat 3
 bench engine --model small_resnet --n 100 --repeat 2
-bench engine --n 300 --repeat 2
+bench engine --n 1000 --repeat 2
 bench memory
-bench fast --n 300
-mv benchmarks/attacks/results/fast-cifar_resnet2b_adv-8_255{,-300}.json
 bench fast
 bench fast --model digits_cnn --n 360
 bench fast --model mnist_smallcnn_trades --n 200
 bench fast --eps 2/255 --n 300 --audit 0
 bench fast --model mnist_rounded --n 40 --audit 0
-bench full --n 150
+bench full --n 500
 bench full --model small_resnet --n 40
-bench fast --model small_resnet --n 100 --audit 0
+bench fast --model small_resnet --n 500 --audit 0
