@@ -48,6 +48,7 @@ PEERS = {
 }
 """Other packages -> the module that each installs."""
 Value = TypeVar("Value")
+Contender = TypeVar("Contender")
 
 
 # The networks.
@@ -203,13 +204,15 @@ class Timed(Generic[Value]):
         return spread(self.seconds, ".2f")
 
 
-def interleaved(contenders: Mapping[str, Callable[[], Value]], repeat: int) -> dict[str, Timed[Value]]:
-    """Run each contender in turn, ``repeat`` times round, and time each run."""
+def interleaved(
+    contenders: Mapping[str, Contender], repeat: int, clock: Callable[[Contender], tuple[float, Value]]
+) -> dict[str, Timed[Value]]:
+    """Run each contender in turn, ``repeat`` times round, by a clock that returns seconds and what came out."""
     found: dict[str, Timed[Value]] = {}
     for _ in range(repeat):
-        for name, run in contenders.items():
+        for name, contender in contenders.items():
             print(f"# {name} …", file=sys.stderr, flush=True)
-            seconds, value = cpu_seconds(run)
+            seconds, value = clock(contender)
             found.setdefault(name, Timed(value, [])).seconds.append(seconds)
     return found
 
@@ -225,13 +228,7 @@ def apart(args: Namespace, contenders: Mapping[str, Callable[[Case], Value]], re
 
     The memory of the C library adapts to what it has seen: in one process, a contender would run in what others left.
     """
-    found: dict[str, Timed[Value]] = {}
-    for _ in range(repeat):
-        for name, contender in contenders.items():
-            print(f"# {name} …", file=sys.stderr, flush=True)
-            seconds, value = alone(partial(_timed, args, contender))
-            found.setdefault(name, Timed(value, [])).seconds.append(seconds)
-    return found
+    return interleaved(contenders, repeat, lambda contender: alone(partial(_timed, args, contender)))
 
 
 def _timed(args: Namespace, contender: Callable[[Case], Value]) -> tuple[float, Value]:

@@ -24,7 +24,7 @@ from classwise.evaluation import environment
 from classwise.models.rewriting import faster, rewritten
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "attacks"))
-from side_by_side import interleaved, ratios, spread, table
+from side_by_side import cpu_seconds, interleaved, ratios, spread, table
 
 SHAPE, BATCH, CALLS = (3, 32, 32), 128, 10
 
@@ -43,7 +43,7 @@ def main() -> None:
         eager, compiled = kind(x, y, lambda work: work), kind(x, y, lambda work: torch.compile(work, dynamic=False))
         for run in (eager, compiled):
             run()  # compiles it
-        found = interleaved({"eager": many(eager), "compiled": many(compiled)}, args.repeat)
+        found = interleaved({"eager": many(eager), "compiled": many(compiled)}, args.repeat, cpu_seconds)
         faster = ratios(found["eager"], found["compiled"])
         content[name] = {"faster_by": faster, **{k: v.record() for k, v in found.items()}}
         rows.append((name, found["eager"], found["compiled"], spread(faster, ".2f")))

@@ -24,7 +24,7 @@ from classwise.models import input_gradient
 from classwise.models.rewriting import faster, rewritten
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "attacks"))
-from side_by_side import interleaved, ratios, spread, table
+from side_by_side import cpu_seconds, interleaved, ratios, spread, table
 
 NETWORKS = {"small_resnet": (3, 32, 32), "small_cnn": (1, 28, 28), "digits_cnn": (1, 28, 28)}
 IMAGES, CALLS = 128, 10
@@ -45,7 +45,7 @@ def main() -> None:
         kinds = {"pytorch": partial(usual, run), "ours": run}
         for kind in kinds.values():
             kind()
-        found = interleaved(kinds, args.repeat)
+        found = interleaved(kinds, args.repeat, cpu_seconds)
         times = ratios(found["pytorch"], found["ours"])
         content[name] = {"faster_by": times, **{kind: each.record() for kind, each in found.items()}}
         rows.append((name, found["pytorch"], found["ours"], spread(times, ".2f")))
