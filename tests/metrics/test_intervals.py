@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import binom
 from statsmodels.stats.proportion import proportion_confint
 from tests.metrics.strategies import QUICK, counts
 
@@ -16,7 +17,9 @@ from classwise.metrics import (
     clopper_pearson,
     gap,
     gap_interval,
+    lower_bounds,
     simultaneous,
+    upper_bounds,
     wilson,
     worst,
     worst_interval,
@@ -43,6 +46,50 @@ def test_clopper_pearson_agrees_with_statsmodels(confidence: float) -> None:
     mine = clopper_pearson(K, N, confidence)
     np.testing.assert_allclose(mine.low, low, rtol=1e-10, atol=1e-14)
     np.testing.assert_allclose(mine.high, high, rtol=1e-10, atol=1e-14)
+
+
+@pytest.mark.parametrize("n", [1, 20, 300])
+@pytest.mark.parametrize("confidence", [0.9, 0.95, 0.9995])
+def test_one_sided_bounds_are_right_at_least_as_often_as_promised_at_every_rate(n: int, confidence: float) -> None:
+    """Enumerated; between the bounds that a sample can have, coverage is monotone, so its least is beside one of them.
+
+    Exact also means no wider than needed: beside some bound, coverage is what was promised.
+    """
+    right, size = np.arange(n + 1), np.full(n + 1, n)
+    for bounds, holds in ((lower_bounds, np.less_equal), (upper_bounds, np.greater_equal)):
+        ends = bounds(right, size, confidence)
+        rates = np.concatenate([ends - 1e-9, ends, ends + 1e-9]).clip(0, 1)
+        covered = (binom.pmf(right[:, None], n, rates) * holds(ends[:, None], rates)).sum(0)
+        assert covered.min() == pytest.approx(confidence, abs=1e-7)
+
+
+def test_two_sided_ends_are_one_sided_bounds_at_half_the_error() -> None:
+    low, high = clopper_pearson(K, N, 0.95)
+    np.testing.assert_array_equal(low, lower_bounds(K, N, 0.975))
+    np.testing.assert_array_equal(high, upper_bounds(K, N, 0.975))
+
+
+@pytest.mark.parametrize("classes", [2, 10, 100])
+@pytest.mark.parametrize("n", [20, 100, 1000])
+def test_all_classes_are_covered_at_once_down_to_rates_of_one_in_a_thousand(classes: int, n: int) -> None:
+    """Enumerated; Wilson's intervals, for comparison, fall to 37 % and below."""
+    right, size = np.arange(n + 1), np.full(n + 1, n)
+    share = 1 - 0.05 / classes
+    rates = np.array([0.001, 0.0015, 0.005, 0.01, 0.1, 0.5, 0.9, 0.99, 0.995, 0.9985, 0.999])
+    chance = binom.pmf(right[:, None], n, rates)
+
+    def at_once(base) -> np.ndarray:
+        low, high = (ends[:, None] for ends in base(right, size, share))
+        return (chance * ((low <= rates) & (rates <= high))).sum(0) ** classes
+
+    assert at_once(clopper_pearson).min() >= 0.95
+    assert at_once(wilson).min() < 0.95
+
+
+def test_a_thousand_classes_have_their_simultaneous_intervals() -> None:
+    low, high = simultaneous(np.full(1000, 999), np.full(1000, 1000))
+    assert (low == low[0]).all()
+    assert low[0] < 0.999 < high[0] < 1
 
 
 def test_wilson_by_hand() -> None:
@@ -89,7 +136,8 @@ def test_swapping_right_and_wrong_mirrors_the_interval(drawn, interval) -> None:
 
 
 def test_bonferroni_is_the_interval_at_one_minus_a_over_c() -> None:
-    np.testing.assert_allclose(simultaneous(K, N, 0.95), wilson(K, N, 1 - 0.05 / 8), rtol=1e-12)
+    np.testing.assert_allclose(simultaneous(K, N, 0.95), clopper_pearson(K, N, 1 - 0.05 / 8), rtol=1e-12)
+    np.testing.assert_allclose(simultaneous(K, N, 0.95, base="wilson"), wilson(K, N, 1 - 0.05 / 8), rtol=1e-12)
 
 
 def test_sidak_is_the_interval_at_one_minus_a_to_the_1_over_c() -> None:
