@@ -91,7 +91,7 @@ def test_the_best_worst_class_is_marked() -> None:
 
 
 def test_the_interval_is_that_of_the_test_images_of_the_first_seed() -> None:
-    """Robust 3/4 and 1/4; the worst class lies between the lowest ends of Wilson's intervals at 1 − 0.05/2."""
+    """Robust 3/4 and 1/4; the worst class lies between the lowest ends of the exact intervals at 1 − 0.05/2."""
     both = row(result([4, 4], [3, 1]), result([4, 3], [2, 2]))
     alone = row(result([4, 4], [3, 1]))
     low, high = worst_interval(simultaneous([3, 1], [4, 4]))
