@@ -129,6 +129,8 @@ def train_model(
     fabric = arguments.fabric(accelerator, devices, num_nodes, precision, logging.build(loggers, out), strategy)
     if sync_batchnorm:
         network = arguments.synchronised(network, fabric)
+    if fabric.is_global_zero:
+        terminal.taken(network, images)
     with terminal.training(run, images, out, quiet=not fabric.is_global_zero) as watch:
         log = fit(fabric, network, defence, images, run, out, watch)
     for logger in fabric.loggers:
@@ -201,6 +203,8 @@ def evaluate_model(
     fabric = arguments.fabric(accelerator, devices)
     if until is not None and fabric.world_size > 1:
         raise InputError("--until worst-class takes one process; leave --devices out.")
+    if fabric.is_global_zero:
+        terminal.taken(network, images)
     if until is not None:
         _find_worst(network.to(fabric.device), images, attacks, arguments.threat(name, eps, norm), seed, out)
         return
@@ -291,6 +295,7 @@ def measure_critical_eps(
     settings |= {"seed": seed, "batch_size": batch_size, "directory": out, "name": model, "command": command}
     settings |= {"device": arguments.fabric(accelerator, 1).device}
     network = arguments.model(model, images, seed)
+    terminal.taken(network, images)
     with terminal.narrowing(images, threat) as watch:
         found = critical_eps(network, images, watch=watch, **settings)
     terminal.critical(found, asked)
@@ -346,6 +351,7 @@ def correct_model(
     chosen = build(attacks, arguments.threat(name, eps, norm))
     network = arguments.model(model, images, seed)
     device = arguments.fabric(accelerator, 1).device
+    terminal.taken(network, images)
     with terminal.correcting(images, which, rule, chosen) as watch:
         found = repair(
             network,

@@ -34,7 +34,7 @@ from classwise.metrics.examples import EXAMPLES_FILE, Examples
 from classwise.metrics.outcomes import CLEAN, Outcomes
 from classwise.metrics.result import RESULT_FILE, Result
 from classwise.metrics.training import RUN_FILE
-from classwise.models.checkpoint import weights_sha256
+from classwise.models.checkpoint import weights_note, weights_sha256
 from classwise.models.corrected import FITTED_ON_TEST, fitted_on_test
 from classwise.models.fixed_shape import FixedShape
 from classwise.models.searched import Precision, Searched
@@ -378,8 +378,11 @@ def _first_row(clean: Clean, earlier: Result | None) -> Row:
 
 
 def _header(job: _Job, found: _Found) -> dict[str, Any]:
+    note = weights_note(job.model)
     return {
         **job.about,
+        # Not part of the identity: what counts is the weights, not how they were found in their file.
+        "model": {**job.about["model"], **({"note": note} if note else {})},
         "identity": job.identity,
         "fixed_shape": job.settings.fixed_shape,
         "search_precision": job.settings.search_precision,

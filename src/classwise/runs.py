@@ -20,6 +20,7 @@ from classwise.evaluation import environment
 from classwise.methods.base import Method
 from classwise.metrics.result import RESULT_FILE
 from classwise.metrics.training import RUN_FILE
+from classwise.models.checkpoint import weights_note
 from classwise.recipes import Recipe
 from classwise.threat import ThreatModel
 from classwise.wrappers import Wrappers
@@ -77,6 +78,7 @@ def describe(
     run: Run, method: Method, train: Images, held_out: Tensor, model: nn.Module, processes: int, precision: str
 ) -> dict[str, Any]:
     """Return what run.json holds; everything but the environment must agree for a run to be resumed."""
+    note = weights_note(model)
     size = min(run.recipe.batch_size, len(train) - len(held_out))
     if size % processes:
         raise InputError(f"A batch of {size} does not divide over {processes} processes; change one.")
@@ -106,6 +108,7 @@ def describe(
         "sync_batchnorm": any(isinstance(layer, nn.SyncBatchNorm) for layer in model.modules()),
         "precision": precision,
         "environment": environment(),
+        **({"weights_note": note} if note else {}),
     }
 
 
@@ -126,7 +129,7 @@ def refuse_other_settings(path: Path, stored: Mapping[str, Any], wanted: Mapping
     """Refuse to mix runs, naming the first setting that differs."""
     wanted = json.loads(json.dumps(wanted))
     for name in wanted:
-        if name != "environment" and stored.get(name) != wanted[name]:
+        if name not in ("environment", "weights_note") and stored.get(name) != wanted[name]:
             old, new = _difference(name, stored.get(name), wanted[name])
             raise InputError(
                 f"{path.parent} holds a run with {old}, and now {new} is asked for; choose another --out, or the same "

@@ -23,6 +23,8 @@ from classwise.metrics.result import RESULT_FILE
 from classwise.metrics.trade_off import CURVE_FILE
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from classwise import campaign, evaluation
     from classwise.analysis import Finding, Question
     from classwise.attacks import Attack
@@ -58,6 +60,15 @@ _QUIET_SECONDS = 15.0  # between two lines where the output is no terminal
 def say(text: str) -> None:
     """Print a line of plain text; the terminal breaks it, so that paths and commands can be copied."""
     Console().print(Text(text), soft_wrap=True)
+
+
+def taken(network: nn.Module, images: ImageSet) -> None:
+    """Say what was done to weights and images, where they were not taken as they are."""
+    from classwise.models.checkpoint import weights_note
+
+    for what, note in (("Weights", weights_note(network)), ("Images", images.note)):
+        if note:
+            say(f"{what}: {note}.")
 
 
 @contextmanager

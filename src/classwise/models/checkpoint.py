@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import warnings
-from collections.abc import Mapping
 from pathlib import Path
-from pickle import UnpicklingError
-from typing import Any
 
 import safetensors.torch
 import torch
@@ -15,16 +11,12 @@ from torch import Tensor, nn
 
 from classwise.errors import InputError
 from classwise.files import write_bytes
-from classwise.models.foreign import foreign_code
 from classwise.models.heads import CosineHead
 from classwise.models.normalize import Normalize
+from classwise.models.stored import State, Stored, fitted, main_set, read_stored, unprefixed
 
-State = Mapping[str, Tensor]
-
-# Where public checkpoints keep the state dict beside optimizer and epoch.
-NESTINGS = ("state_dict", "model_state_dict", "model", "net")
-# What DataParallel and torch.compile put before every name.
-WRAPPERS = ("module.", "_orig_mod.")
+_NOTE = "weights_note"
+"""Attribute of a module whose weights were not read as they are."""
 
 
 def save_weights(model: nn.Module, path: Path | str) -> None:
@@ -44,28 +36,51 @@ def save_weights(model: nn.Module, path: Path | str) -> None:
 def load_weights(model: nn.Module, path: Path | str) -> None:
     """Copy the weights in ``path`` into ``model``; every one of the model's must be there, and no other.
 
+    The layouts of :mod:`classwise.models.stored` are understood; :func:`weights_note` then says what was done. A
+    normalising layer in the file that the model lacks is refused.
+
     Raises:
         InputError: the file cannot be read (see :func:`read_weights`) or does not fit (see :func:`fill`).
     """
-    fill(model, read_weights(path), str(path))
+    take(model, read_stored(path))
+
+
+def take(model: nn.Module, stored: Stored, channels: int | None = None) -> None:
+    """Copy the weights that a file holds into ``model`` and leave a note of what was done to them.
+
+    Args:
+        model: changed in place.
+        stored: the file.
+        channels: of the images, where the model has the normalisation of the file already; None where a normalising
+            layer in it is refused.
+
+    Raises:
+        InputError: the file does not fit, see :func:`fill`.
+    """
+    own, statistics = _state(model), _statistics(model)
+    layer = next((name.removesuffix(".mean") for name in statistics if name.endswith(".mean")), None)
+    found = fitted(stored, own, [name for name in own if _optional(name, statistics)], channels, layer)
+    fill(model, found.state, stored.source)
+    vars(model)[_NOTE] = found.note
+
+
+def weights_note(model: nn.Module) -> str:
+    """Return what was done to the weights files of a model and its parts, in words; empty if nothing."""
+    notes = (vars(module).get(_NOTE, "") for module in model.modules())
+    return "; ".join(dict.fromkeys(note for note in notes if note))
 
 
 def read_weights(path: Path | str) -> dict[str, Tensor]:
     """Return names and tensors of a weights file, on the CPU.
 
-    A pickle (.pt, .pth and so on) is read with ``weights_only=True``, which runs no code. Looked for at the top or
-    under one of ``NESTINGS``; the prefixes of DataParallel and torch.compile are taken off.
+    A pickle (.pt, .pth and so on) is read with ``weights_only=True``, which runs no code. Of several sets of weights
+    the plain ones are taken, or those that ``FILE#KEY`` names; the prefixes of DataParallel and torch.compile are
+    taken off.
 
     Raises:
         InputError: no such file, not complete, other objects than tensors inside, or no state dict in it.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise InputError(f"There is no weights file {path}; give the path of a .safetensors, .pt or .pth file.")
-    if path.suffix == ".safetensors":
-        with foreign_code(f"{path} cannot be read as safetensors", "check that the file is complete"):
-            return _unwrapped(safetensors.torch.load_file(path))
-    return _unwrapped(_unnested(_unpickled(path), path))
+    return dict(main_set(read_stored(path)))
 
 
 def fill(model: nn.Module, state: State, source: str) -> None:
@@ -86,11 +101,17 @@ def fill(model: nn.Module, state: State, source: str) -> None:
     wrong = [name for name in own if name in state and own[name].shape != state[name].shape]
     if wrong:
         raise InputError(_shapes_differ(source, wrong, own, state))
+    odd = [name for name in own if name in state and not _can_be_cast(state[name], own[name])]
+    if odd:
+        raise InputError(
+            f"{source} holds {odd[0]} as {str(state[odd[0]].dtype).removeprefix('torch.')}, not as floating point; "
+            "save the weights from before they were quantised."
+        )
     for name in statistics & set(state):
         if not torch.allclose(own[name].cpu().float(), state[name].cpu().float(), rtol=1e-3):
             given = "mean and std" if name.endswith(("mean", "std")) else "scale"
             raise InputError(f"{source} has another {name} than the model; leave {given} out of its settings.")
-    prefix = _unprefixed(model.state_dict())[1]
+    prefix = unprefixed(model.state_dict())[1]
     model.load_state_dict({prefix + name: value for name, value in state.items()}, strict=False)
 
 
@@ -116,10 +137,14 @@ def _state(model: nn.Module) -> dict[str, Tensor]:
 
 def _statistics(model: nn.Module) -> set[str]:
     """Return the names of the buffers that repeat a setting of the model, without wrappers."""
-    prefix = _unprefixed(model.state_dict())[1]
+    prefix = unprefixed(model.state_dict())[1]
     layers = [name for name, module in model.named_modules() if isinstance(module, Normalize | CosineHead)]
     names = {f"{name}.{buffer}".removeprefix(prefix) for name in layers for buffer in ("mean", "std", "scale")}
     return names & set(_state(model))
+
+
+def _can_be_cast(value: Tensor, own: Tensor) -> bool:
+    return value.is_floating_point() if own.is_floating_point() else not value.is_complex()
 
 
 def _optional(name: str, statistics: set[str]) -> bool:
@@ -127,50 +152,7 @@ def _optional(name: str, statistics: set[str]) -> bool:
 
 
 def _unwrapped(state: State) -> dict[str, Tensor]:
-    return {name: value.detach() for name, value in _unprefixed(state)[0].items()}
-
-
-def _unprefixed(state: State) -> tuple[State, str]:
-    """Take off the wrappers that all names share; return the rest and what was taken off."""
-    taken = ""
-    while state and (prefix := next((p for p in WRAPPERS if all(name.startswith(p) for name in state)), "")):
-        state = {name.removeprefix(prefix): value for name, value in state.items()}
-        taken += prefix
-    return state, taken
-
-
-def _unpickled(path: Path) -> Any:
-    with foreign_code(f"{path} cannot be read as weights", "check that it is complete and was written by torch.save"):
-        try:
-            with warnings.catch_warnings(action="ignore"):  # what torch warns of is said below, or harmless
-                return torch.load(path, map_location="cpu", weights_only=True)
-        except (UnpicklingError, RuntimeError) as error:
-            if _refused(error, path):
-                raise InputError(
-                    f"{path} holds objects other than tensors, which could run code when read; save state_dict() "
-                    "of the model instead, or give a file.py:factory that loads it."
-                ) from error
-            raise
-
-
-def _refused(error: Exception, path: Path) -> bool:
-    """Tell whether torch refused what a file holds, rather than failed to make sense of its bytes."""
-    if not isinstance(error, UnpicklingError):
-        return "TorchScript" in str(error)
-    with path.open("rb") as file:
-        return file.read(2).startswith((b"PK", b"\x80"))  # zip archive or bare pickle
-
-
-def _unnested(content: Any, path: Path) -> State:
-    """Return the mapping of names to tensors in a checkpoint, at the top or nested."""
-    while isinstance(content, Mapping):
-        if content and all(isinstance(value, Tensor) for value in content.values()):
-            return content
-        content = next((content[key] for key in NESTINGS if key in content), None)
-    raise InputError(
-        f"{path} holds no state dict; expected are names and tensors, at the top or under one of "
-        f"{', '.join(NESTINGS)}: save state_dict() of the model."
-    )
+    return {name: value.detach() for name, value in unprefixed(state)[0].items()}
 
 
 def _names_differ(source: str, missing: list[str], unexpected: list[str]) -> str:

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from classwise import registry
 from classwise.errors import InputError
 from classwise.files import write_bytes, write_json
-from classwise.models.checkpoint import State, read_weights, weights_sha256
+from classwise.models.checkpoint import read_weights, weights_sha256
 from classwise.models.foreign import foreign_code
+from classwise.models.stored import State
 
 RECORD = "corrected.json"
 TENSORS = "correction.safetensors"

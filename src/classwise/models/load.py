@@ -15,12 +15,14 @@ from torch import Tensor, nn
 
 from classwise import registry
 from classwise.errors import InputError
-from classwise.models.checkpoint import State, fill, read_weights
+from classwise.models.checkpoint import fill, read_weights, take
 from classwise.models.corrected import load_corrected
 from classwise.models.exported import exported
 from classwise.models.factory import from_file
 from classwise.models.foreign import foreign_code
 from classwise.models.heads import put_head
+from classwise.models.normalize import Normalize
+from classwise.models.stored import State, Stored, main_set, normaliser, read_stored
 from classwise.models.zoo import timm_model, torchvision_model
 
 Shape = tuple[int, int, int]
@@ -35,7 +37,8 @@ def load_model(text: str, *, num_classes: int | None = None, shape: Shape | None
     ====================================  ==========================================================================
     ``ARCH``                              fresh weights; settings may follow, as in ``small_cnn(dropout=0.2)``
     ``ARCH(head='cosine(scale=10)')``     the same with another last layer, see :mod:`classwise.models.heads`
-    ``ARCH@FILE``                         weights from .safetensors, .pt or .pth
+    ``ARCH@FILE``                         weights from .safetensors, .pt or .pth, see :mod:`classwise.models.stored`
+    ``ARCH@FILE#KEY``                     those under KEY, such as ``ema``, where the file holds several
     ``run:FOLDER``, ``run:FOLDER@last``   best (or last) weights of a training run; of its average by ``@ema-best``
     ``corrected:FOLDER``                  any of these forms with a decision rule that ``classwise correct`` fitted
     ``file.py:factory``                   what a function or class in a Python file makes; **runs the file**
@@ -95,19 +98,19 @@ def _architecture(text: str, data: _Data, state: State | None) -> nn.Module:
     name = registry.entry("model", name).name
     if data.num_classes is None or data.shape is None:
         raise InputError(f"Model {name!r} needs the number of classes and the image shape; name the data set too.")
-    fetched = read_weights(_path(file)) if file and state is None else None
-    weights = state or fetched or {}
-    keys = [key for key in ("mean", "std") if f"normalize.{key}" in weights]
-    statistics = {key: weights[f"normalize.{key}"].flatten().tolist() for key in keys}
+    fetched = read_stored(_path(file)) if file and state is None else None
+    stored = fetched or Stored("the weights", {"": state or {}})
+    found = normaliser(stored, data.shape[0])
+    statistics = {} if found is None else dict(zip(("mean", "std"), found, strict=True))
     # A default device of the caller's would draw the weights from another generator than the seeded one.
     with torch.device("cpu"):
         head = settings.pop("head", None)
         model = registry.build("model", name, data.num_classes, data.shape, **{**statistics, **settings})
         assert isinstance(model, nn.Module)
         if head is not None:
-            put_head(model, str(head), _stored_scale(weights))
+            put_head(model, str(head), _stored_scale(main_set(stored)))
     if fetched is not None:
-        fill(model, fetched, file)
+        take(model, fetched, data.shape[0])
     return model
 
 
@@ -123,7 +126,7 @@ def _refuse_bare_path(text: str) -> None:
         return
     if (_path(text) / "run.json").is_file():
         raise InputError(f"{text} is the folder of a run; write run:{text}.")
-    if Path(arch).suffix in (".pt", ".pth", ".safetensors"):
+    if Path(arch).suffix in (".pt", ".pth", ".safetensors", ".ckpt", ".tar", ".bin", ".th"):
         raise InputError(f"Weights alone do not say what they belong to; write ARCH@{text}, as in small_cnn@{text}.")
     if Path(arch).suffix == ".pt2":
         raise InputError(f"{text} looks like an exported program; write export:{text}.")
@@ -135,9 +138,11 @@ def _zoo(kind: str, rest: str, data: _Data, state: State | None) -> nn.Module:
     make = timm_model if kind == "timm" else torchvision_model
     model = make(name, pretrained=not file and state is None, num_classes=data.num_classes)
     if file and state is None:
-        weights = read_weights(_path(file))
-        # Files that this package saved hold the normalisation too; those of torchvision and timm the inner model.
-        fill(model if "normalize.mean" in weights else model.get_submodule("model"), weights, file)
+        stored, channels = read_stored(_path(file)), len(model.get_submodule("normalize").state_dict()["mean"])
+        # Files that this package saved hold the normalisation too, and so may others; those of torchvision do not.
+        if found := normaliser(stored, channels):
+            model.normalize = Normalize(*found, channels)
+        take(model.get_submodule("model"), stored, channels)
     return model
 
 

@@ -1,8 +1,8 @@
 """Wide ResNet: Zagoruyko and Komodakis, "Wide residual networks", BMVC 2016 (arXiv 1605.07146), without dropout.
 
 The variant of yaodongyu/TRADES ``models/wideresnet.py``, with its parameter names and its initial weights. Departures:
-adaptive pooling, and no ``sub_block1``: that file holds a block that its forward pass never uses, so a checkpoint
-with ``sub_block1`` keys does not load.
+adaptive pooling, and no ``sub_block1``, a block of that file that its forward pass never uses; its weights in a
+checkpoint are left out, which is said.
 """
 
 from __future__ import annotations
