@@ -7,6 +7,7 @@ import itertools
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 import torch
 from rich.console import Console
 from tests.trials_for_tests import trial
+from torch import nn
 
 from classwise import evaluation, files, terminal
 from classwise.attacks import build
@@ -48,7 +50,7 @@ def evaluated(digits: Images) -> Callable[[], None]:
     """Return a function that reports two batches of an evaluation in which threes are weak."""
 
     def report() -> None:
-        with terminal.evaluating(digits, build("pgd", THREAT)) as watch:
+        with terminal.evaluating(nn.Identity(), replace(digits, note=""), build("pgd", THREAT)) as watch:
             for done in (100, 500):
                 seen = torch.full((10,), done // 10)
                 correct = seen - torch.nn.functional.one_hot(torch.tensor(3), 10) * (done // 20)
@@ -87,7 +89,7 @@ def test_a_pipe_is_not_flooded(digits: Images, capsys: pytest.CaptureFixture[str
 
 
 def test_other_processes_than_the_first_are_quiet(digits: Images, capsys: pytest.CaptureFixture[str]) -> None:
-    with terminal.evaluating(digits, build("pgd", THREAT), quiet=True):
+    with terminal.evaluating(nn.Identity(), digits, build("pgd", THREAT), quiet=True):
         pass
     assert capsys.readouterr().out == ""
 

@@ -203,15 +203,13 @@ def evaluate_model(
     fabric = arguments.fabric(accelerator, devices)
     if until is not None and fabric.world_size > 1:
         raise InputError("--until worst-class takes one process; leave --devices out.")
-    if fabric.is_global_zero:
-        terminal.taken(network, images)
     if until is not None:
         _find_worst(network.to(fabric.device), images, attacks, arguments.threat(name, eps, norm), seed, out)
         return
     settings: dict[str, Any] = {"seed": seed, "audit": audit, "batch_size": batch_size, "fixed_shape": fixed_shape}
     settings |= {"search_precision": search_precision, "examples": examples, "directory": out, "fabric": fabric}
     settings |= {"name": model, "command": command}
-    with terminal.evaluating(images, chosen, quiet=not fabric.is_global_zero) as watch:
+    with terminal.evaluating(network, images, chosen, quiet=not fabric.is_global_zero) as watch:
         result = evaluation.evaluate(network, images, chosen, watch=watch, **settings)
     if fabric.is_global_zero:
         terminal.evaluated(result, out)
@@ -235,6 +233,7 @@ def _find_worst(network: Any, images: Any, attacks: str, threat: Any, seed: int,
     strong = arguments.single(attacks, threat, images, seed)
     if out is not None:
         files.refuse_unwritable(out / "worst-class.json")
+    terminal.taken(network, images)
     terminal.say(f"Looking for the worst class of {len(images):,} images of {images.name} at {threat}")
     cheap = arguments.single("pgd(steps=10, start='clean')", threat, images, seed)
     race = until_worst(network, images, cheap, strong, seed=seed, watch=terminal.round_of)

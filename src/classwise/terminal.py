@@ -89,10 +89,12 @@ def training(run: Run, images: ImageSet, out: Path, *, quiet: bool = False) -> I
 
 @contextmanager
 def evaluating(
-    images: ImageSet, attacks: Mapping[str, Contender], *, quiet: bool = False
+    network: nn.Module, images: ImageSet, attacks: Mapping[str, Contender], *, quiet: bool = False
 ) -> Iterator[Callable[[evaluation.Snapshot], None]]:
     """Show an evaluation while it goes on; yields what :func:`classwise.evaluate` calls after each attack."""
     threat = next(iter(attacks.values())).threat
+    if not quiet:
+        taken(network, images)
     title = f"Attacking {len(images)} images of {images.name} at {threat} with {', '.join(attacks)}"
     with _attacking(images, title, quiet) as watch:
         yield watch
