@@ -1307,7 +1307,8 @@ def test_an_attack_in_eval_mode_makes_no_pass_over_batchnorm_and_the_step_one(
     monkeypatch.setattr(nn.functional, "batch_norm", spy)
     recipe = replace(RECIPE, epochs=1, attack_mode=mode, holdout=0.0)
     go(tmp_path, method="at", model=convolutional(), recipe=recipe)
-    assert len(calls) == 3 * passes  # of three steps, whose attack has two gradients each
+    compared = 8  # passes of the plain network, in steps 1 and 2: two batches, with a graph and without
+    assert len(calls) == compared + 3 * passes  # of three steps, whose attack has two gradients each
 
 
 @pytest.mark.parametrize("method", ["at", "trades", "fat"])
@@ -1322,6 +1323,31 @@ def test_folding_batchnorm_changes_a_run_by_rounding_alone(
     assert folded[0] == pytest.approx(plain[0], rel=1e-5)
     # The sign of a gradient near 0 turns on rounding, and what is trained on it drifts.
     assert folded == pytest.approx(plain, rel=0.01)
+
+
+def test_a_hook_between_convolution_and_batchnorm_is_trained_against(tmp_path: Path) -> None:
+    def clamped() -> nn.Module:
+        model = convolutional()
+        conv = next(layer for layer in model.modules() if isinstance(layer, nn.Conv2d))
+        conv.register_forward_hook(lambda layer, given, made: made.clamp(-0.1, 0.1))
+        for layer in model.modules():
+            if isinstance(layer, nn.BatchNorm2d):
+                layer.running_mean.fill_(0.3)  # type: ignore[union-attr]
+        return model
+
+    recipe = replace(RECIPE, epochs=2)
+    found = go(tmp_path / "found", method="at", model=clamped(), recipe=recipe)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("classwise.train.faster", lambda model: {})
+        plain = go(tmp_path / "plain", method="at", model=clamped(), recipe=recipe)
+    losses, expected = ([line["train"]["robust"]["loss"] for line in log] for log in (found, plain))
+    assert losses == expected
+    assert all("note" not in line for line in found)
+    with pytest.MonkeyPatch.context() as patch:  # only the comparison is left to see it
+        patch.setattr("classwise.models.rewriting.observed", lambda model: False)
+        noted = go(tmp_path / "noted", method="at", model=clamped(), recipe=recipe)
+    assert [line["train"]["robust"]["loss"] for line in noted] == expected
+    assert all("attacks used it as it is" in line["note"] for line in noted)
 
 
 # Warm-up of the radius

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 import classwise
 from classwise import flags, ladder, records
 from classwise.attacks.autoattack import autoattack
-from classwise.attacks.base import Attack
+from classwise.attacks.base import Attack, input_gradient
 from classwise.attacks.ensemble import Ensemble
 from classwise.attacks.plan import Contender, Plan, members
 from classwise.attacks.square import Square
@@ -29,6 +29,7 @@ from classwise.data.images import ImageSet
 from classwise.engine import Engine, Field, Snapshot, channels_last, out_of_memory
 from classwise.errors import InputError
 from classwise.judging import judging
+from classwise.losses import cross_entropy
 from classwise.memory import batch_that_fits, freed_memory_kept
 from classwise.metrics.examples import EXAMPLES_FILE, Examples
 from classwise.metrics.outcomes import CLEAN, Outcomes
@@ -47,6 +48,7 @@ from classwise.threat import ThreatModel
 __all__ = ["AUDIT", "Snapshot", "evaluate"]
 
 _LOOK = 64  # images that the model is looked at with before anything is attacked
+_COMPARED = 16  # images that what attacks search on is compared with the model on, at three points of each ball
 AUDIT = 1.0
 """Misses that the audit of a plan excludes unless told otherwise, in per cent of all images."""
 
@@ -114,8 +116,9 @@ def evaluate(
     with _ready(job) as (engine, seen):
         found = _run(job, engine, seen, earlier)
         shown = _examples(job, engine, found.outcomes)
+        search = _search_record(engine)
     spent = {"seconds": time.perf_counter() - start, "batch_size": engine.batch_size, "command": command}
-    result = Result(header={**_header(job, found), **spent}, outcomes=found.outcomes)
+    result = Result(header={**_header(job, found), "search": search, **spent}, outcomes=found.outcomes)
     _write(job, result, shown, added=earlier is not None)
     return result
 
@@ -255,14 +258,38 @@ def _ready(job: _Job) -> Iterator[tuple[Engine, list[flags.Flag]]]:
         with channels_last(model, x[:2]):
             ranks = 1 if job.fabric is None else job.fabric.world_size
             size = job.settings.batch_size or batch_that_fits(model, x[:2], ranks)
-            searched: nn.Module = Searched(model, x[:2], job.settings.search_precision)
-            if job.settings.fixed_shape is not None:
-                model, searched = (FixedShape(each, job.settings.fixed_shape) for each in (model, searched))
+            plain, rows = model, job.settings.fixed_shape
+            if rows is not None:
+                model = FixedShape(model, rows)
             few = max(1, min(_LOOK, size))
             seen += flags.look(model, x[:few], y[:few], job.data.classes)
+            around = _around(job, model, sample, rows or min(_COMPARED, size))
+            found = Searched(plain, x[:2], job.settings.search_precision, around)
+            seen += [] if found.note is None else [flags.Flag("plain_search", found.note)]
+            searched = found if rows is None else FixedShape(found, rows)
             known = Records.open(len(job.data), job.partial, job.identity)
             known.save()  # a folder that cannot be written is noticed now, not hours later
             yield Engine(model, searched, job.data, known, job.settings.seed, size, device, job.fabric, job.watch), seen
+
+
+def _around(job: _Job, model: nn.Module, positions: Tensor, rows: int) -> list[Tensor]:
+    """Return batches of so many images to compare what attacks search on with the model.
+
+    They are clean images, random points on the border of the ball, and points there that the gradient leads to, since
+    what limits activations may limit none of clean images.
+    """
+    chosen = positions[torch.arange(rows) * max(1, len(positions) // rows) % len(positions)]
+    device, threat = job.settings.device, next(iter(job.attacks.values())).threat
+    x, y = job.data.fetch(chosen).to(device), job.data.y[chosen].to(device)
+    noise = Noise(job.settings.seed, job.data.index[chosen].to(device)).fold("rewriting")
+    point = x.clone().requires_grad_(True)
+    directions = noise.normal(x.shape[1:], device), input_gradient(cross_entropy(model(point.clone()), y), point)
+    return [x, *(threat.project(x + threat.eps * threat.ascend(each, x), x) for each in directions)]
+
+
+def _search_record(engine: Engine) -> dict[str, Any]:
+    """Say how the model was computed while attacks searched."""
+    return next(part.record for part in engine.searched.modules() if isinstance(part, Searched))
 
 
 _OF_THE_MODEL = ("zero_gradient", "non_deterministic", "in_forward_optimisation")

@@ -36,12 +36,14 @@ from classwise.methods.base import Epoch, Measured, Method, Pass, Step, under_at
 from classwise.metrics.stats import ClassStats
 from classwise.metrics.training import LOG_FILE, RUN_FILE, SUMMARY_FILE
 from classwise.models.checkpoint import save_weights
-from classwise.models.rewriting import faster, rewritten
+from classwise.models.rewriting import Difference, Forwards, checked, faster, rewritten, unobserved
 from classwise.models.teacher import Teacher
 from classwise.noise import Noise
 from classwise.recipes import Recipe
 from classwise.runs import CHECKPOINT_VERSION, Run, describe, refuse_other_settings, refuse_other_uses
 from classwise.wrappers import AWP, Averaged, Moment
+
+_COMPARED = 16  # images of a batch that faster passes are compared on
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,16 @@ class Snapshot:
     steps: int
     train: Pass
     last: Mapping[str, Any] | None
+
+
+@dataclass
+class _Compared:
+    """What comparisons of faster passes with the network have come to in an epoch, after so many steps of it."""
+
+    epoch: int = -1
+    forwards: Forwards = field(default_factory=dict)
+    difference: Difference | None = None
+    steps: int = 0
 
 
 class TrainStep(nn.Module):
@@ -77,7 +89,8 @@ class TrainStep(nn.Module):
         self.seed = seed
         self.perturbation = perturbation
         self.mean = mean
-        self.faster = faster(model)
+        self._faster = faster(model)
+        self._compared = _Compared()
 
     def forward(self, x: Tensor, y: Tensor, index: Tensor, epoch: int, reach: float) -> Step:
         """Return the method's step on a batch.
@@ -90,11 +103,37 @@ class TrainStep(nn.Module):
             reach: share of radius and step that attacks have, 0 … 1.
         """
         noise = Noise(self.seed, index).fold("attack", epoch)
-        with weakened(self.method, reach), rewritten(self.faster):
+        with weakened(self.method, reach), rewritten(self._rewriting(x, noise, epoch)):
             if self.perturbation is not None and epoch >= self.perturbation.start:
                 return self.perturbation.step(self.method, self.model, x, y, noise, self.mean)
             step: Step = self.method(self.model, x, y, noise)
         return step
+
+    @property
+    def note(self) -> str | None:
+        """What the log says of an epoch in which layers were not rewritten, since it would have made a difference."""
+        difference = self._compared.difference
+        if difference is None or not difference.beyond_rounding:
+            return None
+        return f"Computed faster, the network is another function ({difference}); attacks used it as it is."
+
+    def _rewriting(self, x: Tensor, noise: Noise, epoch: int) -> Forwards:
+        """Return the faster passes while they are those of the network, as far as comparisons in this epoch say.
+
+        They are compared in its steps 1, 2, 4, 8 and so on, since statistics that have not moved yet may hide a
+        difference. Each epoch begins anew, so that a run that is resumed takes the steps of one that was not.
+        """
+        if epoch != self._compared.epoch:
+            self._compared = _Compared(epoch, self._faster)
+        state = self._compared
+        state.steps += 1
+        if state.forwards and state.steps & (state.steps - 1) == 0:
+            some, threat = x[:_COMPARED], self.method.attack.threat
+            direction = noise.select(torch.arange(len(some))).fold("compared").normal(x.shape[1:], x.device)
+            border = threat.project(some + threat.eps * threat.ascend(direction, some), some)
+            with judging(self.model, x.device):
+                state.forwards, state.difference = checked(self.model, state.forwards, (some, border))
+        return unobserved(self.model, state.forwards)
 
 
 @freed_memory_kept()
@@ -163,6 +202,7 @@ def fit(
         method.end_epoch(Epoch(epoch, sums, held, job.measure() if method.measures else None))
         seconds = time.perf_counter() - start
         line = log_line(epoch, run, sums, held, averages, seconds, fabric.device)
+        line |= {"note": state.step.note} if state.step.note else {}
         _finish(state, folder, fabric, record, {**line, "class_state": class_state(method)})
     if fabric.is_global_zero:
         _conclude(state, folder, run.recipe.epochs)

@@ -159,13 +159,10 @@ def halved(conv: nn.Conv2d) -> nn.Module:
 
 
 @pytest.mark.parametrize("conv", [Inheriting(2, 3, 3, padding=1), halved(nn.Conv2d(2, 3, 3, padding=1))])
-def test_convolutions_of_other_classes_that_convolve_alike_are_folded(conv: nn.Module) -> None:
+def test_convolutions_of_other_classes_are_left_alone_though_they_convolve_alike(conv: nn.Module) -> None:
     model = conv_and_norm()
     model[0] = conv.double()
-    plain, found = passed(model), folding.pairs(model)
-    assert len(found) == 1
-    with rewritten(folding.forwards(model)):
-        torch.testing.assert_close(passed(model), plain, rtol=1e-12, atol=1e-12)
+    assert folding.pairs(model) == ()
 
 
 def test_weights_that_change_meanwhile_are_followed() -> None:

@@ -49,7 +49,7 @@ _STANDARD: tuple[tuple[str, dict[str, Any]], ...] = (
     ("FAB", {"steps": 100, "restarts": 1, "targets": 9}),
     ("Square", {"queries": 5000, "restarts": 1}),
 )
-_HARMLESS = {"train_mode"}  # flags that say what was mended, not that a number may be too high
+_HARMLESS = {"train_mode", "plain_search"}  # flags that say what was mended, not that a number may be too high
 
 
 def entry(result: Result, **about: Any) -> dict[str, Any]:

@@ -11,11 +11,13 @@ import copy
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
 from classwise.models.input_gradient import convolved, convolves
+from classwise.models.ordinary import ordinary
 
 _NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm)
 
@@ -27,46 +29,40 @@ class Pair:
     conv: nn.Conv2d
     norm: nn.BatchNorm2d | nn.SyncBatchNorm
 
-    def convolve(self, x: Tensor) -> Tensor:
+    def convolve(self, input: Tensor) -> Tensor:
         """Return what BatchNorm would make of the convolution in eval mode; else what the convolution returns."""
         if self.norm.training:
-            return convolved(self.conv, x, self.conv.weight, self.conv.bias)
+            return convolved(self.conv, input, self.conv.weight, self.conv.bias)
         # Anew in every pass, so it is right whatever has become of the weights; a pass costs far more. The gradient
         # flows on into the weights of both layers.
         weight, bias = folded_weights(self.conv, self.norm)
-        return convolved(self.conv, x, weight, bias)
+        return convolved(self.conv, input, weight, bias)
 
-    def normalize(self, x: Tensor) -> Tensor:
-        """Return x in eval mode, where it is normalised already."""
+    def normalize(self, input: Tensor) -> Tensor:
+        """Return the input in eval mode, where it is normalised already."""
         if not self.norm.training:
-            return x
-        normalized: Tensor = type(self.norm).forward(self.norm, x)  # type: ignore[arg-type]
+            return input
+        normalized: Tensor = type(self.norm).forward(self.norm, input)  # type: ignore[arg-type]
         return normalized
 
 
 def pairs(model: nn.Module) -> tuple[Pair, ...]:
     """Find the convolutions of a model that BatchNorm can be folded into.
 
-    They are read off the graph that torch.fx records of the forward pass in eval mode. A model whose pass depends on
-    more than its layers cannot be recorded, and has none.
+    They are read off the graph that torch.fx records of the forward pass in eval mode, with gradients enabled and
+    without. A model whose pass depends on more than its layers cannot be recorded, and has none. Nor has a layer that
+    is called twice, whose tensors are read elsewhere in the pass, or that is not :func:`ordinary`. What may look on
+    while the model runs is for :func:`classwise.models.ordinary.observed` to say.
 
     Args:
         model: any network; left as it is.
     """
-    try:
-        with torch.random.fork_rng(devices=[]):
-            graph = _Tracer().trace(copy.deepcopy(model).eval())
-    except Exception:  # whatever the model's own code raises where it finds no tensor
-        return ()
-    calls = Counter(node.target for node in graph.nodes if node.op == "call_module")
-    found = []
-    for node in graph.nodes:
-        source = node.args[0] if node.op == "call_module" and len(node.args) == 1 else None
-        if isinstance(source, fx.Node) and source.op == "call_module" and len(source.users) == 1:
-            conv, norm = model.get_submodule(str(source.target)), model.get_submodule(str(node.target))
-            if calls[source.target] == calls[node.target] == 1 and _fits(conv, norm):
-                found.append(Pair(conv, norm))  # type: ignore[arg-type]
-    return tuple(found)
+    found: list[list[Pair]] = []
+    for enabled in (True, False):
+        with torch.set_grad_enabled(enabled):
+            found.append(_recorded_pairs(model))
+    twice = {(pair.conv, pair.norm) for pair in found[1]}
+    return tuple(pair for pair in found[0] if (pair.conv, pair.norm) in twice)
 
 
 def forwards(model: nn.Module) -> dict[nn.Module, Callable[[Tensor], Tensor]]:
@@ -96,13 +92,50 @@ def folded_weights(conv: nn.Conv2d, norm: nn.BatchNorm2d | nn.SyncBatchNorm) -> 
 
 
 class _Tracer(fx.Tracer):
-    """Records a convolution of another class as one layer too; whether it may be folded is judged afterwards."""
+    """Records the layers of a pass, and which tensors of them are read by anything but the layers themselves."""
 
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, nn.Conv2d) or super().is_leaf_module(m, module_qualified_name)
+    def __init__(self) -> None:
+        super().__init__()
+        self.read: set[int] = set()
+
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
+        """Note the tensor that code outside PyTorch's own layers asks for; they are recorded as one call each."""
+        if isinstance(attr_val, Tensor):
+            self.read.add(id(attr_val))
+        return super().getattr(attr, attr_val, parameter_proxy_cache)
+
+
+def _recorded_pairs(model: nn.Module) -> list[Pair]:
+    tracer = _Tracer()
+    try:
+        with torch.random.fork_rng(devices=[]):
+            recorded = copy.deepcopy(model).eval()
+            graph = tracer.trace(recorded)
+    except Exception:  # whatever the model's own code raises where it finds no tensor
+        return []
+    calls = Counter(node.target for node in graph.nodes if node.op == "call_module")
+    found = []
+    for node in graph.nodes:
+        source = node.args[0] if _is_simple_call(node) else None
+        if isinstance(source, fx.Node) and _is_simple_call(source) and len(source.users) == 1:
+            names = str(source.target), str(node.target)
+            conv, norm = (model.get_submodule(name) for name in names)
+            read = any(_reads(tracer, recorded.get_submodule(name)) for name in names)
+            if calls[source.target] == calls[node.target] == 1 and not read and _fits(conv, norm):
+                found.append(Pair(conv, norm))  # type: ignore[arg-type]
+    return found
+
+
+def _is_simple_call(node: fx.Node) -> bool:
+    """Tell whether a node of the graph calls a layer with one input."""
+    return node.op == "call_module" and len(node.args) == 1 and not node.kwargs
+
+
+def _reads(tracer: _Tracer, layer: nn.Module) -> bool:
+    return any(id(value) in tracer.read for value in (*layer.parameters(), *layer.buffers()))
 
 
 def _fits(conv: nn.Module, norm: nn.Module) -> bool:
-    """Tell whether both are the layers that they look like, and nothing has replaced their forward."""
-    untouched = type(norm) in _NORMS and "forward" not in vars(norm)
-    return convolves(conv) and untouched and norm.running_var is not None
+    """Tell whether both are the layers that they look like, with statistics to fold."""
+    known = ordinary(norm, _NORMS) and norm.running_var is not None and norm.running_mean is not None
+    return convolves(conv) and known

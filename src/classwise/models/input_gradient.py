@@ -14,6 +14,8 @@ from typing import Any, TypeGuard
 import torch
 from torch import Tensor, nn
 
+from classwise.models.ordinary import ordinary
+
 Size = tuple[int, int]
 
 # Numbers of a window, all of which are held for each output pixel.
@@ -27,8 +29,8 @@ def forwards(model: nn.Module) -> dict[nn.Module, Callable[[Tensor], Tensor]]:
 
 
 def convolves(layer: nn.Module) -> TypeGuard[nn.Conv2d]:
-    """Tell whether a layer is the convolution that it looks like, and nothing has replaced its forward pass."""
-    return isinstance(layer, nn.Conv2d) and type(layer).forward is nn.Conv2d.forward and "forward" not in vars(layer)
+    """Tell whether a layer is the convolution that it looks like; see :func:`ordinary`."""
+    return ordinary(layer, (nn.Conv2d,))
 
 
 def convolved(conv: nn.Conv2d, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -111,8 +113,8 @@ class _Linked(torch.autograd.Function):
         return None, in_x, in_weight, in_bias, None, None, None
 
 
-def _forward(conv: nn.Conv2d, x: Tensor) -> Tensor:
-    return convolved(conv, x, conv.weight, conv.bias)
+def _forward(conv: nn.Conv2d, input: Tensor) -> Tensor:
+    return convolved(conv, input, conv.weight, conv.bias)
 
 
 def _fits(conv: nn.Conv2d) -> bool:
