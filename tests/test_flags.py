@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.autograd import grad
 from torch.utils.checkpoint import checkpoint
 
+from classwise import flags
 from classwise.attacks import (
     APGD,
     PGD,
@@ -33,7 +34,7 @@ from classwise.attacks import (
 from classwise.data import Images
 from classwise.errors import InputError
 from classwise.evaluation import evaluate
-from classwise.flags import SERIOUS, Flag, after, black_box_gain, concerned, distinct, look, members
+from classwise.flags import SERIOUS, Flag, black_box_gain, concerned, distinct, look, members
 from classwise.metrics.outcomes import Outcomes
 from classwise.metrics.result import Result
 from classwise.models import load_model
@@ -357,6 +358,24 @@ def test_classes_in_another_order_are_flagged_by_the_clean_accuracy() -> None:
 def outcomes(y: list[int], num_classes: int, clean: list[int], **predictions: list[int]) -> Outcomes:
     names = tuple(f"class {c}" for c in range(num_classes))
     return Outcomes(names, list(range(len(y))), y, clean, predictions, {}, {})
+
+
+def after(*given: object) -> list[Flag]:
+    """Return what is seen of outcomes besides that few of their classes have images, which is tested by itself."""
+    return [flag for flag in flags.after(*given) if flag.flag != "unmeasured_classes"]
+
+
+def test_classes_without_images_are_counted_and_named() -> None:
+    y = [0] * 9 + [2] * 9
+    (flag,) = flags.after(outcomes(y, 7, y), {}, [])
+    assert (flag.flag, flag.value) == ("unmeasured_classes", 5.0)
+    assert flag.classes == ("class 1", "class 3", "class 4", "class 5", "class 6")
+    assert flag.message.startswith("5 of 7 classes have no images: 'class 1', 'class 3'")
+    (many,) = flags.after(outcomes(y, 100, y), {}, [])
+    assert "'class 6' and 93 more. Nothing is known" in many.message
+    (one,) = flags.after(outcomes(y, 3, y), {}, [])
+    assert one.message.startswith("1 of 3 classes has no images: 'class 1'. ")
+    assert list(flags.after(outcomes([0, 1], 2, [0, 1]), {}, [])) == []
 
 
 @pytest.mark.parametrize(("right", "expected"), [(18, {"near_chance"}), (20, set())])

@@ -38,6 +38,7 @@ STUDIES = {"arguments", "study", "trials", "campaign", "cluster", "standings", "
 MAY_IMPORT = {
     "__init__": LAYER_4,
     "errors": set(),
+    "output": set(),
     "files": {"errors"},
     "registry": {"errors"},
     "noise": set(),
@@ -66,7 +67,7 @@ MAY_IMPORT = {
     | {"__init__", "judging", "memory", "records", "engine", "ladder", "flags", "probe", "recraft"},
     "critical": {"errors", "registry", "threat", "attacks", "data", "evaluation", "metrics"},
     "repair": LAYER_2 | {"__init__", "judging", "memory", "engine"},
-    "report": {"errors", "files", "metrics"},
+    "report": {"errors", "files", "registry", "metrics"},
     "analysis": LAYER_1 | {"judging", "report"},
     "divergence": {"errors", "losses"},
     "runs": LAYER_2 | {"__init__", "evaluation"},
@@ -85,7 +86,7 @@ MAY_IMPORT = {
     "verdicts": LAYER_3 | {"__init__", "arguments", "trials"},
     "terminal": LAYER_4 | {"campaign", "trials"},
     "__main__": {"cli"},
-    "cli": LAYER_4 | {"__init__", "loggers", "terminal", "interop", "homing"} | STUDIES,
+    "cli": LAYER_4 | {"__init__", "loggers", "output", "terminal", "interop", "homing"} | STUDIES,
 }
 
 

@@ -13,12 +13,13 @@ import re
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
 from jsonargparse import ArgumentParser
 
-from classwise import __version__
+from classwise import __version__, output
 from classwise.errors import InputError
 from classwise.registry import unknown
 
@@ -42,7 +43,10 @@ _GATE_CLOSED = 3
 # Commands that go on where they were stopped, if they have a folder.
 _RESUMED = ("demo", "train", "evaluate", "critical-eps", "homing", "study")
 # Options of evaluate that the race to the worst class has no use for.
-_NOT_UNTIL = ("audit", "batch_size", "fixed_shape", "search_precision", "examples", "fail_under", "junit", "gate_json")
+_NOT_UNTIL = ("audit", "batch_size", "fixed_shape", "search_precision", "examples")
+_GATE = ("fail_under", "allow_flag", "junit", "gate_json")
+# Options that may be given several times; what is given is joined by commas.
+_REPEATED = ("--fail_under", "--allow_flag")
 # How jsonargparse's messages become the end of one plain sentence.
 _PLAIN = (
     (r'Parser key "(\w+)":', r"\1:"),
@@ -157,6 +161,7 @@ def evaluate_model(
     seed: int = 0,
     out: Path | None = None,
     fail_under: str | None = None,
+    allow_flag: str = "",
     junit: Path | None = None,
     gate_json: Path | None = None,
     accelerator: str = "auto",
@@ -166,13 +171,12 @@ def evaluate_model(
     """Attack every image a model gets right, and count what is left in each class.
 
     Args:
-        model: architecture with weights, run:FOLDER, corrected:FOLDER, file.py:factory, timm:NAME, torchvision:NAME,
-            export:FILE.pt2.
+        model: weights of an architecture, run:DIR, corrected:DIR, FILE.py:FACTORY, timm:NAME, export:FILE and others.
         data: data set, see `classwise list data`; that of the run for a run:FOLDER.
         data_dir: folder that holds it.
         attacks: attacks, suites and plans, separated by commas, with settings like `pgd(steps=100)`.
-        audit: of `fast` and other plans: the share of images, in per cent, that full AutoAttack might still break and
-            that a random sample must exclude; 0 for no audit.
+        audit: of plans such as `fast`: per cent of the images that full AutoAttack might still break and that a random
+            sample must exclude; 0 for no audit.
         eps: radius of the attacks, such as 8/255; the data set's usual one if not given.
         norm: Linf, L2 or L1; with --eps.
         split: split of the data set.
@@ -184,7 +188,8 @@ def evaluate_model(
         examples: broken images of the weakest class to store with --out, for the report; 0 for none.
         seed: of the sample and of the attacks.
         out: folder for result.json and outcomes.npz; nothing is written if not given.
-        fail_under: exit with status 3 unless lower bounds reach these, such as `worst=0.2,average=0.4`.
+        fail_under: exit with status 3 unless lower bounds reach these (`worst=0.2,average=0.4`) and no flag is serious.
+        allow_flag: flags that do not fail the gate, such as `zero_gradient,short_steps`; may be given several times.
         junit: JUnit-XML file for what --fail-under found.
         gate_json: JSON file for the same.
         accelerator: cpu, cuda or auto.
@@ -198,38 +203,40 @@ def evaluate_model(
     name = data or arguments.data_of_run(model)
     images = arguments.images(name, data_dir, split, limit, seed, download)
     chosen = arguments.attacks(attacks, arguments.threat(name, eps, norm), images, seed)
-    asked = _conditions(fail_under, junit, gate_json, images.classes)
+    gate = _asked(locals(), images.classes)
     network = arguments.model(model, images, seed)
     fabric = arguments.fabric(accelerator, devices)
-    if until is not None and fabric.world_size > 1:
-        raise InputError("--until worst-class takes one process; leave --devices out.")
+    terminal.out_of_reach(gate.asked if fabric.is_global_zero else (), images)
     if until is not None:
-        _find_worst(network.to(fabric.device), images, attacks, arguments.threat(name, eps, norm), seed, out)
+        _find_worst(network, fabric, images, attacks, arguments.threat(name, eps, norm), seed, out)
         return
     settings: dict[str, Any] = {"seed": seed, "audit": audit, "batch_size": batch_size, "fixed_shape": fixed_shape}
-    settings |= {"search_precision": search_precision, "examples": examples, "directory": out, "fabric": fabric}
-    settings |= {"name": model, "command": command}
+    settings |= {"search_precision": search_precision, "examples": examples, "directory": out}
+    settings |= {"fabric": fabric, "name": model, "command": command}
     with terminal.evaluating(network, images, chosen, quiet=not fabric.is_global_zero) as watch:
         result = evaluation.evaluate(network, images, chosen, watch=watch, **settings)
     if fabric.is_global_zero:
         terminal.evaluated(result, out)
-        _pass_gate(result, asked, junit, gate_json)
+        gate.test(result)
 
 
 def _refuse_beside_until(given: Mapping[str, Any]) -> None:
     """Refuse what the race to the worst class, if it is asked for, would leave undone."""
     defaults = inspect.signature(evaluate_model).parameters
-    for name in _NOT_UNTIL if given["until"] is not None else ():
+    for name in (*_NOT_UNTIL, *_GATE) if given["until"] is not None else ():
         if given[name] != defaults[name].default:
             option = f"--{name.replace('_', '-')}"
             raise InputError(f"--until worst-class looks at few images and takes no {option}; leave one of them out.")
 
 
-def _find_worst(network: Any, images: Any, attacks: str, threat: Any, seed: int, out: Path | None) -> None:
+def _find_worst(network: Any, fabric: Any, images: Any, attacks: str, threat: Any, seed: int, out: Path | None) -> None:
     """Race to the worst class, say which it is, and write worst-class.json."""
     from classwise import arguments, files, terminal
     from classwise.analysis.worst_class import until_worst, worst_class
 
+    if fabric.world_size > 1:
+        raise InputError("--until worst-class takes one process; leave --devices out.")
+    network = network.to(fabric.device)
     strong = arguments.single(attacks, threat, images, seed)
     if out is not None:
         files.refuse_unwritable(out / "worst-class.json")
@@ -375,6 +382,7 @@ def make_report(
     latex: Path | None = None,
     robustbench: Path | None = None,
     fail_under: str | None = None,
+    allow_flag: str = "",
     junit: Path | None = None,
     gate_json: Path | None = None,
 ) -> Path:
@@ -386,7 +394,8 @@ def make_report(
         markdown: file for the tables in Markdown.
         latex: file for the tables in LaTeX (package booktabs).
         robustbench: JSON file in the format of RobustBench's model_info, with the counts of each class.
-        fail_under: exit with status 3 unless lower bounds reach these, such as `worst=0.2,average=0.4`.
+        fail_under: exit with status 3 unless lower bounds reach these (`worst=0.2,average=0.4`) and no flag is serious.
+        allow_flag: flags that do not fail the gate, such as `zero_gradient,short_steps`; may be given several times.
         junit: JUnit-XML file for what --fail-under found.
         gate_json: JSON file for the same.
     """
@@ -396,7 +405,7 @@ def make_report(
     from classwise.report import latex_tables, markdown_tables, save_figures, write_page
 
     result = Result.read(folder)
-    asked = _conditions(fail_under, junit, gate_json, result.outcomes.classes)
+    gate = _asked(locals(), result.outcomes.classes)
     page = write_page(folder, result=result)
     written = [page]
     if figures is not None:
@@ -408,42 +417,77 @@ def make_report(
     if robustbench is not None:
         written.append(leaderboard.write(result, robustbench))
     terminal.wrote(written)
-    _pass_gate(result, asked, junit, gate_json)
+    gate.test(result)
     return page
 
 
-def _conditions(
-    fail_under: str | None, junit: Path | None, gate_json: Path | None, classes: Sequence[str]
-) -> tuple[Any, ...]:
-    """Read the conditions of the gate, before anything is attacked."""
+class _GateClosed(Exception):
+    """A result fails the gate; the message says what besides went wrong, if anything."""
+
+
+@dataclass(frozen=True)
+class _Gate:
+    """What a command asks of a result, and where it writes what it found."""
+
+    asked: tuple[Any, ...] = ()
+    allow: frozenset[str] = frozenset()
+    junit: Path | None = None
+    json: Path | None = None
+
+    def test(self, result: Any) -> None:
+        """Write and say whether a result meets the conditions, if there are any.
+
+        Raises:
+            _GateClosed: it does not.
+            InputError: it does, but a file could not be written.
+        """
+        if not self.asked:
+            return
+        from classwise import terminal
+        from classwise.report import gate
+
+        found = gate.gate(result, self.asked, allow=self.allow)
+        unwritten = self._write(found)
+        terminal.gate(found)
+        if not found.passed:
+            raise _GateClosed(unwritten)
+        if unwritten:
+            raise InputError(f"The gate passed, but {unwritten[0].lower()}{unwritten[1:]}")
+
+    def _write(self, found: Any) -> str:
+        """Write the files, each whether or not the other can be written; return what went wrong."""
+        from classwise import files
+
+        failed = list[str]()
+        for path, write, content in (
+            (self.junit, files.write_text, found.junit()),
+            (self.json, files.write_json, found.as_dict()),
+        ):
+            try:
+                if path is not None:
+                    write(path, content)
+            except InputError as error:
+                failed.append(str(error))
+        return " ".join(failed)
+
+
+def _asked(given: Mapping[str, Any], classes: Sequence[str]) -> _Gate:
+    """Read the options of the gate, before anything is attacked."""
     from classwise import files
     from classwise.report import gate
 
+    fail_under, *others = (given[name] for name in _GATE)
+    allow, junit, json = others
     if fail_under is None:
-        if junit or gate_json:
-            raise InputError("--junit and --gate-json write what --fail-under found; give that too.")
-        return ()
-    for path in (junit, gate_json):
+        if any(others):
+            raise InputError("--allow-flag, --junit and --gate-json belong to --fail-under; give that too.")
+        return _Gate()
+    if junit is not None and junit == json:
+        raise InputError(f"--junit and --gate-json both name {junit}; give each a file of its own.")
+    for path in (junit, json):
         if path is not None:
             files.refuse_unwritable(path)
-    return gate.conditions(fail_under, classes)
-
-
-def _pass_gate(result: Any, asked: Sequence[Any], junit: Path | None, gate_json: Path | None) -> None:
-    """Say whether a result meets the conditions, and end with a status of its own if it does not."""
-    from classwise import files, terminal
-    from classwise.report import gate
-
-    if not asked:
-        return
-    found = gate.gate(result, asked)
-    if junit is not None:
-        files.write_text(junit, found.junit())
-    if gate_json is not None:
-        files.write_json(gate_json, found.as_dict())
-    terminal.gate(found)
-    if not found.passed:
-        raise SystemExit(_GATE_CLOSED)
+    return _Gate(gate.conditions(fail_under, classes), gate.waived(allow) if allow else frozenset(), junit, json)
 
 
 def analyse_runs(
@@ -723,11 +767,20 @@ COMMANDS: dict[str, Callable[..., Any]] = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line and return its exit status.
 
-    0, 2 for bad input, 3 for a result below --fail-under, 130 for Ctrl-C, 1 for a fault of ours.
+    0, 2 for bad input, 3 for a result below --fail-under, 130 for Ctrl-C, 1 for a fault of ours or lost output. What
+    becomes of the output does not change the others.
     """
     # Threads that spin while they wait made small networks ten times slower on a busy machine; read when PyTorch loads.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     words = list(sys.argv[1:] if argv is None else argv)
+    with output.unbroken() as out:
+        status = _run(words)
+        out.flush()
+        lost = output.reason(out.lost)
+        return _fail(f"Cannot write to standard output: {lost}.", 1, False) if lost and not status else status
+
+
+def _run(words: Sequence[str]) -> int:
     debug = "--debug" in words
     arguments = [_underscored(word) for word in words if word != "--debug"]
     command = next((word for word in arguments if not word.startswith("-")), "")
@@ -735,20 +788,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if command and command not in COMMANDS:
             raise InputError(unknown("command", command, COMMANDS))
-        settings = vars(parser().parse_args(_joined(arguments))[command])
+        settings = vars(parser().parse_args(_joined(_gathered(arguments)))[command])
+    except SystemExit as done:  # after --help, --version and --print-config
+        return int(done.code or 0)
+    except InputError as error:
+        return _fail(str(error), 2, debug)
+    try:
         if not 0 <= settings.get("seed", 0) < 2**63:
             raise InputError(f"--seed is {settings['seed']}, but must be a whole number from 0 to 2^63 - 1.")
         COMMANDS[command](**{name: value for name, value in settings.items() if name != "config"})
-    except SystemExit as done:  # after --help, --version, --print-config and a closed gate
-        return int(done.code or 0)
+    except _GateClosed as closed:
+        return _fail(str(closed), _GATE_CLOSED, False) if str(closed) else _GATE_CLOSED
+    except SystemExit as done:  # of foreign code: whatever it says, the command has not come to its end
+        return _fail(f"The model, or code that it runs, ended the program ({done!r}); remove that call.", 2, debug)
     except InputError as error:
         return _fail(str(error), 2, debug)
     except KeyboardInterrupt:
         kept = command in _RESUMED and settings.get("out") is not None and not settings.get("until")
         remedy = "run the same command again to go on from the last saved state" if kept else "nothing was kept"
         return _fail(f"Interrupted; {remedy}.", 130, debug)
-    except BrokenPipeError:
-        return 0
     except Exception as error:
         reason = f"{type(error).__name__}: {error}".partition("\n")[0]
         return _fail(f"This should not happen ({reason}); run again with --debug and report what it prints.", 1, debug)
@@ -799,6 +857,19 @@ def parser() -> ArgumentParser:
             sub.add_argument(f"--{switch}", action="store_true", help=_help_of(command, switch))
         commands.add_subcommand(name, sub, help=(command.__doc__ or "").partition("\n")[0])
     return top
+
+
+def _gathered(words: Sequence[str]) -> list[str]:
+    """Join by commas what options of ``_REPEATED`` are given each time, of which argparse would keep the last alone."""
+    kept, given, left = list[str](), dict[str, list[str]](), list(words)
+    while left:
+        word = left.pop(0)
+        option, equals, value = word.partition("=")
+        if option not in _REPEATED or not (equals or (left and not left[0].startswith("--"))):
+            kept.append(word)
+            continue
+        given.setdefault(option, []).append(value if equals else left.pop(0))
+    return kept + [f"{option}={','.join(values)}" for option, values in given.items()]
 
 
 def _joined(words: Sequence[str]) -> list[str]:

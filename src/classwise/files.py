@@ -21,9 +21,14 @@ from classwise.errors import InputError
 def write_bytes(path: Path, content: bytes) -> None:
     """Write ``content`` to ``path`` atomically: a reader sees the old file or the new one, never a part.
 
+    A device or a pipe, such as /dev/stdout, is written to and never replaced.
+
     Raises:
         InputError: the folder cannot be made or written.
     """
+    if _is_special(path):
+        _write_through(path, content)
+        return
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".partial")
@@ -51,6 +56,8 @@ def refuse_unwritable(path: Path) -> None:
     Raises:
         InputError: a folder is in its place, or the nearest folder that exists cannot be written.
     """
+    if _is_special(path):
+        return
     folder = next(each for each in path.absolute().parents if each.exists())
     try:
         if path.is_dir():
@@ -59,6 +66,23 @@ def refuse_unwritable(path: Path) -> None:
             pass
     except OSError as error:
         raise _unwritable(path, error) from error
+
+
+def _is_special(path: Path) -> bool:
+    """Tell whether a path is a device or a pipe."""
+    try:
+        return path.exists() and not path.is_file() and not path.is_dir()
+    except (OSError, ValueError):  # no path at all, which the attempt to write it says better
+        return False
+
+
+def _write_through(path: Path, content: bytes) -> None:
+    try:
+        with path.open("wb", buffering=0) as file:
+            while content:
+                content = content[file.write(content) :]
+    except OSError as error:
+        raise InputError(f"Cannot write {path}: {error.strerror or error}.") from error
 
 
 def write_text(path: Path, content: str) -> None:

@@ -54,6 +54,7 @@ _MARGIN_DEFICIT = 0.02
 _BLACK_BOX_GAIN = 0.002  # of all images
 _FEWEST = 2  # images: one that only a black-box attack breaks is what such an attack is added for
 _NEAR_CHANCE = 0.1  # of the way from guessing to being always right; our choice
+_NAMED = 5  # classes without images, in a sentence
 _HANDFUL = 10  # images below which a model that is right on four of five may look like guessing
 _RESCALED_GAIN, _RESCALED_MORE = 0.2, 8  # three standard errors of 64 images; and no small sample fires by luck
 _ENGINE = "_engine_run_backward"  # what every way to a gradient in Python ends in, whatever name it was imported by
@@ -234,6 +235,7 @@ def after(outcomes: Outcomes, attacks: Mapping[str, Attack], rejected: Sequence[
         attacks: by the names that the outcomes have.
         rejected: for each attack, in that order, how many of its candidates lay outside the threat set.
     """
+    yield from _unmeasured(outcomes)
     yield from _near_chance(outcomes)
     yield from _non_finite(outcomes)
     for (name, attack), outside in zip(attacks.items(), rejected, strict=True):
@@ -365,6 +367,21 @@ def _balanced(predicted: Tensor, y: Tensor, num_classes: int) -> float:
     n = torch.bincount(y, minlength=num_classes)
     right = torch.bincount(y[predicted == y], minlength=num_classes)
     return float((right[n > 0] / n[n > 0]).mean())
+
+
+def _unmeasured(outcomes: Outcomes) -> Iterator[Flag]:
+    absent = tuple(name for name, n in zip(outcomes.classes, outcomes.n, strict=True) if not n)
+    if absent:
+        shown = ", ".join(repr(name) for name in absent[:_NAMED])
+        verb = "has" if len(absent) == 1 else "have"
+        more = f" and {len(absent) - _NAMED} more" if len(absent) > _NAMED else ""
+        yield Flag(
+            "unmeasured_classes",
+            f"{len(absent)} of {outcomes.num_classes} classes {verb} no images: {shown}{more}. Nothing is known of "
+            "them, and the weakest class may be among them; evaluate images of every class.",
+            classes=absent,
+            value=float(len(absent)),
+        )
 
 
 def _near_chance(outcomes: Outcomes) -> Iterator[Flag]:

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from classwise.metrics.result import Result
     from classwise.registry import Entry
     from classwise.repair import Progress, Repair
-    from classwise.report.gate import Gate
+    from classwise.report.gate import Condition, Gate
     from classwise.report.sheet import Sheet
     from classwise.runs import Run
     from classwise.threat import ThreatModel
@@ -171,12 +171,26 @@ def round_of(race: Race) -> None:
     say(f"  {int(race.sampled.sum())} images attacked; {left} {'class' if left == 1 else 'classes'} may be the worst")
 
 
+def out_of_reach(asked: Sequence[Condition], images: ImageSet) -> None:
+    """Warn of conditions that no model could meet with these images, before time is spent on them."""
+    from classwise.report.gate import unreachable
+
+    n = np.bincount(images.y.cpu().numpy(), minlength=len(images.classes))
+    for condition in asked:
+        said = unreachable(condition, images.classes, n)
+        if said:
+            Console().print(Text(f"The gate will fail: {condition.name}: {said}", style="yellow"), soft_wrap=True)
+
+
 def gate(found: Gate) -> None:
-    """Say which conditions a result meets, which number was tested, and whether the gate is open."""
+    """Say which conditions a result meets, which number was tested, which flags count, and whether the gate is open."""
     console = Console()
     for check in found.checks:
         console.print(Text(check.sentence, style="green" if check.passed else "red"), soft_wrap=True)
-    console.print(Text(f"{found.label} Bounds at {100 * found.confidence:g} % confidence."), soft_wrap=True)
+    for flag in found.flags:
+        if flag.serious:
+            console.print(Text(f"Flag {flag.sentence}", style="red" if flag.closes else "yellow"), soft_wrap=True)
+    console.print(Text(f"{found.label} {found.certainty}"), soft_wrap=True)
     console.print(Text("Gate passed." if found.passed else "Gate failed.", style="bold"))
 
 

@@ -40,10 +40,13 @@ def plan_label(contents: Contents) -> str | None:
 def misses(contents: Contents) -> list[int] | None:
     """Return how many more images of each class the full suite may break, (C,); None without an audit.
 
-    What survives several audited plans survives each, so that each bound holds by itself; the largest holds whichever
-    of them is wrong.
+    A class has at most as many as all classes together: both bounds can err only if nothing broke in the sample, so
+    the smaller needs no further confidence. What survives several audited plans survives each, so that each bound holds
+    by itself; the largest holds whichever of them is wrong.
     """
-    found = [[int(count) for count in audit["at_most_by_class"]] for audit in audits(contents)]
+    found = [
+        [min(int(count), int(audit["at_most"])) for count in audit["at_most_by_class"]] for audit in audits(contents)
+    ]
     return [max(counts) for counts in zip(*found, strict=True)] if found else None
 
 
