@@ -15,13 +15,13 @@ ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "classwise"
 
 # What each module or package may import, besides itself; docs/design.md says why.
-GROUND = {"errors", "files", "registry"}
+GROUND = {"errors", "files", "registry", "memory", "classifier"}
 LAYER_0 = GROUND | {"threat", "losses", "noise", "recipes", "tolerance", "metrics", "data", "models", "corrections"}
 LAYER_1 = LAYER_0 | {"attacks"}
 LAYER_2 = LAYER_1 | {"methods", "wrappers", "selection"}
 LAYER_3 = LAYER_2 | {
     "judging",
-    "memory",
+    "preflight",
     "records",
     "engine",
     "ladder",
@@ -50,7 +50,7 @@ MAY_IMPORT = {
     "data": GROUND | {"noise", "threat"},
     "corrections": {"errors", "registry", "losses"},
     "models": GROUND | {"corrections"},
-    "attacks": {"errors", "registry", "threat", "losses", "noise"},
+    "attacks": {"errors", "registry", "classifier", "threat", "losses", "noise"},
     "methods": {"errors", "registry", "losses", "noise", "attacks", "metrics", "models"},
     "wrappers": GROUND | {"noise", "attacks", "methods"},
     "loggers": {"errors", "registry"},
@@ -59,20 +59,22 @@ MAY_IMPORT = {
     "flags": {"errors", "losses", "attacks", "metrics"},
     "probe": {"losses", "noise", "threat", "attacks", "flags"},
     "memory": set(),
-    "judging": {"attacks"},
+    "judging": {"attacks", "classifier"},
+    "classifier": {"errors", "memory"},
+    "preflight": {"errors", "memory", "classifier", "losses", "attacks", "judging", "flags"},
     "engine": LAYER_1 | {"judging", "memory", "records"},
     "ladder": {"noise", "attacks", "metrics", "engine"},
     "recraft": {"attacks", "metrics", "judging", "engine"},
     "evaluation": LAYER_2
-    | {"__init__", "judging", "memory", "records", "engine", "ladder", "flags", "probe", "recraft"},
+    | {"__init__", "judging", "memory", "records", "engine", "ladder", "flags", "preflight", "probe", "recraft"},
     "critical": {"errors", "registry", "threat", "attacks", "data", "evaluation", "metrics"},
-    "repair": LAYER_2 | {"__init__", "judging", "memory", "engine"},
+    "repair": LAYER_2 | {"__init__", "judging", "memory", "engine", "flags", "preflight"},
     "report": {"errors", "files", "registry", "metrics"},
     "analysis": LAYER_1 | {"judging", "report"},
     "divergence": {"errors", "losses"},
     "runs": LAYER_2 | {"__init__", "evaluation"},
     "epoch_log": {"memory", "methods", "metrics", "runs"},
-    "train": LAYER_2 | {"divergence", "engine", "epoch_log", "judging", "memory", "runs"},
+    "train": LAYER_2 | {"divergence", "engine", "epoch_log", "judging", "memory", "preflight", "runs"},
     "homing": LAYER_4,
     "homings": LAYER_4 | {"arguments", "homing", "study", "trials", "verdicts"},
     "interop": LAYER_4,

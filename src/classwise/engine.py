@@ -24,7 +24,7 @@ from classwise.data.images import ImageSet, batches
 from classwise.errors import InputError
 from classwise.judging import forward
 from classwise.losses import margin
-from classwise.memory import give_back
+from classwise.memory import give_back, out_of_memory
 from classwise.noise import Noise
 from classwise.records import Clean, Records, Row, Turn
 
@@ -301,12 +301,6 @@ def _works(model: nn.Module, x: Tensor) -> bool:
     x = x.detach().requires_grad_(True)
     try:
         input_gradient(model(x).sum(1), x)
-    except RuntimeError:
+    except (RuntimeError, InputError):
         return False
     return True
-
-
-def out_of_memory(error: Exception) -> bool:
-    """Tell whether an error says that memory has run out."""
-    texts = ("out of memory", "can't allocate memory")  # CUDA and the CPU's allocator, which has no error of its own
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(text in str(error) for text in texts)

@@ -25,8 +25,9 @@ from classwise.attacks.base import Attack, input_gradient
 from classwise.attacks.ensemble import Ensemble
 from classwise.attacks.plan import Contender, Plan, members
 from classwise.attacks.square import Square
+from classwise.classifier import Classifier, as_module
 from classwise.data.images import ImageSet
-from classwise.engine import Engine, Field, Snapshot, channels_last, out_of_memory
+from classwise.engine import Engine, Field, Snapshot, channels_last
 from classwise.errors import InputError
 from classwise.judging import judging
 from classwise.losses import cross_entropy
@@ -40,6 +41,7 @@ from classwise.models.corrected import FITTED_ON_TEST, fitted_on_test
 from classwise.models.fixed_shape import FixedShape
 from classwise.models.searched import Precision, Searched
 from classwise.noise import Noise
+from classwise.preflight import LOOK, check_sizes, preflight, taken_from
 from classwise.probe import probe
 from classwise.records import Clean, Records, Row, Turn
 from classwise.recraft import SHOWN, recraft
@@ -47,7 +49,6 @@ from classwise.threat import ThreatModel
 
 __all__ = ["AUDIT", "Snapshot", "evaluate"]
 
-_LOOK = 64  # images that the model is looked at with before anything is attacked
 _COMPARED = 16  # images that what attacks search on is compared with the model on, at three points of each ball
 AUDIT = 1.0
 """Misses that the audit of a plan excludes unless told otherwise, in per cent of all images."""
@@ -55,7 +56,7 @@ AUDIT = 1.0
 
 @freed_memory_kept()
 def evaluate(
-    model: nn.Module,
+    model: nn.Module | Callable[[Tensor], Tensor],
     data: ImageSet,
     attacks: Mapping[str, Contender],
     *,
@@ -75,7 +76,7 @@ def evaluate(
     """Attack every image that the model gets right, with every attack and plan.
 
     Args:
-        model: takes images in [0, 1] and returns logits; left in the mode it came in.
+        model: a module or function that takes images in [0, 1] and returns logits; left in the mode it came in.
         data: images with labels 0 … C − 1; the model must return C logits.
         attacks: by name, all with one threat model; see :func:`classwise.build_attacks`.
         seed: of the attacks' random numbers.
@@ -104,6 +105,7 @@ def evaluate(
         InputError: no attack or image, attacks with different threats, a model whose output is no matrix of
             finite logits for these classes, or a directory that holds something else.
     """
+    model = as_module(model)
     where = torch.device(device or (fabric.device if fabric else _device(model)))
     folder, watch = None if directory is None else Path(directory), watch or (lambda snapshot: None)
     settings = _Settings(seed, audit, batch_size, fixed_shape, search_precision, examples, where, name)
@@ -243,33 +245,38 @@ def _refuse_boundless(threat: ThreatModel, shape: Sequence[int]) -> None:
 @contextmanager
 def _ready(job: _Job) -> Iterator[tuple[Engine, list[flags.Flag]]]:
     """Put the model in order, look at it, and yield the engine with what was noticed; put the model back."""
-    model, seen = job.model.to(job.settings.device), list[flags.Flag]()
-    if model.training:
+    device, rows, seen = job.settings.device, job.settings.fixed_shape, list[flags.Flag]()
+    job.model.to(device)  # whatever it returns
+    if getattr(job.model, "training", False):
         seen.append(
             flags.Flag("train_mode", "The model was in train mode; it was evaluated in eval mode and put back.")
         )
-    if fitted_on_test(model):
+    if fitted_on_test(job.model):
         seen.append(flags.Flag("fitted_on_test", FITTED_ON_TEST))
-    device = job.settings.device
-    with judging(model, device):
-        sample = _evenly(job.data, torch.ones(len(job.data), dtype=torch.bool), _LOOK)
+    called = Classifier(job.model, job.settings.name, len(job.data.classes))
+    with judging(called, device):
+        sample = _evenly(job.data, torch.ones(len(job.data), dtype=torch.bool), LOOK)
         x, y = job.data.fetch(sample).to(device), job.data.y[sample].to(device)
-        _refuse_wrong_images(model, x[:2])
-        with channels_last(model, x[:2]):
+        trial = x[:2] if rows is None else x.repeat(-(-rows // len(x)), 1, 1, 1)[:rows]  # a size that the model takes
+        model: nn.Module = called if rows is None else FixedShape(called, rows)
+        check_sizes(model, x[:2])
+        seen += taken_from(called, trial)
+        with channels_last(called, trial):
             ranks = 1 if job.fabric is None else job.fabric.world_size
-            size = job.settings.batch_size or batch_that_fits(model, x[:2], ranks)
-            plain, rows = model, job.settings.fixed_shape
-            if rows is not None:
-                model = FixedShape(model, rows)
-            few = max(1, min(_LOOK, size))
+            two = x[:2] if rows is None else torch.cat([trial, trial])
+            size = job.settings.batch_size or batch_that_fits(model, two, ranks)
+            look, few = max(2, min(LOOK, size)), max(1, min(LOOK, size))
+            looked = preflight(model, x[:look], y[:look], job.data.classes, min(size, len(job.data)))
+            seen += looked.flags
             seen += flags.look(model, x[:few], y[:few], job.data.classes)
             around = _around(job, model, sample, rows or min(_COMPARED, size))
-            found = Searched(plain, x[:2], job.settings.search_precision, around)
+            found = Searched(called, trial, job.settings.search_precision, around)
             seen += [] if found.note is None else [flags.Flag("plain_search", found.note)]
             searched = found if rows is None else FixedShape(found, rows)
             known = Records.open(len(job.data), job.partial, job.identity)
             known.save()  # a folder that cannot be written is noticed now, not hours later
             yield Engine(model, searched, job.data, known, job.settings.seed, size, device, job.fabric, job.watch), seen
+            seen += looked.again(model)
 
 
 def _around(job: _Job, model: nn.Module, positions: Tensor, rows: int) -> list[Tensor]:
@@ -292,7 +299,13 @@ def _search_record(engine: Engine) -> dict[str, Any]:
     return next(part.record for part in engine.searched.modules() if isinstance(part, Searched))
 
 
-_OF_THE_MODEL = ("zero_gradient", "non_deterministic", "in_forward_optimisation")
+_OF_THE_MODEL = (
+    "batch_dependent",
+    "gradient_dependent",
+    "in_forward_optimisation",
+    "non_deterministic",
+    "zero_gradient",
+)
 
 
 def _evenly(data: ImageSet, mask: Tensor, count: int) -> Tensor:
@@ -300,19 +313,6 @@ def _evenly(data: ImageSet, mask: Tensor, count: int) -> Tensor:
     which = mask.nonzero().squeeze(1)
     which = which[data.index[which].argsort()]
     return which[torch.linspace(0, len(which) - 1, min(count, len(which))).long()]
-
-
-def _refuse_wrong_images(model: nn.Module, x: Tensor) -> None:
-    """Pass images through the model once, where whatever it raises is about its input."""
-    try:
-        with torch.no_grad():
-            model(x)
-    except Exception as error:
-        if out_of_memory(error):
-            raise InputError("Memory does not hold two images with this model; use a larger device.") from error
-        size = "x".join(str(side) for side in x.shape[1:])
-        reason = str(error).partition("\n")[0]
-        raise InputError(f"The model cannot take float32 images of {size}: {reason}") from error
 
 
 def _run(job: _Job, engine: Engine, seen: list[flags.Flag], earlier: Result | None) -> _Found:
@@ -365,7 +365,7 @@ def _attack(job: _Job, field: Field, contender: Contender, seen: list[flags.Flag
 
 def _probe(job: _Job, engine: Engine, survivors: Tensor) -> list[flags.Flag]:
     """Climb once more with a few survivors, evenly spread, and say what looks odd; the same in every process."""
-    which = _evenly(job.data, survivors, max(1, min(_LOOK, engine.batch_size)))
+    which = _evenly(job.data, survivors, max(1, min(LOOK, engine.batch_size)))
     x, y = job.data.fetch(which).to(engine.device), job.data.y[which].to(engine.device)
     noise = Noise(job.settings.seed, job.data.index[which].to(engine.device)).fold("probe")
     threat = next(iter(job.attacks.values())).threat

@@ -34,6 +34,8 @@ MASKED_SHARE = 0.1
 
 SERIOUS = frozenset(
     {
+        "batch_dependent",
+        "gradient_dependent",
         "in_forward_optimisation",
         "loss_rising",
         "non_deterministic",

@@ -10,20 +10,21 @@ import torch
 from torch import Tensor, nn
 
 from classwise.attacks.base import attacking
+from classwise.classifier import Classifier, as_classifier
 
 
 def forward(model: nn.Module, x: Tensor) -> Tensor:
     """Return the logits (N, K) in float32, without a graph."""
     with torch.no_grad():
-        logits: Tensor = model(x)
+        logits: Tensor = as_classifier(model)(x)
     return logits.float()
 
 
 @contextmanager
-def judging(model: nn.Module, device: torch.device | str) -> Iterator[None]:
+def judging(model: nn.Module, device: torch.device | str) -> Iterator[Classifier]:
     """Put a model as verdicts want it, in eval mode and float32 whatever is switched on outside; then put it back."""
-    with attacking(model), exact_float32(), torch.autocast(torch.device(device).type, enabled=False):
-        yield
+    with attacking(model) as called, exact_float32(), torch.autocast(torch.device(device).type, enabled=False):
+        yield called
 
 
 @contextmanager

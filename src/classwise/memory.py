@@ -30,10 +30,13 @@ def batch_that_fits(model: nn.Module, x: Tensor, processes: int = 1) -> int:
 
     Args:
         model: takes [0, 1], returns logits.
-        x: two images (2, C, H, W), the second of which tells what one more image costs.
+        x: two images (2, C, H, W), the second of which tells what one more image costs; or two batches of the shape
+            that the model takes (2n, C, H, W).
         processes: that share the memory; of GPUs each has its own.
     """
-    one = max(1, bytes_saved(model, x) - bytes_saved(model, x[:1])) + _IMAGES * x[0].numel() * x.element_size()
+    half = max(1, len(x) // 2)
+    more = (bytes_saved(model, x) - bytes_saved(model, x[:half])) // half
+    one = max(1, more) + _IMAGES * x[0].numel() * x.element_size()
     most = _MOST.get(x.device.type, _MOST["cpu"])
     share = _SHARE if x.device.type == "cuda" else _SHARE / processes
     return max(1, min(most, int(share * free_memory(x.device) / (2 * one))))
@@ -89,6 +92,12 @@ def freed_memory_kept() -> Iterator[None]:
     finally:
         _ask_glibc("mallopt", _TRIM_THRESHOLD, 64 * _MIB)  # where its own rule ends after a piece of 32 MiB
         give_back()
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Tell whether an error says that memory has run out."""
+    texts = ("out of memory", "can't allocate memory")  # CUDA and the CPU's allocator, which has no error of its own
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(text in str(error) for text in texts)
 
 
 def give_back() -> None:

@@ -85,7 +85,7 @@ def probe(
 
 def climb(model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, noise: Noise) -> Climb:
     """Take every step of one restart with every image, and keep what its way tells; tensors on the CPU."""
-    with attacking(model):
+    with attacking(model) as model:
         x = x.detach()
         x_adv, felt = threat.sample(x, noise.fold("start")), torch.zeros_like(x, dtype=torch.bool)
         blind, fooled, heights = x.new_zeros(len(x)), torch.zeros_like(y, dtype=torch.bool), []

@@ -165,9 +165,9 @@ def repair(
     built: Rule[Any] = registry.build("correction", rule)
     on_test = _check(data, attacks, max_loss, fit_on_test)
     model = model.to(device)
-    with judging(model, device):
-        size = batch_size or batch_that_fits(model, data.fetch(torch.arange(2)).to(device))
-        field = _Field(model, data, attacks, seed, size, torch.device(device))
+    with judging(model, device) as called:
+        size = batch_size or batch_that_fits(called, data.fetch(torch.arange(2)).to(device))
+        field = _Field(called, data, attacks, seed, size, torch.device(device))
         pool, tried = _rounds(field, built, max_loss, watch or (lambda progress: None))
     rounds = tuple(Round(each, _outcomes(data, pool, each)) for each in tried)
     chosen = choice([each.average for each in rounds], [each.worst for each in rounds], max_loss)

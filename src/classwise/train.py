@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from classwise import files, selection, wrappers
 from classwise.attacks.pgd import PGD
+from classwise.classifier import as_classifier
 from classwise.data.images import Images
 from classwise.data.splits import draw_by_class, stratified_split
 from classwise.divergence import Watch
@@ -104,9 +105,10 @@ class TrainStep(nn.Module):
         """
         noise = Noise(self.seed, index).fold("attack", epoch)
         with weakened(self.method, reach), rewritten(self._rewriting(x, noise, epoch)):
+            model = as_classifier(self.model)
             if self.perturbation is not None and epoch >= self.perturbation.start:
-                return self.perturbation.step(self.method, self.model, x, y, noise, self.mean)
-            step: Step = self.method(self.model, x, y, noise)
+                return self.perturbation.step(self.method, model, x, y, noise, self.mean)
+            step: Step = self.method(model, x, y, noise)
         return step
 
     @property
@@ -131,8 +133,8 @@ class TrainStep(nn.Module):
             some, threat = x[:_COMPARED], self.method.attack.threat
             direction = noise.select(torch.arange(len(some))).fold("compared").normal(x.shape[1:], x.device)
             border = threat.project(some + threat.eps * threat.ascend(direction, some), some)
-            with judging(self.model, x.device):
-                state.forwards, state.difference = checked(self.model, state.forwards, (some, border))
+            with judging(self.model, x.device) as called:
+                state.forwards, state.difference = checked(called, state.forwards, (some, border))
         return unobserved(self.model, state.forwards)
 
 
@@ -394,10 +396,10 @@ class _Job:
         assert valid is not None, "refused before training"
         sums = Pass(*(ClassStats.zeros(len(valid.classes), fabric.device) for _ in range(2)))
         mine = torch.arange(fabric.global_rank, len(valid), fabric.world_size, device=fabric.device)
-        with judging(model, fabric.device):
+        with judging(model, fabric.device) as called:
             for batch in torch.split(mine, self.run.recipe.batch_size):
                 x, y = valid.fetch(batch), valid.y[batch]
-                found = measure(model, x, y, Noise(self.run.seed, valid.index[batch]).fold(purpose))
+                found = measure(called, x, y, Noise(self.run.seed, valid.index[batch]).fold(purpose))
                 sums.clean.update(found.logits, y, cross_entropy(found.logits, y))
                 sums.robust.update(found.logits_adv, y, found.loss)
         return Pass(*(_over_ranks(fabric, stats) for stats in sums))

@@ -26,7 +26,7 @@ def crafted(model: nn.Module, data: ImageSet, attack: Attack, seed: int = 0) -> 
     The numbers that an image draws depend on the seed and its position in the data set alone.
     """
     device, parts = _device(model), [torch.zeros(0, *data.shape)]
-    with judging(model, device):
+    with judging(model, device) as model:
         for which, x, y in batches(data, _BATCH, device):
             noise = Noise(seed, data.index[which].to(device)).fold("crafted")
             parts.append(attack(model, x, y, noise=noise).detach().cpu())
@@ -36,7 +36,7 @@ def crafted(model: nn.Module, data: ImageSet, attack: Attack, seed: int = 0) -> 
 def predicted(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     """Return the predicted classes (N,) of images (N, C, H, W) with labels (N,) by the verdict rule, on the CPU."""
     device, parts = _device(model), [y[:0]]
-    with judging(model, device), torch.no_grad():
+    with judging(model, device) as model, torch.no_grad():
         for start in range(0, len(y), _BATCH):
             part = slice(start, start + _BATCH)
             parts.append(predict(model(x[part].to(device)), y[part].to(device)).cpu())
@@ -49,7 +49,7 @@ def survives(model: nn.Module, data: ImageSet, attack: Attack, seed: int = 0) ->
     Only images that are right when clean are attacked, and a batch at a time is held, so that the data may be large.
     """
     device, left = _device(model), np.zeros(len(data), dtype=bool)
-    with judging(model, device):
+    with judging(model, device) as model:
         for which, x, y in batches(data, _BATCH, device):
             right = _right(model, x, y)
             x, y, which = x[right], y[right], which[right.cpu()]

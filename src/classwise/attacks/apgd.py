@@ -77,7 +77,7 @@ class APGD:
             For each image the first iterate that fooled the model, else the one of the largest loss over all restarts
             and targets.
         """
-        with attacking(model):
+        with attacking(model) as model:
             x, x_adv = x.detach(), x.detach().clone()
             best = torch.full(y.shape, -math.inf, device=x.device)
             active = torch.arange(len(x), device=x.device)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from classwise import registry
+from classwise.classifier import Classifier, as_classifier, failures_said
 from classwise.errors import InputError
 from classwise.noise import Noise
 from classwise.threat import ThreatModel
@@ -43,18 +44,22 @@ class Attack(Protocol):
 
 
 @contextmanager
-def attacking(model: nn.Module, mode: Literal["eval", "train"] = "eval") -> Iterator[None]:
+def attacking(model: nn.Module, mode: Literal["eval", "train"] = "eval") -> Iterator[Classifier]:
     """Put the model in a mode and enable gradients; then put everything back as it was.
 
     In train mode the running statistics of BatchNorm are put back too, so an attack never leaves a trace.
+
+    Yields:
+        The model as it is to be called, see :class:`classwise.classifier.Classifier`.
     """
-    modes = [(module, module.training) for module in model.modules()]
+    model = as_classifier(model)
+    modes = [(module, module.training) for module in model.modules() if hasattr(module, "training")]
     statistics = [buffer.clone() for buffer in model.buffers()] if mode == "train" else []
     model.train(mode == "train")
     try:
         # Inside torch.inference_mode, enable_grad alone records nothing, and every gradient would silently be zero.
         with torch.inference_mode(False), torch.enable_grad():
-            yield
+            yield model
     finally:
         for module, training in modes:
             module.training = training
@@ -71,7 +76,8 @@ def input_gradient(loss: Tensor, x: Tensor, *, keep_graph: bool = False) -> Tens
     """
     if not loss.requires_grad:
         return torch.zeros_like(x)
-    gradient = torch.autograd.grad(loss.sum(), x, retain_graph=keep_graph, allow_unused=True)[0]
+    with failures_said(f"In the backward pass of the model, on images {tuple(x.shape)}"):
+        gradient = torch.autograd.grad(loss.sum(), x, retain_graph=keep_graph, allow_unused=True)[0]
     return torch.zeros_like(x) if gradient is None else gradient.nan_to_num()
 
 

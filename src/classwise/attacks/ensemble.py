@@ -49,7 +49,7 @@ class Ensemble:
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, *, noise: Noise) -> Tensor:
         """Perturb images; see :class:`classwise.attacks.Attack`."""
-        with attacking(model), torch.no_grad():
+        with attacking(model) as model, torch.no_grad():
             x, worst = x.detach(), x.detach().clone()
             reached = torch.full((len(x),), -torch.inf, device=x.device)
             active = torch.arange(len(x), device=x.device)

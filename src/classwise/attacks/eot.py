@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from classwise.attacks.base import Attack, attacking, predict
 from classwise.attacks.pgd import preset
+from classwise.classifier import as_classifier
 from classwise.errors import InputError
 from classwise.noise import Noise
 from classwise.registry import register
@@ -41,7 +42,8 @@ class Expectation(nn.Module):
     def __init__(self, model: nn.Module, samples: int = 20, mean: Mean = "logits") -> None:
         super().__init__()
         _check(samples, mean)
-        self.model, self.samples, self.mean = model, samples, mean
+        self.model = as_classifier(model)  # a copy of the images for each pass
+        self.samples, self.mean = samples, mean
         self.training = model.training  # wrapping a model does not put it into train mode
 
     def forward(self, x: Tensor) -> Tensor:
@@ -105,7 +107,7 @@ def fooled_share(model: nn.Module, x: Tensor, y: Tensor, *, noise: Noise, passes
         InputError: fewer than one pass.
     """
     _check(passes, "logits")
-    with seeded(noise.fold("verdict"), x.device), attacking(model), torch.no_grad():
+    with seeded(noise.fold("verdict"), x.device), attacking(model) as model, torch.no_grad():
         wrong = torch.stack([predict(model(x), y) != y for _ in range(passes)])
     return wrong.float().mean(0)
 

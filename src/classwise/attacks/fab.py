@@ -83,7 +83,7 @@ class FAB:
         return nearest.x_adv, nearest.distance
 
     def _search(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise, *, verdict: bool) -> _Nearest:
-        with attacking(model):
+        with attacking(model) as model:
             nearest = _Nearest(self.threat, x, y, verdict)
             ranks = likely_wrong(model, x, y, self.targets)
             times = max(1, ranks.shape[1])

@@ -53,7 +53,7 @@ class MomentumPGD:
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, *, noise: Noise) -> Tensor:
         """Perturb images; see :class:`classwise.attacks.Attack`."""
         loss, active = losses.named(self.loss), torch.arange(len(x), device=x.device)
-        with attacking(model):
+        with attacking(model) as model:
             x = x.detach()
             x_adv = x.clone() if self.start == "clean" else self.threat.sample(x, noise.fold("start"))
             result, total = x_adv.clone(), torch.zeros_like(x_adv)

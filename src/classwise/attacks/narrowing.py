@@ -75,7 +75,7 @@ class Narrowing:
         """
         if not len(x):
             return x.clone()
-        with attacking(model):
+        with attacking(model) as model:
             bracket = _Bracket(self.threat, x.detach(), y)
             fab = FAB(self.threat, steps=self.fab_steps, targets=self.targets, rows=self.rows)
             nearest = fab.minimise(model, bracket.x, y, noise=noise.fold("fab"))[0]

@@ -72,7 +72,7 @@ class NearestPGD:
         """
         if not len(x):
             return x.clone()
-        with attacking(model):
+        with attacking(model) as model:
             x = x.detach()
             first = _Climb(x, y, None, len(x))
             start = x if self.start == "clean" else self.threat.sample(x, noise.fold("climb", 0))

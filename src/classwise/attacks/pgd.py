@@ -97,7 +97,7 @@ class PGD:
                 raise ValueError('eps, step_size, loss and begin of a batch need an attack with keep="last"')
             return self.search(model, x, y, noise)[0]
         x = x.detach()
-        with attacking(model, self.mode):
+        with attacking(model, self.mode) as model:
             begin = self.starts(x, noise, eps) if begin is None else begin
             return self._climb(model, x, y, loss or self._objective(model, x), begin, eps, step_size)
 
@@ -107,7 +107,7 @@ class PGD:
         Returns:
             Candidates (N, C, H, W), and which of them fooled the model (N,).
         """
-        with attacking(model, self.mode):
+        with attacking(model, self.mode) as model:
             x, x_adv = x.detach(), x.detach().clone()
             active = torch.arange(len(x), device=x.device)
             ranks = likely_wrong(model, x, y, self.targets)

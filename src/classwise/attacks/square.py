@@ -78,7 +78,7 @@ class Square:
         """
         if x.dim() != 4:
             raise InputError(f"Square Attack needs images (N, C, H, W), not an input of shape {tuple(x.shape)}.")
-        with attacking(model), torch.no_grad():
+        with attacking(model) as model, torch.no_grad():
             x, x_adv = x.detach(), x.detach().clone()
             active = torch.arange(len(x), device=x.device)
             for restart in range(self.restarts):

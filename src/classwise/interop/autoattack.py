@@ -22,6 +22,7 @@ from classwise import files
 from classwise.attacks import build
 from classwise.attacks.autoattack import members
 from classwise.attacks.base import Attack, predict
+from classwise.classifier import as_module
 from classwise.errors import InputError
 from classwise.judging import forward, judging
 from classwise.memory import freed_memory_kept
@@ -68,7 +69,7 @@ class AutoAttack:
     ) -> None:
         if is_tf_model:
             raise InputError("TensorFlow models are not supported; wrap a PyTorch model.")
-        self.model = model if isinstance(model, nn.Module) else _Function(model)
+        self.model = as_module(model)
         self.threat = ThreatModel(parse_norm(norm), parse_eps(eps))
         self.seed = 0 if seed is None else seed
         self.verbose, self.device = verbose, device
@@ -205,17 +206,6 @@ class _State:
             raise InputError(f"{path} belongs to another model, data or settings; choose another state_path.")
         vars(self).update(stored)
         return True
-
-
-class _Function(nn.Module):
-    """A function as a model."""
-
-    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.function(x)
 
 
 def _attacks(version: str, names: Sequence[str], threat: ThreatModel) -> Mapping[str, Attack]:

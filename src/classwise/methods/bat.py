@@ -80,7 +80,7 @@ def both_sides(attack: PGD, model: nn.Module, x: Tensor, y: Tensor, noise: Noise
         Last clean and first adversarial images, each (N, C, H, W) in the threat set and in the order of x.
     """
     x = x.detach()
-    with attacking(model, attack.mode):
+    with attacking(model, attack.mode) as model:
         # A gradient in the images, though none is taken, tells AWP that this pass is part of an attack.
         logits = model(x.clone().requires_grad_(True)).detach()
         x_adv = attack.starts(x, noise)

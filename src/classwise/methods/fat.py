@@ -95,7 +95,7 @@ def friendly(
         (N, C, H, W) in the threat set, in the order of x.
     """
     x = x.detach()
-    with attacking(model, attack.mode):
+    with attacking(model, attack.mode) as model:
         x_adv, left = attack.starts(x, noise), torch.full_like(y, tau)
         everyone = going = torch.ones_like(y, dtype=torch.bool)
         for taken in range(attack.steps):

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from classwise.classifier import as_classifier
 from classwise.models.checkpoint import weights_sha256
 
 
@@ -33,7 +34,7 @@ class Teacher:
     def __call__(self, x: Tensor) -> Tensor:
         """Return logits (N, K) on images (N, C, H, W) in [0, 1], where the images are."""
         with torch.no_grad():
-            logits: Tensor = self.network.to(x.device)(x.detach())
+            logits: Tensor = as_classifier(self.network.to(x.device))(x.detach())
         return logits
 
     def record(self) -> dict[str, Any]:

@@ -27,7 +27,7 @@ def estimate_statistics(model: nn.Module, batches: Iterable[Tensor], total: Call
     if not layers:
         return
     momenta = [layer.momentum for layer in layers]
-    with attacking(model):  # eval mode, put back afterwards
+    with attacking(model) as model:  # eval mode, put back afterwards
         for layer in layers:
             layer.reset_running_stats()
             layer.momentum = None  # torch's word for the plain mean over batches
