@@ -117,7 +117,8 @@ class Quantised(nn.Module):
         self.first, self.last = nn.Conv2d(3, 16, 3), nn.Linear(16 * 36, 10)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.last(((8 * self.first(x)).round() / 8).relu().flatten(1))
+        logits: Tensor = self.last(((8 * self.first(x)).round() / 8).relu().flatten(1))
+        return logits
 
 
 class Randomised(Odd):

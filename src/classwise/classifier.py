@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from classwise.errors import InputError
 from classwise.memory import out_of_memory
@@ -64,7 +64,7 @@ class Classifier(nn.Module):
             self.model.eval()
         return self
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor | fx.Proxy) -> Tensor:
         """Return the logits, (N, C, H, W) -> (N, K).
 
         Raises:

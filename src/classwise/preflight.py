@@ -217,7 +217,7 @@ def _companies(model: nn.Module, x: Tensor, batch_size: int) -> Iterator[tuple[T
     yield order, forward(model, x[order])
     yield half, forward(model, x[half])
     alone = everything[:: max(1, len(x) // _ALONE)][:_ALONE]
-    yield alone, torch.cat([forward(model, x[place]) for place in alone.split(1)])
+    yield alone, torch.cat([forward(model, x[place]) for place in torch.split(alone, 1)])
     if batch_size > len(x):
         try:
             yield everything, forward(model, x.repeat(-(-batch_size // len(x)), 1, 1, 1)[:batch_size])[: len(x)]
@@ -240,7 +240,8 @@ def _gradient(model: Classifier, x: Tensor, y: Tensor | None = None) -> Tensor:
     x = x.detach().requires_grad_(True)
     logits = model(x)
     input_gradient(logits.sum(1) if y is None else cross_entropy(logits, y), x)
-    return logits.detach().float()
+    answer: Tensor = logits.detach().float()
+    return answer
 
 
 def _jitter(model: nn.Module, x: Tensor, logits: Tensor, eps: float) -> Tensor:
@@ -278,7 +279,7 @@ def _effect(asked: Sequence[tuple[Tensor, Tensor]], logits: Tensor, jitter: Tens
     return Effect(largest, float(torch.cat(changed).float().mean()), images) if changed else None
 
 
-class _Coarsest(TorchDispatchMode):
+class _Coarsest(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Keeps the largest rounding step of all floating types that operators return."""
 
     eps = torch.finfo(torch.float32).eps
@@ -293,7 +294,7 @@ class _Coarsest(TorchDispatchMode):
 
 def _coarsest(model: nn.Module, x: Tensor) -> float:
     """Return the rounding step of the coarsest floating type inside a model; that of float32 where none can be seen."""
-    seen = _Coarsest()
+    seen = _Coarsest()  # type: ignore[no-untyped-call]
     try:
         with seen:
             forward(model, x)
