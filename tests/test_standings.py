@@ -14,7 +14,7 @@ from tests.metrics.strategies import header, make
 from tests.trials_for_tests import trial
 
 from classwise import standings
-from classwise.metrics.intervals import simultaneous, worst_interval
+from classwise.metrics.extremes import worst_interval
 from classwise.metrics.result import Result
 from classwise.report.sheet import Sheet
 from classwise.standings import Row, achieved, mean_radius, price, rows, sampling, spread, training_seconds
@@ -91,10 +91,10 @@ def test_the_best_worst_class_is_marked() -> None:
 
 
 def test_the_interval_is_that_of_the_test_images_of_the_first_seed() -> None:
-    """Robust 3/4 and 1/4; the worst class lies between the lowest ends of the exact intervals at 1 − 0.05/2."""
+    """Robust 3/4 and 1/4; the interval is that of the worst class of two."""
     both = row(result([4, 4], [3, 1]), result([4, 3], [2, 2]))
     alone = row(result([4, 4], [3, 1]))
-    low, high = worst_interval(simultaneous([3, 1], [4, 4]))
+    low, high = worst_interval([3, 1], [4, 4])
     found = texts(sampling(STUDY, [both]))
     assert found == texts(sampling(STUDY, [alone]))
     assert found["robust worst"] == f"25.0 ({100 * low:.1f}–{100 * high:.1f})"

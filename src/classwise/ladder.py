@@ -20,7 +20,7 @@ from torch import Tensor
 
 from classwise.attacks.plan import Plan, Stage
 from classwise.engine import Gain
-from classwise.metrics.audit import at_most, round_error, sample_size
+from classwise.metrics.audit import at_most, at_most_by_class, round_error, sample_size
 from classwise.metrics.outcomes import Ints
 from classwise.noise import Noise
 
@@ -169,12 +169,14 @@ def audit(full: tuple[Stage, ...], images: Images, points: float, noise: Noise, 
         counts = {"survivors": strata.tolist(), "sampled": sampled.tolist(), "broken": lost.tolist()}
         rounds.append({**counts, "broken_by": dict(+by_member)})
         if not any(broke):
+            total = at_most(strata if apart else pooled, drawn, error)
+            by_class = at_most_by_class(strata, sampled, error)
             return {
                 "points": points,
                 "confidence": 1 - ERROR,
                 "rounds": rounds,
-                "at_most": at_most(strata if apart else pooled, drawn, error),
-                "at_most_by_class": _each(strata, sampled, error),
+                "at_most": total,
+                "at_most_by_class": np.minimum(by_class, total).tolist(),
             }
         for k in np.flatnonzero(broke).tolist():
             _spend(images, "full", full[k], images.survivors & ~met[k])
@@ -184,12 +186,6 @@ def audit(full: tuple[Stage, ...], images: Images, points: float, noise: Noise, 
 def _spend(images: Images, purpose: str, member: Stage, which: Tensor) -> Gain:
     """Attack with a member of the full suite, which draws what it would draw in the suite itself."""
     return images.attack(replace(member, name=f"{purpose}: {member.name}"), member.path, which)
-
-
-def _each(strata: Ints, wanted: Ints, error: float) -> list[int]:
-    """Return the bound of each class, all of which hold at once."""
-    parts = (slice(c, c + 1) for c in range(len(strata)))
-    return [at_most(strata[part], wanted[part], error / len(strata)) for part in parts]
 
 
 def _draw(population: Tensor, group: Tensor, wanted: Ints, noise: Noise) -> Tensor:

@@ -26,7 +26,7 @@ from classwise.data.images import ImageSet, batches
 from classwise.errors import InputError
 from classwise.judging import forward, judging
 from classwise.memory import batch_that_fits, freed_memory_kept
-from classwise.metrics.intervals import wilson
+from classwise.metrics.intervals import clopper_pearson
 from classwise.metrics.outcomes import CLEAN, Outcomes
 from classwise.metrics.summaries import table
 from classwise.metrics.trade_off import CURVE_FILE
@@ -364,5 +364,5 @@ def paired_change(before: NDArray[np.bool_], after: NDArray[np.bool_]) -> Change
 
 def _average(outcomes: Outcomes, view: str) -> dict[str, Any]:
     right = outcomes.correct(view)
-    ends = wilson([right.sum()], [len(right)])
+    ends = clopper_pearson([right.sum()], [len(right)])
     return {"accuracy_interval": [float(ends.low[0]), float(ends.high[0])]}

@@ -13,7 +13,7 @@ from scipy.stats import hypergeom
 from tests.strategies import examples
 
 from classwise.errors import InputError
-from classwise.metrics.audit import at_most, round_error, sample_size, share_out
+from classwise.metrics.audit import at_most, at_most_by_class, round_error, sample_size, share_out
 
 Counts = list[int]
 PAIRS = st.integers(0, 40).flatmap(lambda s: st.tuples(st.just(s), st.integers(0, s)))
@@ -198,3 +198,28 @@ def test_the_bounds_of_all_classes_hold_at_once(shape: str) -> None:
     # Even if a bound were stated for each class whose own sample is clean, all of them hold but in 5 %.
     wrong = ((found == 0) & (breakable > bounds)).any(1).mean()
     assert wrong <= 0.05 + 4 * math.sqrt(0.05 * 0.95 / _AUDITS)
+
+
+# Of each class.
+
+
+@given(CLASSES, ERRORS)
+@examples(100)
+def test_no_class_may_hide_more_than_all_together_and_all_hide_at_most_their_sum(
+    pairs: list[tuple[int, int]], error: float
+) -> None:
+    survivors, sampled = (np.array(each) for each in zip(*pairs, strict=True))
+    by_class, total = at_most_by_class(survivors, sampled, error), at_most(survivors, sampled, error)
+    assert by_class.max() <= total <= by_class.sum()
+
+
+@pytest.mark.parametrize(
+    ("survivors", "sampled"), [([9, 9, 9], [5, 5, 5]), ([20, 3, 8], [9, 1, 4]), ([12, 12], [11, 2]), ([6] * 4, [4] * 4)]
+)
+def test_all_bounds_by_class_err_together_no_more_often_than_one_error(survivors: Counts, sampled: Counts) -> None:
+    """Every way to hide breakable images, enumerated: P(nothing broke), where some class hides more than its bound."""
+    error = 0.2
+    most = at_most_by_class(np.array(survivors), np.array(sampled), error)
+    ways = [way for way in itertools.product(*(range(s + 1) for s in survivors)) if (np.array(way) > most).any()]
+    worst = max(chance_of_a_clean_sample(survivors, sampled, [*way]) for way in ways)
+    assert 0.05 < worst <= error

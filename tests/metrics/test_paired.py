@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import binom, multinomial
 from statsmodels.stats.contingency_tables import mcnemar as peer
 from tests.metrics.strategies import QUICK
 
@@ -15,6 +16,7 @@ from classwise.metrics import (
     Pairs,
     average_change,
     change_intervals,
+    clopper_pearson,
     detectable,
     holm,
     largest_gain,
@@ -72,9 +74,51 @@ def test_mcnemar_with_holm_rejects_no_class_of_equal_models_more_often_than_its_
 
 
 def test_an_interval_of_a_change_by_hand() -> None:
-    """g = 9/100, l = 5/100, d = 0.04, √((0.14 − 0.0016)/100) = 0.037202."""
-    low, high = change_intervals(counts([8], [4], [98]))
-    assert (low[0], high[0]) == pytest.approx((0.04 - 1.959964 * 0.037202, 0.04 + 1.959964 * 0.037202), abs=1e-6)
+    """Gained 8/100 with exact limits .0352 and .1516, lost 4/100 with .0110 and .0993, correlation −.0602."""
+    low, high = change_intervals(counts([8], [4], [100]))
+    assert low[0] == pytest.approx(0.04 - np.sqrt(0.0448**2 + 0.0593**2 + 2 * 0.0602 * 0.0448 * 0.0593), abs=2e-4)
+    assert high[0] == pytest.approx(0.04 + np.sqrt(0.0716**2 + 0.0290**2 + 2 * 0.0602 * 0.0716 * 0.0290), abs=2e-4)
+
+
+def test_where_nothing_is_lost_the_interval_is_no_narrower_than_the_exact_one_of_what_is_gained() -> None:
+    low, high = change_intervals(counts([20], [0], [1000]))
+    exact = clopper_pearson([20], [1000])
+    assert high[0] == pytest.approx(exact.high[0])
+    assert exact.low[0] - 0.001 < low[0] < exact.low[0]
+
+
+def test_few_images_or_mostly_discordant_ones_have_the_exact_box() -> None:
+    for gained, lost, n in [(2, 0, 10), (40, 30, 100)]:
+        low, high = change_intervals(counts([gained], [lost], [n]))
+        up, down = clopper_pearson([gained], [n], 0.975), clopper_pearson([lost], [n], 0.975)
+        assert (low[0], high[0]) == pytest.approx((up.low[0] - down.high[0], up.high[0] - down.low[0]))
+
+
+SHARES = [0, 1e-4, 0.001, 0.005, 0.02, 0.1, 0.3, 0.5, 0.7, 0.9, 0.98, 0.999, 1]
+
+
+@pytest.mark.parametrize("n", [5, 20, 100])
+@pytest.mark.parametrize("confidence", [0.95, 0.995])
+def test_a_change_is_covered_at_all_shares_of_gained_and_lost_images(n: int, confidence: float) -> None:
+    """All outcomes enumerated, each end by itself, so that no end leans on the other; 1.04 is said in the docstring."""
+    gained, lost = (side[np.add.outer(range(n + 1), range(n + 1)) <= n] for side in np.indices((n + 1, n + 1)))
+    size = np.full(len(gained), n)
+    low, high = change_intervals(Pairs(gained, lost, size), confidence, simultaneous=False)
+    for up, down in [(up, down) for up in SHARES for down in SHARES if up + down <= 1]:
+        chance = multinomial.pmf(np.stack([gained, lost, n - gained - lost], 1), n, [up, down, max(0.0, 1 - up - down)])
+        for outside in (low > up - down + 1e-9, high < up - down - 1e-9):
+            assert chance[outside].sum() <= 1.04 * (1 - confidence) / 2, (up, down)
+
+
+def test_one_sided_discordance_is_covered_where_the_adjusted_wald_interval_is_not() -> None:
+    """Ten classes of 1,000 images with 2 % gained and none lost: adjusted Wald (Bonett & Price 2012) covers 90 %."""
+    gained = np.arange(1001)
+    chance = binom.pmf(gained, 1000, 0.02)
+    low, high = change_intervals(Pairs(gained, 0 * gained, np.full(1001, 1000)), 0.995, simultaneous=False)
+    up, down = (gained + 1) / 1002, 1 / 1002
+    half = 2.807034 * np.sqrt((up + down - (up - down) ** 2) / 1002)
+    assert chance[(low <= 0.02) & (high >= 0.02)].sum() ** 10 >= 0.95
+    assert chance[np.abs(up - down - 0.02) <= half].sum() ** 10 < 0.91
 
 
 @QUICK
@@ -90,10 +134,11 @@ def test_intervals_of_changes_hold_the_estimate_and_stay_in_range(drawn: Pairs) 
 
 
 @pytest.mark.parametrize("n", [50, 1000])
-@pytest.mark.parametrize("case", ["equal", "spread"])
+@pytest.mark.parametrize("case", ["equal", "spread", "one-sided"])
 def test_simultaneous_changes_gains_and_losses_are_covered(n: int, case: str) -> None:
     """1,000 comparisons of ten classes; the standard error of a coverage of 95 % is 0.7 points."""
-    up, down = np.full(10, 0.05), np.full(10, 0.05) if case == "equal" else np.linspace(0.02, 0.3, 10)
+    up = np.full(10, 0.05)
+    down = {"equal": up, "spread": np.linspace(0.02, 0.3, 10), "one-sided": 0 * up}[case]
     truth, random, covered = up - down, np.random.default_rng(3), np.zeros(3)
     for _ in range(1000):
         drawn = np.array([random.multinomial(n, [a, b, 1 - a - b]) for a, b in zip(up, down, strict=True)])

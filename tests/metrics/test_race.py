@@ -150,3 +150,41 @@ def test_counts_that_cannot_be_are_refused(n, survivors, message: str) -> None:
         Race.start(n, survivors)
     with pytest.raises(InputError, match="confidence is 1"):
         Race.start([5], [5], confidence=1.0)
+
+
+# These images, and the population that they were drawn from
+
+
+def test_two_classes_that_the_race_tells_apart_on_these_images_may_both_be_the_worst_of_the_population() -> None:
+    """250 and 270 of 1,000 are right for certain; which rate is lower is not."""
+    done = Race(*(np.array(each) for each in ([1000] * 3, [300, 310, 800], [300, 310, 100], [50, 40, 0])))
+    assert (done.worst, done.population_worst) == ([0], [0, 1])
+
+
+def test_clearly_different_classes_have_one_worst_in_the_population_too() -> None:
+    n, survivors, broken = planted(TYPICAL, 0.1)
+    assert Race(n, survivors, survivors, broken).population_worst == [3]
+
+
+def test_a_race_that_stops_early_leaves_more_classes_possible_in_the_population_than_on_its_images() -> None:
+    race = run(*planted(TYPICAL, 0.1), 0)
+    assert race.worst == [3]
+    assert set(race.population_worst) > {3}
+
+
+def test_the_worst_class_of_the_population_is_named_as_often_as_promised() -> None:
+    """200 samples of 100 images at 27 and 30 %: the race names the wrong class of the population in about a third."""
+    random, named, wrong = np.random.default_rng(6), 0, 0
+    for seed in range(200):
+        right = random.binomial(100, [0.27, 0.30, 0.6])
+        survivors = right + random.binomial(100 - right, 0.1)
+        race = run(np.full(3, 100), survivors, survivors - right, seed)
+        named += 0 in race.population_worst
+        wrong += race.worst != [0]
+    assert named / 200 >= 0.95
+    assert wrong / 200 > 0.2
+
+
+def test_without_images_no_class_is_the_worst_of_the_population() -> None:
+    assert Race.start([0, 0], [0, 0]).population_worst == []
+    assert Race.start([0, 10], [0, 5]).population_worst == [1]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from classwise.metrics.intervals import simultaneous, worst_interval
+from classwise.metrics.extremes import worst_interval
 from classwise.metrics.result import Result
 from classwise.report import (
     attack_table,
@@ -144,7 +144,7 @@ def test_every_attack_has_the_interval_of_its_worst_class(result: Result) -> Non
     outcomes, sheet = result.outcomes, attack_sheet(read(result))
     place = [c.title for c in sheet.columns].index("95 % interval")
     for row, view in zip(sheet.rows, outcomes.views, strict=True):
-        low, high = worst_interval(simultaneous(outcomes.counts(view), outcomes.n))
+        low, high = worst_interval(outcomes.counts(view), outcomes.n)
         assert row[place].values == pytest.approx((low, high))
         assert row[place].text == span(low, high)
 

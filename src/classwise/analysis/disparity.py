@@ -6,7 +6,8 @@ import numpy as np
 
 from classwise.analysis.evidence import Subject
 from classwise.analysis.finding import Finding, decide, headline, table
-from classwise.metrics.intervals import Interval, gap_interval, simultaneous, tail_size
+from classwise.metrics.extremes import gap_interval
+from classwise.metrics.intervals import Interval, tail_size
 from classwise.metrics.outcomes import CLEAN, WORST_CASE, Floats, Ints, Outcomes, divide
 from classwise.metrics.ranks import weakest
 from classwise.metrics.resampling import halves, percentiles, resample
@@ -28,7 +29,7 @@ def _differences(subject: Subject) -> Finding:
     outcomes, document = subject.result.outcomes, subject.result.document
     test = document["equal_classes"]
     p, gap = test["variance"]["p_value"], document["attacks"][WORST_CASE]["gap"]["value"]
-    bounds = gap_interval(simultaneous(outcomes.counts(), outcomes.n, subject.result.confidence))
+    bounds = gap_interval(outcomes.counts(), outcomes.n, subject.result.confidence)
     verdict = decide(p < LEVEL and bounds.low > 0, bounds.high < NEGLIGIBLE)
     clean = document["clean"]["gap"]["value"]
     sentence = (

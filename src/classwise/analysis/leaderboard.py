@@ -11,7 +11,8 @@ import numpy as np
 from classwise.analysis.evidence import Subject
 from classwise.analysis.finding import Finding, Kind, table
 from classwise.metrics import summaries
-from classwise.metrics.intervals import Interval, gap_interval, simultaneous, worst_interval, worst_q_interval
+from classwise.metrics.extremes import gap_interval, worst_interval, worst_q_interval
+from classwise.metrics.intervals import Interval
 from classwise.metrics.outcomes import Floats, Ints, divide
 from classwise.metrics.resampling import RESAMPLES, bootstrap_interval, generator, percentiles, resample
 from classwise.report.contents import plain
@@ -47,7 +48,7 @@ class Metric:
 
 def _extreme(summary: Callable[[Floats], float], bound: Callable[..., Interval], higher_is_better: bool) -> Metric:
     def interval(right: Ints, n: Ints, confidence: float) -> Interval:
-        return bound(simultaneous(right, n, confidence))
+        return bound(right, n, confidence=confidence)
 
     return Metric(lambda right, n: summary(divide(right, n)), interval, higher_is_better)
 

@@ -37,7 +37,8 @@ def until_worst(
         cheap: an image that it breaks counts as broken.
         strong: meets as many survivors as it takes, drawn at random within their classes.
         seed: of the attacks and of the draws.
-        confidence: that the true worst class, under both attacks together, is among those named.
+        confidence: that the worst class of these images, under both attacks together, is among those named. What the
+            images say about further ones is `Race.population_worst`.
         batch: images of a class drawn at once; a multiple costs some images and saves rounds.
         watch: called after each round.
 
@@ -58,15 +59,18 @@ def until_worst(
 
 
 def worst_class(race: Race, classes: tuple[str, ...], subject: str) -> Finding:
-    """Say which class the race found."""
+    """Say which class is the worst of these images, and which could be of all that they were drawn from."""
     low, high = race.bounds
     names = [plain(name) for name in classes]
     worst = [names[c] for c in race.worst]
     what = f"{worst[0]} is the worst class" if len(worst) == 1 else f"{', '.join(worst)} tie for the worst class"
+    further = [names[c] for c in race.population_worst]
     bound = span(float(np.nanmin(low)), float(np.nanmin(high))) if worst else "–"
+    met = f"{int(race.sampled.sum()):,} of {int(race.n.sum()):,} images, {percent(race.share)} %"
     sentence = (
-        f"With {100 * race.confidence:g} % confidence {what} (robust accuracy in {bound} %); the strong attack met "
-        f"{int(race.sampled.sum()):,} of {int(race.n.sum()):,} images, {percent(race.share)} %."
+        f"With {100 * race.confidence:g} % confidence {what} of these images (robust accuracy in {bound} %); the "
+        f"strong attack met {met}. Of further images like these the worst class may be {_any_of(further)} "
+        "(same confidence)."
     )
     counts = {key: getattr(race, key) for key in ("n", "survivors", "sampled", "broken")}
     order = [int(c) for c in np.argsort(np.nan_to_num(high, nan=np.inf), kind="stable") if race.n[c]]
@@ -85,5 +89,19 @@ def worst_class(race: Race, classes: tuple[str, ...], subject: str) -> Finding:
         rows,
         marked=0 if len(worst) == 1 else None,
     )
-    values = {"worst": worst, "share": race.share, "confidence": race.confidence, "bounds": race.bounds}
+    values = {
+        "worst": worst,
+        "confidence_is_about": "the worst class of the images at hand",
+        "population_worst": further,
+        "share": race.share,
+        "confidence": race.confidence,
+        "bounds": race.bounds,
+    }
     return Finding("worst-class", "", subject, "described", sentence, (sheet,), {**values, **counts})
+
+
+def _any_of(names: list[str]) -> str:
+    """Name them all while they are few."""
+    if len(names) > 10:
+        return f"any of {len(names)} classes"
+    return " or ".join(names) or "–"

@@ -5,6 +5,14 @@ Importing this package does not import torch, so that reports start fast; the su
 """
 
 from classwise.metrics.critical_eps import CriticalEps
+from classwise.metrics.extremes import (
+    best_interval,
+    could_be_worst,
+    gap_interval,
+    gap_method,
+    worst_interval,
+    worst_q_interval,
+)
 from classwise.metrics.flow import (
     Asymmetry,
     Concentration,
@@ -33,13 +41,10 @@ from classwise.metrics.intervals import (
     Interval,
     Intervals,
     clopper_pearson,
-    gap_interval,
     lower_bounds,
     simultaneous,
     upper_bounds,
     wilson,
-    worst_interval,
-    worst_q_interval,
 )
 from classwise.metrics.outcomes import CLEAN, INVALID, WORST_CASE, Outcomes
 from classwise.metrics.paired import (
@@ -125,6 +130,7 @@ __all__ = [
     "attack_success_rate",
     "average",
     "average_change",
+    "best_interval",
     "binomial_test",
     "bootstrap_interval",
     "boundary_error",
@@ -136,6 +142,7 @@ __all__ = [
     "concentration",
     "confounder",
     "correlation_test",
+    "could_be_worst",
     "delta",
     "detectable",
     "disparity_shift",
@@ -145,6 +152,7 @@ __all__ = [
     "fisher_interval",
     "gap",
     "gap_interval",
+    "gap_method",
     "gini",
     "group_accuracy",
     "group_labels",

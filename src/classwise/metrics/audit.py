@@ -46,6 +46,23 @@ def at_most(survivors: Ints, sampled: Ints, error: float) -> int:
     return int((chance > math.log(error)).sum())
 
 
+def at_most_by_class(survivors: Ints, sampled: Ints, error: float) -> Ints:
+    """Return the same for each class, (C,); all of them and the total hold at once, without a correction.
+
+    A bound errs only if nothing broke in the sample. If class c hides more than its bound, the sample of that class
+    alone shows nothing with at most the probability ``error``; so all bounds that are read off the same silence, and
+    the total, err together no more often than one. Where the sample was drawn from all survivors together, ``sampled``
+    is what fell to each class, and the lower of the two bounds holds. Arguments and errors as of `at_most`.
+
+    Example:
+        >>> at_most_by_class(np.array([3000, 10]), np.array([180, 5]), 0.05).tolist()
+        [48, 3]
+    """
+    survivors, sampled = np.asarray(survivors), np.asarray(sampled)
+    parts = (slice(c, c + 1) for c in range(len(survivors)))
+    return np.array([at_most(survivors[part], sampled[part], error) for part in parts], dtype=np.int64)
+
+
 def share_out(survivors: Ints, size: int) -> Ints:
     """Share a sample out among the classes in proportion to their survivors, rounded up, (C,).
 

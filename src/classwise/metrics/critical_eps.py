@@ -216,7 +216,7 @@ class CriticalEps:
         return divide(self.right(radii), self.n[:, None])
 
     def intervals(self, radius: float) -> Intervals:
-        """Return simultaneous Wilson intervals of the class accuracies at one radius, (C,) each."""
+        """Return simultaneous exact intervals of the class accuracies at one radius, (C,) each."""
         return simultaneous(self.right([radius])[:, 0], self.n, self.confidence)
 
     def checked(self, radii: Sequence[float]) -> list[float]:

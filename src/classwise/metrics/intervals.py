@@ -1,8 +1,6 @@
-"""Confidence intervals of class accuracies, and of the extremes over classes (docs/metrics.md).
+"""Confidence intervals of class accuracies: of each alone, and of all at once (docs/evaluation.md#intervals).
 
-There is no bootstrap of a minimum here, on purpose: resampling repeats the downward bias of the plug-in minimum,
-and a nominal 95 % percentile interval covers the true worst of ten equal classes about once in a hundred.
-Simultaneous intervals of all classes carry over to the minimum, the tail and the gap without any such step.
+Exact unless named otherwise. Those of the worst class, the tail and the gap are in `extremes`.
 """
 
 from __future__ import annotations
@@ -149,7 +147,7 @@ def simultaneous(
     """
     error = 2 * one_tail(confidence)
     present = max(1, int(np.count_nonzero(np.asarray(n))))
-    shares = {"bonferroni": error / present, "sidak": -math.expm1(math.log1p(-error) / present)}
+    shares = {"bonferroni": error / present, "sidak": sidak_share(error, present)}
     if correction not in shares or base not in _INTERVALS:
         raise InputError(
             f"There is no {correction!r} correction of {base!r} intervals; "
@@ -158,32 +156,9 @@ def simultaneous(
     return _INTERVALS[base](correct, n, 1 - shares[correction])
 
 
-def worst_interval(intervals: Intervals) -> Interval:
-    """Bound the lowest class accuracy by [min_c L_c, min_c U_c], given simultaneous intervals."""
-    return worst_q_interval(intervals, 0.0)
-
-
-def worst_q_interval(intervals: Intervals, q: float = 0.1) -> Interval:
-    """Bound `worst_q` by the means of the m smallest L_c and of the m smallest U_c, given simultaneous intervals.
-
-    The two means may take different classes: the sum of the m smallest values grows with each value, so it lies
-    between its values at L and at U.
-    """
-    low, high = _present(intervals)
-    if not low.size:
-        return Interval(math.nan, math.nan)
-    m = tail_size(low.size, q)
-    return Interval(float(np.sort(low)[:m].mean()), float(np.sort(high)[:m].mean()))
-
-
-def gap_interval(intervals: Intervals) -> Interval:
-    """Bound the gap by [max(0, max_c L_c − min_c U_c), max_c U_c − min_c L_c], given simultaneous intervals."""
-    low, high = _present(intervals)
-    if not low.size:
-        return Interval(math.nan, math.nan)
-    if low.size == 1:
-        return Interval(0.0, 0.0)
-    return Interval(max(0.0, float(low.max() - high.min())), float(high.max() - low.min()))
+def sidak_share(error: float, tests: int) -> float:
+    """Return 1 − (1 − a)^{1/m}, the error of each of m independent statements that fail with probability a in all."""
+    return -math.expm1(math.log1p(-error) / tests)
 
 
 def tail_size(num_classes: int, q: float) -> int:
@@ -200,11 +175,6 @@ def tail_size(num_classes: int, q: float) -> int:
         raise InputError(f"The share of classes q is {q}; it must lie between 0 and 1, as in 0.1.")
     # 0.07 * 100 is 7.000000000000001 in floating point, and the ceiling of that is 8.
     return max(1, math.ceil(q * num_classes - 1e-9))
-
-
-def _present(intervals: Intervals) -> Intervals:
-    present = ~np.isnan(intervals.low)
-    return Intervals(intervals.low[present], intervals.high[present])
 
 
 def one_tail(confidence: float) -> float:

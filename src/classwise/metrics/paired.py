@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from statistics import NormalDist
 from typing import NamedTuple
 
 import numpy as np
@@ -15,10 +14,13 @@ from numpy.typing import ArrayLike
 
 from classwise.errors import InputError
 from classwise.metrics.hypotheses import binomial_test
-from classwise.metrics.intervals import Interval, Intervals, one_tail
+from classwise.metrics.intervals import Interval, Intervals, lower_bounds, one_tail, upper_bounds
 from classwise.metrics.outcomes import Floats, Ints, divide
 from classwise.metrics.resampling import RESAMPLES, percentiles, resample
 from classwise.metrics.summaries import gap, macro_average, nsd, worst
+
+# From so many images on, and while so large a share of them agrees, the formula of `change_intervals` holds.
+FORMULA_IMAGES, FORMULA_AGREES = 20, 0.5
 
 
 class Pairs(NamedTuple):
@@ -76,19 +78,32 @@ def mcnemar(counts: Pairs) -> Floats:
 def change_intervals(counts: Pairs, confidence: float = 0.95, *, simultaneous: bool = True) -> Intervals:
     """Return an interval of the change of each class, (C,), within [−1, 1]; by default all hold at once.
 
-    The adjusted Wald interval for paired proportions (Bonett & Price 2012): with one image added to each of the two
-    discordant counts, d ± z·√((g + l − (g − l)²)/(n + 2)) for g = (gained + 1)/(n + 2), l = (lost + 1)/(n + 2) and
-    d = g − l. Simultaneous means Bonferroni over the classes with images.
+    With exact limits [l_g, u_g] of the share gained, ĝ, and [l_l, u_l] of the share lost, l̂, each end at error a/2
+    (Clopper & Pearson 1934), the change lies in
+
+        ĝ − l̂ − √(A² + B² − 2rAB)  with A = ĝ − l_g, B = u_l − l̂,
+        ĝ − l̂ + √(A² + B² − 2rAB)  with A = u_g − ĝ, B = l̂ − l_l,
+
+    where r = −√(ĝl̂/((1 − ĝ)(1 − l̂))) is the correlation of the two shares of a multinomial. This is the square-and-add
+    interval of Newcombe (1998) in the general form of Zou & Donner (2008), with exact in place of Wilson's limits. If
+    nothing is lost (or gained) it is the exact interval of the one share, so it holds where discordance is one-sided.
+    Where more than half of the images change, or a class has fewer than 20, the limits are the box
+    [l_g − u_l, u_g − l_l], each of the four at error a/4, which is exact. By enumeration at rates from 1e-4 to 1 and 20
+    to 300 images, an end errs with at most 1.04 times a/2 for a = 5 and 0.5 % (tests/metrics/test_paired.py).
+    Simultaneous means Bonferroni over the classes with images.
 
     Raises:
         InputError: a confidence outside (0, 1).
+
+    Example:
+        >>> low, high = change_intervals(Pairs(np.array([20]), np.array([0]), np.array([1000])))
+        >>> low.round(4).tolist(), high.round(4).tolist()
+        ([0.0114], [0.0307])
     """
-    tests = max(1, int(np.count_nonzero(counts.n))) if simultaneous else 1
-    z = -NormalDist().inv_cdf(one_tail(confidence) / tests)
-    size = np.where(counts.n > 0, counts.n + 2.0, np.nan)
-    up, down = (counts.gained + 1) / size, (counts.lost + 1) / size
-    half = z * np.sqrt((up + down - (up - down) ** 2) / size)
-    return Intervals(np.maximum(up - down - half, -1.0), np.minimum(up - down + half, 1.0))
+    tail = one_tail(confidence) / (max(1, int(np.count_nonzero(counts.n))) if simultaneous else 1)
+    formula, box = _square_and_add(counts, tail), _box(counts, tail / 2)
+    trusted = (counts.n >= FORMULA_IMAGES) & (counts.gained + counts.lost <= (1 - FORMULA_AGREES) * counts.n)
+    return Intervals(*(np.where(trusted, *ends) for ends in zip(formula, box, strict=True)))
 
 
 def largest_gain(intervals: Intervals) -> Interval:
@@ -177,6 +192,36 @@ def levelling(before: ArrayLike, after: ArrayLike) -> Levelling:
         mean_gain=float(winners.mean()) if winners.size else 0.0,
         down=bool(more_equal and worst(new) <= worst(old) and macro_average(new) < macro_average(old)),
     )
+
+
+def _square_and_add(counts: Pairs, tail: float) -> Intervals:
+    """Return the formula of `change_intervals`, (C,), each end at error `tail`; NaN where all images change alike."""
+    (low_gained, high_gained), (low_lost, high_lost) = _limits(counts, tail)
+    gained, lost, n = counts
+    up, down = divide(gained, n), divide(lost, n)
+    twice_r = -2 * np.sqrt(divide(gained * lost, (n - gained) * (n - lost)))
+
+    def add(one: Floats, other: Floats) -> Floats:
+        return np.asarray(np.sqrt(one**2 + other**2 - twice_r * one * other))
+
+    return Intervals(
+        np.maximum(up - down - add(up - low_gained, high_lost - down), -1.0),
+        np.minimum(up - down + add(high_gained - up, down - low_lost), 1.0),
+    )
+
+
+def _box(counts: Pairs, tail: float) -> Intervals:
+    (low_gained, high_gained), (low_lost, high_lost) = _limits(counts, tail)
+    return Intervals(low_gained - high_lost, high_gained - low_lost)
+
+
+def _limits(counts: Pairs, tail: float) -> tuple[Intervals, Intervals]:
+    """Return exact limits of the shares gained and lost, (C,) each, every end at error `tail`."""
+    gained, lost = (
+        Intervals(lower_bounds(some, counts.n, 1 - tail), upper_bounds(some, counts.n, 1 - tail))
+        for some in (counts.gained, counts.lost)
+    )
+    return gained, lost
 
 
 def _extreme(intervals: Intervals, pick: Callable[[Floats], float]) -> Interval:

@@ -14,14 +14,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from classwise.errors import InputError
-from classwise.metrics.intervals import (
-    Interval,
-    gap_interval,
-    simultaneous,
-    tail_size,
-    worst_interval,
-    worst_q_interval,
-)
+from classwise.metrics.extremes import gap_interval, gap_method, worst_interval, worst_q_interval
+from classwise.metrics.intervals import Interval, simultaneous, tail_size
 from classwise.metrics.outcomes import WORST_CASE, Floats, Outcomes, divide
 
 
@@ -262,8 +256,8 @@ def table(outcomes: Outcomes, view: str = WORST_CASE, confidence: float = 0.95) 
 
     Returns:
         correct (C,) counts; accuracy (all images); macro_average; by_class (C,); intervals (C,) [low, high],
-        simultaneous; worst {class, index, tied, accuracy, interval}, with the first of the tied classes;
-        worst_q10 {q, size, accuracy, interval}; gap {value, interval}; ratio, std, std_corrected, nsd,
+        simultaneous, and intervals_method; worst {class, index, tied, accuracy, interval}, with the first of the tied
+        classes; worst_q10 {q, size, accuracy, interval}; gap {value, interval, method}; ratio, std, std_corrected, nsd,
         class_variance, gini; cfps (C,), or None as a whole if there is no false positive.
 
     Raises:
@@ -279,14 +273,19 @@ def table(outcomes: Outcomes, view: str = WORST_CASE, confidence: float = 0.95) 
         "macro_average": _number(macro_average(accuracy)),
         "by_class": [_number(value) for value in accuracy],
         "intervals": [_ends(Interval(*ends)) for ends in zip(*intervals, strict=True)],
-        "worst": _worst_entry(outcomes.classes, accuracy, worst_interval(intervals)),
+        "intervals_method": "clopper-pearson",
+        "worst": _worst_entry(outcomes.classes, accuracy, worst_interval(counts, n, confidence)),
         "worst_q10": {
             "q": 0.1,
             "size": tail_size(int((n > 0).sum()), 0.1),
             "accuracy": _number(worst_q(accuracy, 0.1)),
-            "interval": _ends(worst_q_interval(intervals, 0.1)),
+            "interval": _ends(worst_q_interval(counts, n, 0.1, confidence)),
         },
-        "gap": {"value": _number(gap(accuracy)), "interval": _ends(gap_interval(intervals))},
+        "gap": {
+            "value": _number(gap(accuracy)),
+            "interval": _ends(gap_interval(counts, n, confidence)),
+            "method": gap_method(counts, n),
+        },
         "ratio": _number(ratio(accuracy)),
         "std": _number(std(accuracy)),
         "std_corrected": _number(std_corrected(counts, n)),

@@ -23,7 +23,7 @@ class Point:
     Attributes:
         clean: accuracy on clean images.
         average: share of images that are right under attack, with its interval.
-        average_interval: Wilson, 95 %.
+        average_interval: exact (Clopper-Pearson), 95 %.
         worst: lowest class accuracy under attack, with its interval.
         worst_interval: simultaneous over classes.
         worst_class: name of that class.

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from classwise.errors import InputError
-from classwise.metrics.intervals import wilson
+from classwise.metrics.intervals import clopper_pearson
 from classwise.metrics.result import Result
 from classwise.metrics.trade_off import Ends, Point, TradeOff, corrected_folder
 from classwise.report.charts import axis, label, layout, whiskers
@@ -85,7 +85,7 @@ def trade_off_note(found: TradeOff) -> str:
 def _evaluated(contents: Contents) -> Point:
     """Return what this evaluation came to, in which nothing is compared with no correction."""
     view, total = contents.worst_case, int(contents.n.sum())
-    ends = wilson([view.correct.sum()], [total])
+    ends = clopper_pearson([view.correct.sum()], [total])
     return Point(
         clean=contents.clean.average,
         average=view.average,
