@@ -12,12 +12,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import lru_cache
+from statistics import NormalDist
 from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.special import bdtr, bdtrik, ndtri
-from scipy.stats import hypergeom, studentized_range
 
 from classwise.metrics.intervals import (
     Interval,
@@ -160,6 +159,8 @@ def could_be_worst(
         >>> could_be_worst([250, 260, 600], [1000, 1000, 1000])
         [0, 1]
     """
+    from scipy.stats import hypergeom
+
     error = 2 * one_tail(confidence)
     (least, total), (up_to, _) = checked_counts(correct, n), checked_counts(correct if most is None else most, n)
     there = np.flatnonzero(total > 0)
@@ -201,6 +202,8 @@ def _upper_of_minimum(right: Floats, total: Floats, error: float) -> float:
 
 
 def _rejected(rate: float, right: Floats, total: Floats, error: float) -> bool:
+    from scipy.special import bdtr, bdtrik
+
     share = sidak_share(error, right.size)
     size = total.astype(np.int64)  # SciPy wants whole numbers by type too
     tail = bdtr(right, size, rate)
@@ -224,7 +227,7 @@ def _gap_by_formula(right: Floats, total: Floats, error: float) -> Interval:
     variance = rate * (1 - rate) / (total + 2)
     difference, spread = rate[:, None] - rate, np.sqrt(variance[:, None] + variance)
     low = (difference - _range_quantile(right.size, error) * spread).max()
-    high = (difference - float(ndtri(error)) * spread).max()
+    high = (difference - NormalDist().inv_cdf(error) * spread).max()
     return Interval(max(0.0, float(low)), min(1.0, float(high)))
 
 
@@ -236,4 +239,6 @@ def _gap_by_box(right: Floats, total: Floats, confidence: float) -> Interval:
 
 @lru_cache(maxsize=256)
 def _range_quantile(classes: int, error: float) -> float:
+    from scipy.stats import studentized_range
+
     return float(studentized_range.ppf(1 - error, classes, math.inf)) / math.sqrt(2)

@@ -12,7 +12,6 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.special import betaincinv
 
 from classwise.errors import InputError
 from classwise.metrics.outcomes import Floats, divide
@@ -97,6 +96,8 @@ def lower_bounds(correct: ArrayLike, n: ArrayLike, confidence: float = 0.95) -> 
         >>> lower_bounds([59, 0], [59, 59]).round(4).tolist()
         [0.9505, 0.0]
     """
+    from scipy.special import betaincinv
+
     right, total = checked_counts(correct, n)
     error = 2 * one_tail(confidence)
     low = betaincinv(np.maximum(right, 1), total - right + 1, error)
