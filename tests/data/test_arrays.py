@@ -121,3 +121,24 @@ def test_a_damaged_archive_is_named(tmp_path):
     path.write_bytes(content)
     with pytest.raises(InputError, match=r"x in .*mine\.npz cannot be read"):
         load("arrays", path)
+
+
+@pytest.mark.parametrize("how", ["npy", "npz"])
+def test_labels_that_start_at_1_are_refused_or_shifted_with_a_statement(tmp_path, how):
+    save(tmp_path, x=X, y=Y + 1) if how == "npy" else np.savez(tmp_path / "mine.npz", x=X, y=Y + 1)
+    with pytest.raises(InputError, match=r"Labels run from 1 to 3, .* as arrays\(first_label=1\) does"):
+        load("arrays", tmp_path)
+    data = load("arrays(first_label=1)", tmp_path)
+    assert (data.y.tolist(), data.classes) == (Y.tolist(), ("0", "1", "2"))
+    assert data.note == "labels from 1 on, taken as 0 on"
+
+
+def test_labels_that_start_at_1_are_recognised_beside_names(tmp_path):
+    save(tmp_path, x=X, y=Y + 1, classes=["ant", "bee", "cow"])
+    with pytest.raises(InputError, match=r"Label 3 of image 1 is outside 0 … 2: labels run from 1; .* subtract 1"):
+        load("arrays", tmp_path)
+
+
+def test_a_test_split_may_lack_the_first_class(tmp_path):
+    save(tmp_path, x_train=X, y_train=Y, x_test=X[1:3], y_test=Y[1:3])
+    assert load("arrays", tmp_path).classes == ("0", "1", "2")

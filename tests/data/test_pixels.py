@@ -12,7 +12,9 @@ from hypothesis.extra import numpy as hnp
 from classwise.data.pixels import class_numbers, labels_of, pixels_of
 from classwise.errors import InputError
 
-byte_images = hnp.arrays(np.uint8, st.tuples(*[st.integers(1, 3), st.sampled_from([1, 3]), *[st.integers(4, 6)] * 2]))
+byte_images = hnp.arrays(
+    np.uint8, st.tuples(*[st.integers(1, 3), st.sampled_from([1, 3]), *[st.integers(4, 6)] * 2])
+).filter(lambda x: x.max() != 1)  # which no picture is
 
 
 @given(byte_images, st.sampled_from([np.float16, np.float32, np.float64]))
@@ -108,3 +110,37 @@ def test_classes_are_numbered_up_to_the_largest_label():
 def test_labels_that_number_no_classes_are_refused(labels, message):
     with pytest.raises(InputError, match=message):
         class_numbers(torch.tensor(labels, dtype=torch.int64))
+
+
+def test_bytes_that_are_all_0_or_1_are_refused():
+    with pytest.raises(InputError, match="bytes that are all 0 or 1, as if floats in .* had been cut"):
+        pixels_of(np.eye(8, dtype=np.uint8)[None])
+
+
+def test_floats_divided_by_255_twice_are_refused():
+    with pytest.raises(InputError, match=r"from 0 to 0\.003922, as if they had been divided by 255 twice"):
+        pixels_of(np.full((1, 4, 4), 1 / 255))
+
+
+def test_one_hot_labels_are_refused_by_that_name():
+    with pytest.raises(InputError, match=r"shape 2x3, one-hot; give .* labels\.argmax\(1\)"):
+        labels_of(np.eye(3)[:2])
+
+
+@pytest.mark.parametrize("rows", [[[1, 1, 0], [0, 0, 1]], [[0, 0, 0], [1, 0, 0]]])
+def test_multi_label_data_are_refused_by_that_name(rows):
+    with pytest.raises(InputError, match="shape 2x3 with several or no classes an image, multi-label"):
+        labels_of(np.array(rows))
+
+
+@pytest.mark.parametrize("labels", [[1, 2, 3], [1, 3, 3], [2, 1, 10]])
+def test_labels_that_start_at_1_are_recognised(labels):
+    with pytest.raises(
+        InputError, match=rf"Labels run from 1 to {max(labels)}, and no image has label 0: .* subtract 1"
+    ):
+        class_numbers(torch.tensor(labels))
+
+
+def test_labels_with_wide_gaps_are_no_class_numbers():
+    with pytest.raises(InputError, match="Label 54321 is too large for a class number"):
+        class_numbers(torch.tensor([0, 7, 54321]))

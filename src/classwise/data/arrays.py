@@ -20,20 +20,25 @@ from classwise.errors import InputError
 Array = NDArray[Any]
 
 
-@dataset("arrays", Facts(None, downloadable=False), source="NumPy .npy and .npz")
-def arrays(directory: Path, split: str, download: bool) -> Images:
+_SPLITS = ("train", "val", "test")
+
+
+@dataset("arrays", Facts(None, splits=_SPLITS, downloadable=False), source="NumPy .npy and .npz")
+def arrays(directory: Path, split: str, download: bool, first_label: int = 0) -> Images:
     """Your arrays: x_test.npy and y_test.npy (or x.npy, y.npy) in DIR, or an .npz with x, y and maybe classes.
 
     Without class names, classes are numbered up to the largest label of any split, so that a class that is absent
-    from the test split is reported as absent.
+    from the test split is reported as absent. Names as in MedMNIST (test_images, test_labels) are understood too.
     """
     names, read = _store(directory)
     x, y = _pair(names, split, directory)
+    labels = {name: labels_of(read(name)) - first_label for name in {y, *_labels_of_splits(names)}}
     if "classes" in names:
         classes = tuple(read("classes").astype(str).tolist())
     else:
-        classes = class_numbers(torch.cat([labels_of(read(name)) for name in names & {y, "y_train", "y_test"}]))
-    return Images.from_arrays(read(x), read(y), classes, name="arrays", split=split)
+        classes = class_numbers(torch.cat(list(labels.values())))
+    note = f"labels from {first_label} on, taken as 0 on" if first_label else ""
+    return Images.from_arrays(read(x), labels[y], classes, name="arrays", split=split, note=note)
 
 
 def _store(directory: Path) -> tuple[frozenset[str], Callable[[str], Array]]:
@@ -42,17 +47,25 @@ def _store(directory: Path) -> tuple[frozenset[str], Callable[[str], Array]]:
         files = {path.stem: path for path in sorted(directory.glob("*.npy"))}
         archives = sorted(directory.glob("*.npz"))
         if files or len(archives) != 1:
-            return frozenset(files), lambda name: _read(files[name])
+            return frozenset(files), lambda name: read_array(files[name])
         directory = archives[0]
-    return frozenset(_names(directory)), lambda name: _read(directory, name)
+    return frozenset(_names(directory)), lambda name: read_array(directory, name)
+
+
+def _labels_of_splits(names: frozenset[str]) -> set[str]:
+    return {y for split in _SPLITS for x, y in _named(split) if {x, y} <= names}
+
+
+def _named(split: str) -> list[tuple[str, str]]:
+    return [(f"x_{split}", f"y_{split}"), (f"{split}_images", f"{split}_labels")]
 
 
 def _pair(names: frozenset[str], split: str, directory: Path) -> tuple[str, str]:
-    candidates = [(f"x_{split}", f"y_{split}"), *([("x", "y")] if split == "test" else [])]
+    candidates = [*_named(split), *([("x", "y")] if split == "test" else [])]
     for x, y in candidates:
         if {x, y} <= names:
             return x, y
-    wanted = " or ".join(f"{x} and {y}" for x, y in candidates)
+    wanted = " or ".join(f"{x} and {y}" for x, y in (candidates[0], *candidates[2:]))
     there = ", ".join(sorted(names)) or "no arrays"
     raise InputError(f"{directory} must hold {wanted} as .npy files or in one .npz, but holds {there}.")
 
@@ -65,7 +78,12 @@ def _names(archive: Path) -> list[str]:
         raise InputError(f"{archive} is no .npz file; save it with numpy.savez.") from error
 
 
-def _read(path: Path, name: str | None = None) -> Array:
+def read_array(path: Path, name: str | None = None) -> Array:
+    """Return the array in an .npy file, or the one called ``name`` in an .npz file.
+
+    Raises:
+        InputError: it is missing or damaged, or holds Python objects.
+    """
     try:
         opened = np.load(path, allow_pickle=False)
         if name is None:

@@ -4,27 +4,27 @@ from __future__ import annotations
 
 import csv
 import re
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from classwise.data.images import ImageFiles, Images, opened
+from classwise.data.class_folders import SPLITS, Labelled, labelled_files, labelled_split
+from classwise.data.headers import common_size, headers, remarks
+from classwise.data.images import ImageFiles, Images
 from classwise.data.sources import Facts, dataset
 from classwise.errors import InputError
 from classwise.threat import ThreatModel
 
-MEMORY_LIMIT = 2**30
+MEMORY_LIMIT = 2**31
 """Bytes of pixels up to which images of one size are kept in memory."""
-
-_SPLITS = ("train", "val", "test")
-_GREY = ("1", "L")
 
 
 @dataset(
     "imagenet",
-    Facts(ThreatModel("Linf", 4 / 255), "MadryLab/robustness, RobustBench", _SPLITS, downloadable=False),
+    Facts(ThreatModel("Linf", 4 / 255), "MadryLab/robustness, RobustBench", SPLITS, downloadable=False),
     source="Russakovsky et al. 2015, by torchvision",
 )
 def imagenet(directory: Path, split: str, download: bool) -> ImageFiles:
@@ -46,87 +46,45 @@ def imagenet(directory: Path, split: str, download: bool) -> ImageFiles:
     return ImageFiles(tuple(paths), y, classes, torch.arange(len(y)), name="imagenet", split=part)
 
 
-@dataset("folder", Facts(None, splits=_SPLITS, downloadable=False), source="torchvision ImageFolder")
+@dataset("folder", Facts(None, splits=SPLITS, downloadable=False), source="torchvision ImageFolder")
 def folder(
-    directory: Path, split: str, download: bool, resize: int | None = None, crop: int | None = None
+    directory: Path,
+    split: str,
+    download: bool,
+    resize: int | None = None,
+    crop: int | None = None,
+    subset: bool = False,
+    order: str = "text",
 ) -> Images | ImageFiles:
     """Your images in DIR/<split>/<class>/*, or DIR/<class>/* for the test split alone."""
-    root, classes = _split_folder(directory, split)
-    paths, number, names = labelled_files(root)
-    y = torch.tensor([classes.index(name) for name in names])[number]
-    common = None if resize or crop else _common_shape(paths)
-    files = ImageFiles(
-        paths=tuple(paths),
-        y=y,
-        classes=classes,
-        index=torch.arange(len(y)),
-        crop=common[1:] if common else (crop or resize or 224,) * 2,
-        resize=None if common else (resize or crop or 256),
-        channels=common[0] if common else 3,
-        name="folder",
-        split=split if root == directory else root.name,
-    )
-    return files.read() if common else files
+    return from_labelled(labelled_split(directory, split, subset, order), "folder", directory, resize, crop)
 
 
-def labelled_files(root: Path) -> tuple[list[Path], Tensor, tuple[str, ...]]:
-    """List ``root/<class>/**`` as torchvision's ImageFolder does, hidden folders left out.
-
-    Returns:
-        Image files, the class number of each (N,) int64, and the class names in order.
+def from_labelled(
+    found: Labelled, name: str, root: Path, resize: int | None = None, crop: int | None = None
+) -> Images | ImageFiles:
+    """Take pictures as they are where all have one size, in memory if they fit; else resized and cropped.
 
     Raises:
-        InputError: there is no image.
+        InputError: a picture cannot be read, or is there by mistake, as its size is not that of the others.
     """
-    from torchvision.datasets import ImageFolder
-
-    try:
-        found = ImageFolder(root, allow_empty=True)
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise InputError(f"{root} holds no class folders; lay the images out as {root}/<class>/*.png.") from error
-    classes = tuple(name for name in found.classes if not name.startswith("."))
-    number = {found.class_to_idx[name]: k for k, name in enumerate(classes)}
-    kept = [(Path(path), number[label]) for path, label in found.samples if label in number]
-    if not kept:
-        raise InputError(f"{root} holds class folders but no images; lay them out as {root}/<class>/*.png.")
-    return [path for path, _ in kept], torch.tensor([label for _, label in kept]), classes
-
-
-def _split_folder(directory: Path, split: str) -> tuple[Path, tuple[str, ...]]:
-    """Find the folder of a split, and the classes of all splits together, so that numbers agree between them."""
-    # A class may be called "train"; a split has folders inside.
-    parts = {name: directory / name for name in _SPLITS if _folders(directory / name)}
-    if not parts and split == "test":
-        return directory, tuple(_folders(directory))
-    chosen = parts.get(split) or (parts.get("val") if split == "test" else None)
-    if chosen is None:
-        there = f"it has only {', '.join(parts)}" if parts else "it has no folder of splits"
-        raise InputError(f"{directory} has no {split} images: {there}; lay them out as {split}/<class>/*.png.")
-    return chosen, tuple(sorted({name for part in parts.values() for name in _folders(part)}))
-
-
-def _folders(directory: Path) -> list[str]:
-    if not directory.is_dir():
-        return []
-    return sorted(entry.name for entry in directory.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-
-
-def _common_shape(paths: Sequence[Path]) -> tuple[int, int, int] | None:
-    """Return (C, H, W) if all images have one size and fit into memory; C is 1 if all are grey."""
-    channels, size = _header(paths[0])
-    for path in paths:
-        if 3 * size[0] * size[1] * len(paths) > MEMORY_LIMIT:
-            return None
-        more_channels, other = _header(path)
-        if other != size:
-            return None
-        channels = max(channels, more_channels)
-    return channels, *size
-
-
-def _header(path: Path) -> tuple[int, tuple[int, int]]:
-    with opened(path) as image:
-        return 1 if image.mode in _GREY else 3, (image.height, image.width)
+    seen = headers(found.paths)
+    size = None if resize or crop else common_size(found.paths, seen)
+    channels = max(each.channels for each in seen) if size else 3
+    files = ImageFiles(
+        paths=found.paths,
+        y=found.y,
+        classes=found.classes,
+        index=torch.arange(len(found.y)),
+        crop=size or (crop or resize or 224,) * 2,
+        resize=None if size else (resize or crop or 256),
+        channels=channels,
+        name=name,
+        split=found.split,
+        remark="; ".join(part for part in (found.remark, *remarks(found.paths, seen, root)) if part),
+    )
+    fits = size is not None and 3 * size[0] * size[1] * len(found.paths) <= MEMORY_LIMIT
+    return files.read() if fits else files
 
 
 def _imagenet_numbers(folders: Sequence[str], classes: Sequence[str], root: Path) -> list[int]:
@@ -139,8 +97,12 @@ def _imagenet_numbers(folders: Sequence[str], classes: Sequence[str], root: Path
                 "known; make the missing ones (they may be empty) or name the folders by class."
             )
         return list(range(len(classes)))
-    number = {name.casefold(): k for k, name in enumerate(classes)}
-    plain = [name.replace("_", " ").casefold() for name in folders]
+    number = {name: k for k, name in enumerate(classes)}
+    # Two of the names, Cardigan the dog and cardigan the jacket, differ by case alone.
+    folded = Counter(name.casefold() for name in classes)
+    number |= {name.casefold(): k for name, k in list(number.items()) if folded[name.casefold()] == 1}
+    spaced = [name.replace("_", " ") for name in folders]
+    plain = [name if name in number else name.casefold() for name in spaced]
     strange = [name for name, key in zip(folders, plain, strict=True) if key not in number]
     if strange:
         raise InputError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ from PIL import Image
 from torch import Tensor
 
 from classwise import files
-from classwise.data.pixels import class_numbers, labels_of, pixels_of
+from classwise.data.pixels import START_AT_1, class_numbers, labels_of, pixels_of
 from classwise.errors import InputError
 
 _DECODERS = min(8, os.cpu_count() or 1)
@@ -191,6 +192,7 @@ class ImageFiles:
         name: registered name of the data set.
         split: split the images come from.
         groups: superclass -> names of its classes.
+        remark: what else is to be said of how the files are read, in words.
 
     Raises:
         InputError: labels do not fit, or the crop is larger than the resized image.
@@ -206,6 +208,7 @@ class ImageFiles:
     name: str = "folder"
     split: str = "test"
     groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    remark: str = ""
 
     def __post_init__(self) -> None:
         if min(self.crop) < 1 or (self.resize is not None and self.resize < max(self.crop)):
@@ -219,9 +222,10 @@ class ImageFiles:
     def note(self) -> str:
         """What was done to the files, in words."""
         if self.resize is None:
-            return ""
+            return self.remark
         crop = f"centre crop {_size(self.crop)}"
-        return f"shorter side resized to {self.resize} pixels (bilinear, antialiased), {crop}"
+        scaled = f"shorter side resized to {self.resize} pixels (bilinear, antialiased), {crop}"
+        return "; ".join(part for part in (scaled, self.remark) if part)
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -300,7 +304,7 @@ def opened(path: Path) -> Iterator[Image.Image]:
     """
     try:
         with Image.open(path) as image:
-            if image.mode.startswith(("I", "F")):
+            if image.mode.startswith(("I", "F")) or _deep(image):
                 raise InputError(f"{path} has more than 8 bits a channel; convert it to 8 bits.")
             yield image
     except InputError:
@@ -308,6 +312,11 @@ def opened(path: Path) -> Iterator[Image.Image]:
     # A damaged file makes Pillow raise nearly anything, SyntaxError included.
     except Exception as error:
         raise InputError(f"{path} cannot be read as an image; replace or remove it.") from error
+
+
+def _deep(image: Image.Image) -> bool:
+    """Tell whether Pillow would cut 16 bits a channel down to 8, as it does with colours, without a word."""
+    return any(re.search(r";16[BLNS]", str(part)) for part in getattr(image, "tile", ()))
 
 
 def batches(
@@ -378,9 +387,10 @@ def _check_labels(data: Images | ImageFiles, count: int) -> None:
     outside = (y < 0) | (y >= len(classes))
     if outside.any():
         where = int(outside.nonzero()[0])
+        from_1 = int(y.min()) == 1 and int(y.max()) == len(classes)
         raise InputError(
             f"Label {int(y[where])} of image {int(data.index[where])} is outside 0 … {len(classes) - 1}: "
-            f"there are {len(classes)} classes, numbered from 0."
+            + (f"labels run from 1; {START_AT_1}." if from_1 else f"there are {len(classes)} classes, numbered from 0.")
         )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from classwise.data.folders import labelled_files
+from classwise.data.class_folders import labelled_files
 from classwise.data.groups import GROUPS
 from classwise.data.images import ImageFiles, Images
 from classwise.data.sources import Facts, dataset
