@@ -49,7 +49,7 @@ def test_of_several_sets_one_is_named(tmp_path):
 
 def test_several_labels_an_image_are_refused(tmp_path):
     write(tmp_path / "chestmnist.npz", 1, labels=14)
-    with pytest.raises(InputError, match="shape .*x14 with several or no classes an image, multi-label"):
+    with pytest.raises(InputError, match=r"shape .*x14 with several or no classes an image, multi-label"):
         load("medmnist", tmp_path)
 
 

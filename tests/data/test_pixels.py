@@ -113,7 +113,7 @@ def test_labels_that_number_no_classes_are_refused(labels, message):
 
 
 def test_bytes_that_are_all_0_or_1_are_refused():
-    with pytest.raises(InputError, match="bytes that are all 0 or 1, as if floats in .* had been cut"):
+    with pytest.raises(InputError, match=r"bytes that are all 0 or 1, as if floats in .* had been cut"):
         pixels_of(np.eye(8, dtype=np.uint8)[None])
 
 
@@ -135,9 +135,7 @@ def test_multi_label_data_are_refused_by_that_name(rows):
 
 @pytest.mark.parametrize("labels", [[1, 2, 3], [1, 3, 3], [2, 1, 10]])
 def test_labels_that_start_at_1_are_recognised(labels):
-    with pytest.raises(
-        InputError, match=rf"Labels run from 1 to {max(labels)}, and no image has label 0: .* subtract 1"
-    ):
+    with pytest.raises(InputError, match=rf"Labels run from 1 to {max(labels)}, and no .* 0: .* subtract 1"):
         class_numbers(torch.tensor(labels))
 
 
