@@ -170,3 +170,58 @@ def test_a_path_that_cannot_be_written_is_refused_before_there_is_anything_to_wr
     files.refuse_unwritable(tmp_path / "a" / "b")
     files.refuse_unwritable(tmp_path / "file")
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("file", "old")]
+
+
+def test_what_a_living_process_is_writing_is_never_removed(tmp_path: Path) -> None:
+    handle, partial = files._reserved(tmp_path / "file")
+    try:
+        files.write_bytes(tmp_path / "file", b"whole")
+        files.remove_leftovers(tmp_path)
+        assert partial.exists()
+    finally:
+        os.close(handle)
+    files.write_bytes(tmp_path / "file", b"whole")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]  # its writer is dead
+
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from classwise import files
+with files.owned(Path(sys.argv[1])):
+    print("mine", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_folder_belongs_to_one_process_until_that_ends_even_by_a_kill(tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    other = subprocess.Popen([sys.executable, "-c", HOLDER, str(folder)], stdout=subprocess.PIPE, text=True)
+    assert other.stdout is not None
+    try:
+        assert other.stdout.readline() == "mine\n"
+        with pytest.raises(InputError, match="Another process is at work"), files.owned(folder):
+            pass
+    finally:
+        other.kill()
+        other.communicate()
+    with files.owned(folder):
+        (folder / "result").write_text("")
+    assert [path.name for path in folder.iterdir()] == ["result"]
+
+
+def test_a_folder_that_was_made_for_nothing_is_gone_again(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), files.owned(tmp_path / "out"):
+        _ = 1 / 0
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_without_locks_is_refused_in_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(file: int) -> None:
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr(files, "_take", none)
+    with pytest.raises(InputError, match="choose another file system"), files.owned(tmp_path):
+        pass
+    files.write_bytes(tmp_path / "file", b"whole")  # single files need none
+    assert (tmp_path / "file").read_bytes() == b"whole"

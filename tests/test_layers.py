@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "classwise"
 
 # What each module or package may import, besides itself; docs/design.md says why.
-GROUND = {"errors", "files", "registry", "memory", "classifier"}
+GROUND = {"errors", "files", "registry", "memory", "classifier", "texts"}
 LAYER_0 = GROUND | {"threat", "losses", "noise", "recipes", "tolerance", "metrics", "data", "models", "corrections"}
 LAYER_1 = LAYER_0 | {"attacks"}
 LAYER_2 = LAYER_1 | {"methods", "wrappers", "selection"}
@@ -39,14 +39,16 @@ MAY_IMPORT = {
     "__init__": LAYER_4,
     "errors": set(),
     "output": set(),
-    "files": {"errors"},
+    "texts": set(),
+    "console": {"texts"},
+    "files": {"errors", "texts"},
     "registry": {"errors"},
     "noise": set(),
     "tolerance": set(),
     "threat": {"errors", "noise", "tolerance"},
     "losses": {"errors", "registry"},
     "recipes": {"errors", "registry"},
-    "metrics": {"errors", "files", "tolerance"},
+    "metrics": {"errors", "files", "texts", "tolerance"},
     "data": GROUND | {"noise", "threat"},
     "corrections": {"errors", "registry", "losses"},
     "models": GROUND | {"corrections"},
@@ -69,7 +71,7 @@ MAY_IMPORT = {
     | {"__init__", "judging", "memory", "records", "engine", "ladder", "flags", "preflight", "probe", "recraft"},
     "critical": {"errors", "registry", "threat", "attacks", "data", "evaluation", "metrics"},
     "repair": LAYER_2 | {"__init__", "judging", "memory", "engine", "flags", "preflight"},
-    "report": {"errors", "files", "registry", "metrics"},
+    "report": {"errors", "files", "registry", "texts", "console", "metrics"},
     "analysis": LAYER_1 | {"judging", "report"},
     "divergence": {"errors", "losses"},
     "runs": LAYER_2 | {"__init__", "evaluation"},
@@ -83,10 +85,10 @@ MAY_IMPORT = {
     "trials": LAYER_4 | {"__init__", "arguments", "study"},
     "campaign": LAYER_4 | {"arguments", "trials"},
     "cluster": {"errors", "files", "trials"},
-    "overview": {"files", "metrics", "report", "standings", "study", "trials"},
+    "overview": {"files", "texts", "metrics", "report", "standings", "study", "trials"},
     "standings": LAYER_3 | {"__init__", "study", "trials"},
     "verdicts": LAYER_3 | {"__init__", "arguments", "trials"},
-    "terminal": LAYER_4 | {"campaign", "trials"},
+    "terminal": LAYER_4 | {"campaign", "console", "trials"},
     "__main__": {"cli"},
     "cli": LAYER_4 | {"__init__", "loggers", "output", "terminal", "interop", "homing"} | STUDIES,
 }

@@ -35,6 +35,7 @@ from classwise.models.corrected import RECORD, read_record
 from classwise.models.load import RUN_FOLDER, record_file
 from classwise.recipes import Recipe
 from classwise.runs import Run
+from classwise.texts import portable
 from classwise.threat import ThreatModel, parse_eps, parse_norm
 
 _RECIPES = {"digits": "digits", "mnist": "mnist", "svhn": "svhn"}
@@ -326,7 +327,7 @@ def teacher(text: Any, data: ImageSet, seed: int) -> Teacher:
 def attacks(text: str, threat: ThreatModel, data: ImageSet, seed: int) -> Mapping[str, Contender]:
     """Build attacks, suites and plans by name, and ``transfer(source='MODEL', attack='NAME')``, which takes a model."""
     found = joined(
-        {name: _transfer(name, threat, data, seed)}
+        {portable(name): _transfer(name, threat, data, seed)}
         if name.partition("(")[0].strip() == "transfer"
         else contenders([name], threat)
         for name in registry.split(text)

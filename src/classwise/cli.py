@@ -22,6 +22,7 @@ from jsonargparse import ArgumentParser
 from classwise import __version__, output
 from classwise.errors import InputError
 from classwise.registry import unknown
+from classwise.texts import plain, portable
 
 Listed = Literal[
     "attacks",
@@ -40,6 +41,7 @@ Listed = Literal[
 # Positional arguments that take several words, with the help of each; jsonargparse wants a list in brackets.
 _SEVERAL = {"runs": "folders that `classwise evaluate --out` or `classwise train --out` wrote."}
 _GATE_CLOSED = 3
+_LONGEST = 2000  # characters of a sentence that says what was wrong
 # Commands that go on where they were stopped, if they have a folder.
 _RESUMED = ("demo", "train", "evaluate", "critical-eps", "homing", "study")
 # Options of evaluate that the race to the worst class has no use for.
@@ -347,7 +349,7 @@ def correct_model(
         fit_on_test: fit on test images all the same; every output will say so.
         download: fetch the data set into --data-dir if it is missing.
     """
-    from classwise import arguments, terminal
+    from classwise import arguments, files, terminal
     from classwise.attacks import build
     from classwise.repair import refuse_used, repair
 
@@ -358,20 +360,12 @@ def correct_model(
     network = arguments.model(model, images, seed)
     device = arguments.fabric(accelerator, 1).device
     terminal.taken(network, images)
-    with terminal.correcting(images, which, rule, chosen) as watch:
-        found = repair(
-            network,
-            images,
-            rule,
-            chosen,
-            max_loss=max_loss,
-            seed=seed,
-            batch_size=batch_size,
-            device=device,
-            fit_on_test=fit_on_test,
-            watch=watch,
-        )
-    found.write(out, model, which)
+    settings: dict[str, Any] = {"max_loss": max_loss, "seed": seed, "batch_size": batch_size, "device": device}
+    with files.owned(out):
+        refuse_used(out)  # what another process has done meanwhile
+        with terminal.correcting(images, which, rule, chosen) as watch:
+            found = repair(network, images, rule, chosen, fit_on_test=fit_on_test, watch=watch, **settings)
+        found.write(out, model, which)
     terminal.corrected(found, out)
 
 
@@ -561,7 +555,7 @@ def compare_runs(
         command = shlex.join(
             ["classwise", "compare", *map(str, runs), "--view", view, "--sort", sort, "--out", str(out)]
         )
-        terminal.wrote([write_comparison(subjects, findings, out, command)])
+        terminal.wrote([write_comparison(subjects, findings, out, portable(command))])
     if figures is not None:
         from classwise.analysis.comparison_figures import save_figures
 
@@ -821,14 +815,14 @@ class _Parser(ArgumentParser):
         said = " ".join(message.split()).rstrip(".")
         lacking = re.search(r"required: ([\w-]+)\.", said)  # what a command lacks, the parser above it notices
         prog = f"{self.prog} {lacking[1]}" if lacking else self.prog.replace(" [options]", "")
-        for pattern, plain in _PLAIN:
-            said = re.sub(pattern, plain, said)
+        for pattern, words in _PLAIN:
+            said = re.sub(pattern, words, said)
         raise InputError(f"{said}; see `{prog} --help`.") from ex
 
     def format_help(self, *formatter: Any) -> str:
         said = str(super().format_help(*formatter)).replace(" [options] ", " ", 1)
-        for pattern, plain in ((r"<class '(\w+)'>", r"\1"), (r"Union\[([^][]*)\]", r"\1"), (r", null", " or null")):
-            said = re.sub(pattern, plain, said)
+        for pattern, words in ((r"<class '(\w+)'>", r"\1"), (r"Union\[([^][]*)\]", r"\1"), (r", null", " or null")):
+            said = re.sub(pattern, words, said)
         return re.sub(r"--[a-z_]+", lambda option: option[0].replace("_", "-"), said)
 
 
@@ -897,7 +891,7 @@ def _command_line(name: str, settings: Mapping[str, Any]) -> str:
             words.append(str(value))
         elif value != parameter.default:
             words += [f"--{option.replace('_', '-')}", *([] if _switch(parameter) else [str(value)])]
-    return shlex.join(words)
+    return portable(shlex.join(words))
 
 
 def _switch(parameter: inspect.Parameter) -> bool:
@@ -913,5 +907,6 @@ def _help_of(command: Callable[..., Any], option: str) -> str:
 def _fail(message: str, status: int, debug: bool) -> int:
     if debug and sys.exc_info()[1] is not None:
         raise
-    sys.stderr.write(f"classwise: {' '.join(message.splitlines())}\n")
+    said = plain(" ".join(message.split("\n")))
+    sys.stderr.write(f"classwise: {said if len(said) <= _LONGEST else f'{said[:_LONGEST]} …'}\n")
     return status

@@ -7,8 +7,9 @@ set alone, so the order, the batch, the number of processes, memory that runs ou
 
 from __future__ import annotations
 
+import pathlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from time import perf_counter
@@ -18,6 +19,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
+from classwise import files
 from classwise.attacks.base import Attack, input_gradient, predict
 from classwise.attacks.plan import Stage
 from classwise.data.images import ImageSet, batches
@@ -267,6 +269,27 @@ def total(fabric: Fabric, value: Tensor) -> Tensor:
     # Fabric reduces in place, and averages unless told otherwise.
     reduced: Any = fabric.all_reduce(value.to(fabric.device, copy=True), reduce_op="sum")
     return torch.as_tensor(reduced, device=value.device)
+
+
+@contextmanager
+def alone(folder: pathlib.Path | None, fabric: Fabric | None) -> Iterator[None]:
+    """Have a folder to oneself, or to all processes of one job; None is no folder.
+
+    Raises:
+        InputError: in every process, where the first one cannot have it; see :func:`classwise.files.owned`.
+    """
+    with ExitStack() as stack:
+        refusal = ""
+        if folder is not None and (fabric is None or fabric.is_global_zero):
+            try:
+                stack.enter_context(files.owned(folder))
+            except InputError as error:
+                refusal = str(error)
+        if fabric is not None and fabric.world_size > 1:
+            refusal = fabric.broadcast(refusal)
+        if refusal:
+            raise InputError(refusal)
+        yield
 
 
 @contextmanager

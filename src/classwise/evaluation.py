@@ -27,7 +27,7 @@ from classwise.attacks.plan import Contender, Plan, members
 from classwise.attacks.square import Square
 from classwise.classifier import Classifier, as_module
 from classwise.data.images import ImageSet
-from classwise.engine import Engine, Field, Snapshot, channels_last
+from classwise.engine import Engine, Field, Snapshot, alone, channels_last
 from classwise.errors import InputError
 from classwise.judging import judging
 from classwise.losses import cross_entropy
@@ -111,8 +111,14 @@ def evaluate(
     settings = _Settings(seed, audit, batch_size, fixed_shape, search_precision, examples, where, name)
     job = _Job(model, data, attacks, settings, folder, fabric, watch)
     _check(job)
+    with alone(folder, fabric):
+        return _evaluated(job, command)
+
+
+def _evaluated(job: _Job, command: str | None) -> Result:
+    """Return the result that the folder holds, or go on until it does."""
     earlier = _earlier(job)
-    if earlier is not None and list(earlier.outcomes.attacks) == list(attacks):
+    if earlier is not None and list(earlier.outcomes.attacks) == list(job.attacks):
         return earlier
     start = time.perf_counter()
     with _ready(job) as (engine, seen):
@@ -460,7 +466,8 @@ def environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "numpy": np.__version__,
-        "platform": platform.platform(),
+        # Not platform.platform(), which has the name of the kernel, and that may be of a firm or a machine.
+        "platform": "-".join([platform.system(), platform.machine(), "with", "".join(platform.libc_ver())]),
         "threads": torch.get_num_threads(),
         "gpu": torch.cuda.get_device_name() if gpu else None,
         "cuda": torch.version.cuda if gpu else None,

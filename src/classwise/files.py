@@ -3,19 +3,50 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import glob
 import hashlib
 import json
 import os
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
 from classwise.errors import InputError
+from classwise.texts import escaped_json, plain_lines, portable, portable_record
+
+if sys.platform == "win32":
+    import msvcrt
+
+    def _take(file: int) -> None:
+        """Lock an open file, by its descriptor.
+
+        Raises:
+            BlockingIOError: another process has it.
+        """
+        try:
+            msvcrt.locking(file, msvcrt.LK_NBLCK, 1)
+        except OSError as error:
+            raise BlockingIOError(*error.args) from error
+
+else:
+    import fcntl
+
+    def _take(file: int) -> None:
+        """Lock an open file, by its descriptor.
+
+        Raises:
+            BlockingIOError: another process has it.
+        """
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+_OWNER_FILE = ".lock"
+_READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
+_PATIENCE = 0.5  # seconds, with a process that is about to end
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -31,23 +62,49 @@ def write_bytes(path: Path, content: bytes) -> None:
         return
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".partial")
-    except OSError as error:
+        handle, partial = _reserved(path)
+    except (OSError, ValueError) as error:
         raise _unwritable(path, error) from error
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        Path(partial).chmod(0o666 & ~_umask())
-        Path(partial).replace(path)
-        for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):  # of a process that was killed
-            leftover.unlink(missing_ok=True)
+            if sys.platform != "win32":  # which cannot rename an open file
+                _finish(partial, path)
+        if sys.platform == "win32":
+            _finish(partial, path)
     except BaseException as error:
-        Path(partial).unlink(missing_ok=True)
+        partial.unlink(missing_ok=True)
         if isinstance(error, OSError):
             raise InputError(f"Cannot write {path}: {error.strerror or error}.") from error
         raise
+    remove_leftovers(path.parent, path.name)
+
+
+def _reserved(path: Path) -> tuple[int, Path]:
+    """Make a file beside ``path`` to write to, locked as long as it is open, which tells that its writer lives."""
+    while True:
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".partial")
+        with suppress(OSError):  # a file system without locks; nobody will remove the file then, see remove_leftovers
+            _take(handle)
+        if os.fstat(handle).st_nlink or sys.platform == "win32":
+            return handle, Path(name)
+        os.close(handle)  # somebody took it for a leftover in the moment before it was locked
+
+
+def _finish(partial: Path, path: Path) -> None:
+    partial.chmod(0o666 & ~_umask())
+    partial.replace(path)
+
+
+def remove_leftovers(folder: Path, name: str = "*") -> None:
+    """Remove what killed processes left half written of one file or all; what is being written is locked and stays."""
+    pattern = name if name == "*" else glob.escape(name)
+    for leftover in folder.glob(f".{pattern}.*.partial"):
+        with suppress(OSError), leftover.open("r+b") as file:
+            _take(file.fileno())
+            leftover.unlink(missing_ok=True)
 
 
 def refuse_unwritable(path: Path) -> None:
@@ -86,17 +143,20 @@ def _write_through(path: Path, content: bytes) -> None:
 
 
 def write_text(path: Path, content: str) -> None:
-    """Write text in UTF-8, atomically."""
-    write_bytes(path, content.encode())
+    """Write text in UTF-8, atomically; it neither drives the terminal of a reader nor names this machine."""
+    write_bytes(path, portable(plain_lines(content)).encode())
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write ``value`` as indented JSON, atomically.
+    """Write ``value`` as indented JSON, atomically; it neither drives the terminal of a reader nor names this machine.
+
+    Absolute paths become relative, to the folder of the file where they can; see :func:`classwise.texts.portable`.
 
     Raises:
         ValueError: the value holds NaN or infinity, which JSON cannot say; use None.
     """
-    write_text(path, json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
+    content = json.dumps(portable_record(value, path.parent), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+    write_bytes(path, escaped_json(content).encode())
 
 
 @contextmanager
@@ -119,11 +179,69 @@ def held(path: Path, patience: float = 0.0) -> Iterator[bool]:
         yield _locked(file, path, time.monotonic() + patience)
 
 
+@contextmanager
+def owned(folder: Path) -> Iterator[None]:
+    """Have a folder to oneself; whatever ends the process lets go of it.
+
+    A folder that cannot be written needs no lock, as nothing can be lost in it.
+
+    Raises:
+        InputError: another process has it, the folder cannot be made, or its file system has no locks.
+    """
+    path, made = folder / _OWNER_FILE, not folder.exists()
+    file = _lock_file(path)
+    if file is None:
+        yield
+        return
+    with file:
+        try:
+            yield
+        finally:
+            # While it is locked: whoever opened it meanwhile sees that it is gone, and opens another.
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
+            if made:
+                with suppress(OSError):  # it is not empty
+                    folder.rmdir()
+
+
+def _lock_file(path: Path) -> IO[str] | None:
+    """Return the lock file of a folder, locked; None where nothing can be written.
+
+    Raises:
+        InputError: another process has it, or it cannot be had.
+    """
+    if path.parent.is_file():
+        raise InputError(f"{path.parent} is a file; give --out a folder.")
+    while True:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = path.open("a")
+        except (OSError, ValueError) as error:
+            if path.parent.is_dir() and isinstance(error, OSError) and error.errno in _READ_ONLY:
+                return None
+            raise _unwritable(path.parent, error) from error
+        try:
+            if not _locked(file, path, time.monotonic() + _PATIENCE):
+                raise InputError(
+                    f"Another process is at work in {path.parent}; run this command again when it has ended, or choose "
+                    "another --out."
+                )
+            if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                return file
+            file.close()
+        except FileNotFoundError:
+            file.close()  # its owner has ended and removed it
+        except BaseException:
+            file.close()
+            raise
+
+
 def _locked(file: IO[str], path: Path, until: float) -> bool:
     """Lock an open file, and return whether that was possible before ``until``."""
     while True:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _take(file.fileno())
             return True
         except BlockingIOError:
             if time.monotonic() >= until:
@@ -139,8 +257,9 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _unwritable(path: Path, error: OSError) -> InputError:
-    return InputError(f"Cannot write {path}: {error.strerror or error}; choose a folder you may write to.")
+def _unwritable(path: Path, error: OSError | ValueError) -> InputError:
+    reason = getattr(error, "strerror", None) or error
+    return InputError(f"Cannot write {path}: {reason}; choose a folder you may write to.")
 
 
 def _umask() -> int:

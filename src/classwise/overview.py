@@ -38,7 +38,7 @@ def write(study: Study, trials: Sequence[Trial], found: Sequence[Row], out: Path
         sampling=sampling,
         runs=runs(trials, out),
     )
-    files.write_text(out / "study.html", page)
+    files.write_bytes(out / "study.html", page.encode())
     return out / "study.html"
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from classwise.data.images import ImageSet
 from classwise.errors import InputError
-from classwise.files import write_bytes
+from classwise.files import remove_leftovers, write_bytes
 from classwise.metrics.outcomes import Outcomes
 
 _SAVE_EVERY = 10.0  # seconds; a crash loses at most this much work and one batch
@@ -162,8 +162,7 @@ def clear(folder: Path, identity: str | None = None) -> None:
     for path in folder.glob("partial-*.npz"):
         if identity is None or _owner(path) == identity:
             path.unlink(missing_ok=True)
-    for leftover in folder.glob(".*.partial"):
-        leftover.unlink(missing_ok=True)
+    remove_leftovers(folder)
 
 
 def _owner(path: Path) -> str | None:

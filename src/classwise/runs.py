@@ -22,6 +22,7 @@ from classwise.metrics.result import RESULT_FILE
 from classwise.metrics.training import RUN_FILE
 from classwise.models.checkpoint import weights_note
 from classwise.recipes import Recipe
+from classwise.texts import portable_record
 from classwise.threat import ThreatModel
 from classwise.wrappers import Wrappers
 
@@ -127,7 +128,8 @@ def refuse_other_uses(folder: Path, record: Mapping[str, Any]) -> None:
 
 def refuse_other_settings(path: Path, stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
     """Refuse to mix runs, naming the first setting that differs."""
-    wanted = json.loads(json.dumps(wanted))
+    here = path.parent
+    stored, wanted = portable_record(stored, here), portable_record(json.loads(json.dumps(wanted)), here)
     for name in wanted:
         if name not in ("environment", "weights_note") and stored.get(name) != wanted[name]:
             old, new = _difference(name, stored.get(name), wanted[name])

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Column, Table
-from rich.text import Text
 
 from classwise import selection
+from classwise.console import Console, Text
 from classwise.errors import InputError
 from classwise.metrics.result import RESULT_FILE
 from classwise.metrics.trade_off import CURVE_FILE
@@ -306,7 +306,8 @@ def found(findings: Sequence[Finding], unanswered: Sequence[str]) -> None:
 
     console = Console()
     for finding in findings:
-        console.print(Text(f"\n{finding.question}: {finding.subject}", style="bold"), soft_wrap=True)
+        console.print()
+        console.print(Text(f"{finding.question}: {finding.subject}", style="bold"), soft_wrap=True)
         console.print(Text(finding.sentence), soft_wrap=True)
         for sheet in finding.sheets:
             console.print(to_rich(sheet, console.width))

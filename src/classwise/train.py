@@ -27,7 +27,7 @@ from classwise.classifier import as_classifier
 from classwise.data.images import Images
 from classwise.data.splits import draw_by_class, stratified_split
 from classwise.divergence import Watch
-from classwise.engine import total
+from classwise.engine import alone, total
 from classwise.epoch_log import class_state, held_out_entry, log_line, scalars, tail_accuracy
 from classwise.errors import InputError
 from classwise.judging import judging
@@ -42,6 +42,7 @@ from classwise.models.teacher import Teacher
 from classwise.noise import Noise
 from classwise.recipes import Recipe
 from classwise.runs import CHECKPOINT_VERSION, Run, describe, refuse_other_settings, refuse_other_uses
+from classwise.texts import portable_record
 from classwise.wrappers import AWP, Averaged, Moment
 
 _COMPARED = 16  # images of a batch that faster passes are compared on
@@ -182,15 +183,22 @@ def fit(
     model.to(memory_format=torch.channels_last)
     precision = fabric.strategy.precision.precision
     record = describe(run, method, train, held_out, model, fabric.world_size, precision)
-    refuse_other_uses(folder, record)
     job = _Job(fabric, model, method, train.subset(positions), train.subset(held_out), run, watch)
-    state = job.state
+    with alone(folder, fabric):
+        return _trained(job, folder, record)
+
+
+def _trained(job: _Job, folder: Path, record: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Go on from what the folder holds to the last epoch, and return the log."""
+    refuse_other_uses(folder, record)
+    fabric, run, state = job.fabric, job.run, job.state
+    model, method = state.step.model, state.step.method
     # Only now are the weights where they will be trained, and the optimiser's state goes where they are.
     state.restore(folder / "checkpoint.pt", record)
     if fabric.is_global_zero:
         files.write_json(folder / RUN_FILE, record)
     for logger in fabric.loggers:
-        logger.log_hyperparams(asdict(run))
+        logger.log_hyperparams(portable_record(asdict(run), folder))
     if method.teacher is not None and state.epoch == 0:
         _measure_teacher(job, method.teacher, folder)
     if state.epoch == 0 and method.measures:
@@ -417,7 +425,7 @@ def _finish(state: _State, folder: Path, fabric: Fabric, record: Mapping[str, An
         for name, model in state.models.items():
             _keep_best(folder, name, model, selection.score_column(state.log, name), epochs)
         files.write_text(folder / LOG_FILE, "".join(json.dumps(entry) + "\n" for entry in state.log))
-        files.write_bytes(folder / "checkpoint.pt", state.content(record))
+        files.write_bytes(folder / "checkpoint.pt", state.content(portable_record(record, folder)))
         _drop_candidates(state, folder, epochs)
     fabric.barrier()
 

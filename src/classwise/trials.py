@@ -103,6 +103,7 @@ class Trial:
         evaluation: what else an evaluation depends on: limit, audit, seed, hash of the images, the attacks spelt out.
         start: what it goes on with.
         teacher: whom it learns from.
+        typed: model string as the study has it, with its variables, for the record; that of ``model`` if empty.
     """
 
     name: str
@@ -122,6 +123,7 @@ class Trial:
     evaluation: Mapping[str, Any] = field(hash=False)
     start: Source | None = None
     teacher: Source | None = None
+    typed: str = ""
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -273,6 +275,7 @@ def _given(study: Study, where: Where) -> Iterator[Trial]:
             name=each.name,
             method="",
             model=each.text,
+            typed=each.model,
             seed=chosen.seed,
             recipe=None,
             wrappers="",
@@ -366,7 +369,7 @@ def _evaluate_one(trial: Trial, weights: str, where: Where) -> None:
 def _note(trial: Trial, folder: Path) -> None:
     """Write down what the folder is for, and every state of the code that has worked on it."""
     codes = [] if not (folder / TRIAL_FILE).exists() else _same_key(folder, trial.key)["code"]
-    about = {"name": trial.name, "key": trial.key, "model": trial.model}
+    about = {"name": trial.name, "key": trial.key, "model": trial.typed or trial.model}
     record = {**about, **trial.settings, "evaluation": trial.evaluation}
     files.write_json(folder / TRIAL_FILE, {**record, "code": list(dict.fromkeys([*codes, code()]))})
 

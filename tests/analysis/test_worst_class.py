@@ -84,6 +84,6 @@ def test_the_finding_names_class_bounds_and_cost() -> None:
     found = worst_class(race, ("a\x1b", "b"), "model")
     assert "b is the worst class" in found.sentence
     assert "38 of 200 images, 19.00 %" in found.sentence
-    assert [row[0].text for row in found.sheets[0].rows] == ["b", "a "]
+    assert [row[0].text for row in found.sheets[0].rows] == ["b", "a\\x1b"]
     assert found.values["worst"] == ["b"]
     assert np.all(found.values["sampled"] == [30, 8])

@@ -338,7 +338,7 @@ def test_the_junit_file_has_a_case_for_each_condition_and_escapes_names(make: Ca
     text = "class[<cat>]=0.9,clean.average=0.1,class[\x1bdog]=0"
     suite = ET.fromstring(checked(made, text).junit())[0]
     cases = suite.findall("testcase")
-    names = ["class[<cat>] >= 0.9", "clean.average >= 0.1", "class[ dog] >= 0"]
+    names = ["class[<cat>] >= 0.9", "clean.average >= 0.1", "class[\\x1bdog] >= 0"]
     assert [case.get("name") for case in cases] == names
     assert [case.find("failure") is not None for case in cases] == [True, False, False]
     assert (suite.get("tests"), suite.get("failures")) == ("3", "1")

@@ -5,7 +5,7 @@ import io
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from rich.console import Console
 
@@ -66,12 +66,31 @@ def test_the_terminal_table_has_the_caption_and_headings() -> None:
     assert "interval" in text
 
 
-@given(st.text(st.characters(exclude_categories=["Cc", "Cs"]), min_size=1))
+@given(st.text(st.characters(exclude_categories=["Cc", "Cf", "Cs", "Zl", "Zp"]), min_size=1))
 def test_csv_reads_back_whatever_the_name(name: str) -> None:
+    assume(not name.startswith(("=", "+", "-", "@")))
     assert list(csv.reader(io.StringIO(to_csv(sheet(name)), newline=""))) == [
         ["name", "low", "high"],
         [name, "0.1", "0.2"],
     ]
+
+
+@pytest.mark.parametrize("name", ["=HYPERLINK(A1)", "+1+cmd", "-2+3", "@SUM(A1)"])
+def test_a_spreadsheet_computes_nothing_that_a_name_says(name: str) -> None:
+    assert next(csv.reader(io.StringIO(to_csv(sheet(name)).split("\n", 1)[1])))[0] == f"'{name}"
+
+
+@pytest.mark.parametrize("name", ["-1", "+2.5"])
+def test_a_name_that_is_a_number_stays_one(name: str) -> None:
+    assert next(csv.reader(io.StringIO(to_csv(sheet(name)).split("\n", 1)[1])))[0] == name
+
+
+@pytest.mark.parametrize("character", "\x1b\x07\n\r\x9b\u202e\u2066\u200b\ufeff\u2028")
+def test_no_spelling_of_a_table_holds_a_character_that_drives_a_terminal(character: str) -> None:
+    table = sheet(f"a{character}b")
+    for text in (to_markdown(table), to_latex(table), to_csv(table), show(table)):
+        assert not any(f"a{character}" in line or f"{character}b" in line for line in text.split("\n"))
+        assert "a" in text
 
 
 def test_csv_leaves_undefined_values_empty() -> None:

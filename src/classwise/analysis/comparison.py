@@ -19,9 +19,9 @@ from classwise.metrics.intervals import Interval, Intervals
 from classwise.metrics.outcomes import WORST_CASE, Floats
 from classwise.metrics.training import weakest_held_out
 from classwise.registry import unknown
-from classwise.report.contents import plain
 from classwise.report.sheet import Sheet
 from classwise.report.tables import SIGNIFICANCE, percent
+from classwise.texts import plain
 
 
 def compare(subjects: Sequence[Subject], view: str = WORST_CASE, sort: str = "worst") -> list[Finding]:

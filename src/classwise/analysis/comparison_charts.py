@@ -13,10 +13,11 @@ from classwise.analysis.finding import Finding, Kind, points, table
 from classwise.metrics.intervals import Interval, Intervals, simultaneous
 from classwise.metrics.outcomes import Floats, Ints
 from classwise.report.charts import SHOWN, axis, label, layout, whiskers
-from classwise.report.contents import plain, weakest_first
+from classwise.report.contents import weakest_first
 from classwise.report.palette import SERIES
 from classwise.report.sheet import Sheet
 from classwise.report.tables import percent, span
+from classwise.texts import plain
 
 _BAR, _ROW = 13, 26  # pixels
 

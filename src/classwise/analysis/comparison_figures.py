@@ -14,9 +14,9 @@ from classwise.analysis.comparison_charts import Series, Shift, by_baseline, by_
 from classwise.analysis.evidence import Subject
 from classwise.analysis.finding import Finding
 from classwise.report.charts import SHOWN
-from classwise.report.contents import plain
 from classwise.report.figures import WHISKER, canvas, name_ticks, write_figures
 from classwise.report.palette import LIGHT, SERIES
+from classwise.texts import plain
 
 _SIGNS = {1: ("worst", "gains beyond chance"), 0: ("faint", "not beyond chance"), -1: ("weakest", "pays beyond chance")}
 

@@ -9,12 +9,12 @@ from typing import Any
 from classwise.analysis import comparison_charts as charts
 from classwise.analysis.evidence import Subject
 from classwise.analysis.finding import Finding, points
-from classwise.files import write_text
+from classwise.files import write_bytes
 from classwise.report.charts import SHOWN
-from classwise.report.contents import plain
 from classwise.report.document import render
 from classwise.report.palette import SERIES
 from classwise.report.tables import percent
+from classwise.texts import plain
 
 PAGE_FILE = "comparison.html"
 
@@ -34,7 +34,7 @@ def write_comparison(
         InputError: the file cannot be written.
     """
     path = Path(directory) / PAGE_FILE
-    write_text(path, page(subjects, findings, command))
+    write_bytes(path, page(subjects, findings, command).encode())
     return path
 
 

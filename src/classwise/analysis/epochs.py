@@ -7,8 +7,8 @@ import numpy as np
 from classwise.analysis.finding import Finding, decide, headline, table
 from classwise.metrics.ranks import correlation_test, spearman
 from classwise.metrics.training import QUANTILE, Training, curve
-from classwise.report.contents import plain
 from classwise.report.tables import p_text
+from classwise.texts import plain
 
 LEVEL = 0.05
 

@@ -12,6 +12,7 @@ import numpy as np
 from classwise.metrics.intervals import Interval
 from classwise.report.sheet import Cell, Column, Sheet, Value, escape_markdown, to_latex, to_markdown
 from classwise.report.tables import ABSENT, p_text, percent, span
+from classwise.texts import plain
 
 Verdict = Literal["supported", "refuted", "undecided", "described"]
 """On this evidence; "described" where the analysis tests no claim."""
@@ -40,6 +41,10 @@ class Finding:
     sentence: str
     sheets: tuple[Sheet, ...]
     values: Mapping[str, Any]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "subject", plain(self.subject))
+        object.__setattr__(self, "sentence", plain(self.sentence))
 
     def as_dict(self) -> dict[str, Any]:
         """Return the same in plain types for JSON, None for undefined numbers; tables as rows of values."""

@@ -12,8 +12,8 @@ from classwise.analysis.finding import Finding, Kind, table
 from classwise.metrics.flow import group_accuracy, group_labels, within_group_share
 from classwise.metrics.outcomes import Floats, Ints, Outcomes
 from classwise.metrics.resampling import generator, halves
-from classwise.report.contents import plain
 from classwise.report.tables import p_text, percent
+from classwise.texts import plain
 
 
 def groups(subject: Subject) -> tuple[Finding, ...]:

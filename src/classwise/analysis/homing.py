@@ -20,9 +20,9 @@ from classwise.metrics.hypotheses import holm
 from classwise.metrics.intervals import Interval
 from classwise.metrics.outcomes import Floats, Ints, divide
 from classwise.metrics.paired import Pairs, average_change, mcnemar, pairs
-from classwise.report.contents import plain
 from classwise.report.sheet import Sheet
 from classwise.report.tables import percent
+from classwise.texts import plain
 
 Bools = NDArray[np.bool_]
 LEAST = 30

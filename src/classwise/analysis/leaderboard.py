@@ -15,9 +15,9 @@ from classwise.metrics.extremes import gap_interval, worst_interval, worst_q_int
 from classwise.metrics.intervals import Interval
 from classwise.metrics.outcomes import Floats, Ints, divide
 from classwise.metrics.resampling import RESAMPLES, bootstrap_interval, generator, percentiles, resample
-from classwise.report.contents import plain
 from classwise.report.sheet import Sheet
 from classwise.report.tables import percent
+from classwise.texts import plain
 
 
 class Estimate(NamedTuple):

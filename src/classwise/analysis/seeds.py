@@ -12,8 +12,8 @@ from classwise.analysis.leaderboard import METRICS
 from classwise.errors import InputError
 from classwise.metrics.outcomes import WORST_CASE
 from classwise.metrics.summaries import worst_classes
-from classwise.report.contents import plain
 from classwise.report.tables import percent, span
+from classwise.texts import plain
 
 _ENOUGH = 3
 _SUMMARIES = ("average", "worst", "worst_q10", "nsd")

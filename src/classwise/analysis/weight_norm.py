@@ -9,8 +9,8 @@ from classwise.analysis.finding import Finding, decide, headline, table
 from classwise.metrics.intervals import Interval
 from classwise.metrics.outcomes import CLEAN, Floats
 from classwise.metrics.ranks import correlation_test, fisher_interval, partial_correlation, pearson, spearman
-from classwise.report.contents import plain
 from classwise.report.tables import p_text
+from classwise.texts import plain
 
 _MANY = 100
 """Classes from which on a correlation over classes can settle anything."""

@@ -14,8 +14,8 @@ from classwise.attacks.base import Attack
 from classwise.data.images import ImageSet
 from classwise.metrics.race import Race
 from classwise.metrics.resampling import generator
-from classwise.report.contents import plain
 from classwise.report.tables import percent, span
+from classwise.texts import plain
 
 
 def until_worst(

@@ -17,6 +17,7 @@ from classwise.files import write_bytes, write_json
 from classwise.models.checkpoint import read_weights, weights_sha256
 from classwise.models.foreign import foreign_code
 from classwise.models.stored import State
+from classwise.texts import located
 
 RECORD = "corrected.json"
 TENSORS = "correction.safetensors"
@@ -110,7 +111,7 @@ def load_corrected(folder: Path, load: Callable[[str, State | None], nn.Module],
     """
     record = read_record(folder)
     inner = None if state is None else {k.removeprefix("model."): v for k, v in state.items() if k.startswith("model.")}
-    model = load(record["model"], inner)
+    model = load(located(record["model"], folder), inner)
     if state is None and (found := weights_sha256(model)) != record["sha256"]:
         raise InputError(
             f"{folder} corrects {record['model']} with weights {record['sha256'][:12]}, but its weights are now "

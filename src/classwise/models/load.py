@@ -24,6 +24,7 @@ from classwise.models.heads import put_head
 from classwise.models.normalize import Normalize
 from classwise.models.stored import State, Stored, main_set, normaliser, read_stored
 from classwise.models.zoo import timm_model, torchvision_model
+from classwise.texts import located
 
 Shape = tuple[int, int, int]
 
@@ -156,7 +157,7 @@ def _run(rest: str, data: _Data, state: State | None) -> nn.Module:
     trained = _Data(len(record["classes"]), tuple(record["shape"]))
     _same_data(folder, trained, data)
     if state is not None:
-        return _load(record["model"], trained, state)
+        return _load(located(record["model"], folder), trained, state)
     file = folder / f"{which}.safetensors"
     if not file.is_file():
         found = ", ".join(sorted(path.name for path in folder.glob("*.safetensors"))) or "none"
@@ -164,7 +165,7 @@ def _run(rest: str, data: _Data, state: State | None) -> nn.Module:
             f"Run {folder} has no {file.name} (weights there: {found}); name others, or finish the training."
         )
     weights = read_weights(file)
-    model = _load(record["model"], trained, weights)
+    model = _load(located(record["model"], folder), trained, weights)
     fill(model, weights, str(file))
     return model
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 
 from classwise.metrics.outcomes import CLEAN, WORST_CASE
 from classwise.metrics.result import Result
+from classwise.texts import plain, portable_record
 
 Floats = NDArray[np.float64]
 Counts = NDArray[np.int64]
@@ -124,7 +124,7 @@ def read(result: Result) -> Contents:
     groups = _groups(outcomes.classes, document["groups"])
     test = document["equal_classes"]
     return Contents(
-        header=document,
+        header=portable_record(document),
         classes=tuple(plain(name) for name in outcomes.classes),
         n=n,
         clean=_view(result, CLEAN),
@@ -140,14 +140,6 @@ def read(result: Result) -> Contents:
         groups=groups,
         flow_order=_by_group(groups),
     )
-
-
-def plain(text: str) -> str:
-    """Replace by blanks what could end a line, drive a terminal or stop a file from being written.
-
-    These are control characters and lone surrogates, which stand for bytes of a path that are no Unicode.
-    """
-    return "".join(" " if unicodedata.category(c) in {"Cc", "Cs"} else c for c in text)
 
 
 def _view(result: Result, name: str) -> View:

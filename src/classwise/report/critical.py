@@ -17,6 +17,7 @@ from classwise.report.figures import STYLE, canvas, write_figures
 from classwise.report.palette import LIGHT
 from classwise.report.sheet import Cell, Column, Sheet
 from classwise.report.tables import ABSENT
+from classwise.texts import plain
 
 _STEM = "critical_eps"
 
@@ -78,7 +79,7 @@ def critical_curve(found: CriticalEps) -> Figure:
             _draw(axes, found.of_class(int(c)), found.eps_max, scale, LIGHT["faint"], 0.9)
         _draw(axes, found.distance, found.eps_max, scale, LIGHT["worst"], 1.8, "all images")
         if found.weakest is not None:
-            name = f"{found.classes[found.weakest]}, smallest median"
+            name = f"{plain(found.classes[found.weakest])}, smallest median"
             _draw(axes, found.of_class(found.weakest), found.eps_max, scale, LIGHT["weakest"], 1.8, name)
         unit = "1/255" if scale == 255 else "pixel range 1"
         axes.set(xlim=(0, scale * found.eps_max), ylim=(0, 100), ylabel="images still right, %")

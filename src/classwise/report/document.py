@@ -19,6 +19,7 @@ from plotly.offline import get_plotlyjs
 
 from classwise.report.palette import DARK, LIGHT, palettes
 from classwise.report.sheet import Sheet, to_csv
+from classwise.texts import plain_lines, portable
 
 _TEMPLATES = Path(__file__).parent / "templates"
 
@@ -43,6 +44,7 @@ def render(
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        finalize=_clean,
     )
     environment.filters["csv_uri"] = csv_uri
     return environment.get_template(template).render(
@@ -55,6 +57,13 @@ def render(
         data=script_json({"palettes": palettes(), "charts": charts}) if charts else "",
         **values,
     )
+
+
+def _clean(value: Any) -> Any:
+    """Keep what a reader must not meet out of the text of a page; pictures and files inside it stay as they are."""
+    if not isinstance(value, str) or isinstance(value, Markup) or value.startswith("data:"):
+        return value
+    return portable(plain_lines(value))
 
 
 def script_json(value: Any) -> Markup:

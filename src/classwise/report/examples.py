@@ -12,9 +12,10 @@ from PIL import Image
 
 from classwise.metrics.examples import Examples
 from classwise.metrics.outcomes import Outcomes
-from classwise.report.contents import Contents, Floats, plain
+from classwise.report.contents import Contents, Floats
 from classwise.report.sheet import Cell, Column, Sheet
 from classwise.report.tables import ABSENT
+from classwise.texts import plain
 
 LARGEST = 160
 """Pixels of the longer side, above which images are shrunk for the page."""

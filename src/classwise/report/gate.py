@@ -24,9 +24,10 @@ from classwise.metrics.result import Result
 from classwise.metrics.summaries import average, worst, worst_q
 from classwise.registry import unknown
 from classwise.report.conditions import Condition, conditions
-from classwise.report.contents import Contents, plain, read
+from classwise.report.contents import Contents, read
 from classwise.report.stages import audits, misses
 from classwise.report.tables import number_label, percent
+from classwise.texts import plain, portable
 
 __all__ = ["FLAGS", "HARMLESS", "Check", "Condition", "Gate", "Raised", "conditions", "gate", "unreachable", "waived"]
 
@@ -214,7 +215,7 @@ def gate(result: Result, asked: Sequence[Condition], *, allow: Iterable[str] = (
     allowed = waived(allow, also=[str(flag["flag"]) for flag in seen])
     checks = tuple(_check(result, contents, condition) for condition in asked)
     return Gate(
-        model=plain(str(result.header["model"]["name"])),
+        model=plain(portable(str(result.header["model"]["name"]))),
         label=number_label(contents),
         confidence=min(check.confidence for check in checks),
         checks=checks,

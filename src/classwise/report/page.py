@@ -8,18 +8,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from classwise.files import write_text
+from classwise.files import write_bytes
 from classwise.metrics.examples import Examples
 from classwise.metrics.result import Result
 from classwise.metrics.trade_off import TradeOff, corrected_folder
 from classwise.metrics.training import Curve, run_folder
 from classwise.report import charts, tables
-from classwise.report.contents import Contents, plain, read
+from classwise.report.contents import Contents, read
 from classwise.report.document import render
 from classwise.report.epochs import epoch_chart, epoch_sheet, images_meant, read_curve
 from classwise.report.examples import LARGEST, example_sheet, examples
 from classwise.report.stages import stage_sheet
 from classwise.report.trade_off import read_trade_off, trade_off_chart, trade_off_note, trade_off_sheet
+from classwise.texts import plain
 
 
 def write_page(directory: Path | str, path: Path | str | None = None, *, result: Result | None = None) -> Path:
@@ -37,7 +38,7 @@ def write_page(directory: Path | str, path: Path | str | None = None, *, result:
     target = Path(path) if path is not None else folder / "report.html"
     found = Result.read(folder) if result is None else result
     stored = Examples.load(folder, found.header.get("identity"))
-    write_text(target, page(found, folder, stored, read_curve(found, folder), read_trade_off(found)))
+    write_bytes(target, page(found, folder, stored, read_curve(found, folder), read_trade_off(found)).encode())
     return target
 
 

@@ -12,7 +12,9 @@ from typing import Literal
 
 from rich import box
 from rich.table import Table
-from rich.text import Text
+
+from classwise.console import Text
+from classwise.texts import plain
 
 Value = str | int | float | None
 
@@ -53,6 +55,10 @@ class Cell:
     values: tuple[Value, ...]
     link: str = ""
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "text", plain(self.text))
+        object.__setattr__(self, "values", tuple(plain(v) if isinstance(v, str) else v for v in self.values))
+
 
 @dataclass(frozen=True)
 class Column:
@@ -74,6 +80,9 @@ class Column:
     spare: bool = False
     find: bool = False
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "title", plain(self.title))
+
 
 @dataclass(frozen=True)
 class Sheet:
@@ -89,6 +98,9 @@ class Sheet:
     columns: tuple[Column, ...]
     rows: tuple[tuple[Cell, ...], ...]
     marked: int | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "caption", plain(self.caption))
 
 
 def to_markdown(sheet: Sheet) -> str:
@@ -192,4 +204,11 @@ def _fitting(sheet: Sheet, width: int) -> list[int]:
 
 def _values(row: tuple[Cell, ...]) -> Iterator[Value]:
     for cell in row:
-        yield from (repr(round(v, 6)) if isinstance(v, float) else v for v in cell.values)
+        yield from (repr(round(v, 6)) if isinstance(v, float) else _no_formula(v) for v in cell.values)
+
+
+def _no_formula(value: Value) -> Value:
+    """Keep a spreadsheet from computing what a name says; a number written as text stays one."""
+    if not isinstance(value, str) or not value.startswith(("=", "+", "-", "@")):
+        return value
+    return value if re.fullmatch(r"[+-]?[\d.]+", value) else f"'{value}"

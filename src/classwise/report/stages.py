@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from classwise.report.contents import Contents, View, plain
+from classwise.report.contents import Contents, View
 from classwise.report.sheet import Cell, Column, Sheet
+from classwise.texts import plain
 
 
 def stage_sheet(contents: Contents) -> Sheet | None:

@@ -11,9 +11,10 @@ from classwise.metrics.intervals import clopper_pearson
 from classwise.metrics.result import Result
 from classwise.metrics.trade_off import Ends, Point, TradeOff, corrected_folder
 from classwise.report.charts import axis, label, layout, whiskers
-from classwise.report.contents import Contents, plain
+from classwise.report.contents import Contents
 from classwise.report.sheet import Cell, Column, Sheet
 from classwise.report.tables import percent, span
+from classwise.texts import plain
 
 
 def read_trade_off(result: Result) -> TradeOff | None:
