@@ -95,7 +95,7 @@ def read_record(folder: Path) -> dict[str, Any]:
     if lacking:
         raise InputError(f"{path} lacks {', '.join(lacking)}; fit the correction again.")
     assert isinstance(record, dict)
-    return record
+    return {**record, "model": located(str(record["model"]), folder)}
 
 
 def load_corrected(folder: Path, load: Callable[[str, State | None], nn.Module], state: State | None) -> Corrected:
@@ -111,7 +111,7 @@ def load_corrected(folder: Path, load: Callable[[str, State | None], nn.Module],
     """
     record = read_record(folder)
     inner = None if state is None else {k.removeprefix("model."): v for k, v in state.items() if k.startswith("model.")}
-    model = load(located(record["model"], folder), inner)
+    model = load(record["model"], inner)
     if state is None and (found := weights_sha256(model)) != record["sha256"]:
         raise InputError(
             f"{folder} corrects {record['model']} with weights {record['sha256'][:12]}, but its weights are now "

@@ -157,7 +157,7 @@ def _run(rest: str, data: _Data, state: State | None) -> nn.Module:
     trained = _Data(len(record["classes"]), tuple(record["shape"]))
     _same_data(folder, trained, data)
     if state is not None:
-        return _load(located(record["model"], folder), trained, state)
+        return _load(record["model"], trained, state)
     file = folder / f"{which}.safetensors"
     if not file.is_file():
         found = ", ".join(sorted(path.name for path in folder.glob("*.safetensors"))) or "none"
@@ -165,7 +165,7 @@ def _run(rest: str, data: _Data, state: State | None) -> nn.Module:
             f"Run {folder} has no {file.name} (weights there: {found}); name others, or finish the training."
         )
     weights = read_weights(file)
-    model = _load(located(record["model"], folder), trained, weights)
+    model = _load(record["model"], trained, weights)
     fill(model, weights, str(file))
     return model
 
@@ -191,7 +191,7 @@ def _record(folder: Path) -> dict[str, Any]:
     if lacking:
         raise InputError(f"{path} lacks {', '.join(lacking)}; train again, or restore the file.")
     assert isinstance(record, dict)
-    return record
+    return {**record, "model": located(str(record["model"]), folder)}
 
 
 def _same_data(folder: Path, trained: _Data, data: _Data) -> None:
