@@ -62,7 +62,7 @@ def portable(text: str, here: Path | str | None = None) -> str:
         here: folder of the record that the text is for, if readers follow the path from there; see :func:`located`.
 
     Example:
-        >>> portable("--data-dir /home/alice/data --out /home/alice/runs/at@last --eps 8/255")
+        >>> portable("--data-dir /volume/alice/data --out /volume/alice/runs/at@last --eps 8/255")
         '--data-dir …/data --out …/at@last --eps 8/255'
     """
     return _ABSOLUTE.sub(lambda found: _relative(found, here), text)
