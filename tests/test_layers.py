@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "classwise"
 
 # What each module or package may import, besides itself; docs/design.md says why.
-GROUND = {"errors", "files", "registry", "memory", "classifier", "texts"}
+GROUND = {"errors", "files", "registry", "memory", "classifier", "schemas", "texts"}
 LAYER_0 = GROUND | {"threat", "losses", "noise", "recipes", "tolerance", "metrics", "data", "models", "corrections"}
 LAYER_1 = LAYER_0 | {"attacks"}
 LAYER_2 = LAYER_1 | {"methods", "wrappers", "selection"}
@@ -41,6 +41,7 @@ MAY_IMPORT = {
     "output": set(),
     "texts": set(),
     "console": {"texts"},
+    "schemas": {"errors", "texts"},
     "files": {"errors", "texts"},
     "registry": {"errors"},
     "noise": set(),
@@ -48,7 +49,7 @@ MAY_IMPORT = {
     "threat": {"errors", "noise", "tolerance"},
     "losses": {"errors", "registry"},
     "recipes": {"errors", "registry"},
-    "metrics": {"errors", "files", "texts", "tolerance"},
+    "metrics": {"errors", "files", "schemas", "texts", "tolerance"},
     "data": GROUND | {"noise", "threat"},
     "corrections": {"errors", "registry", "losses"},
     "models": GROUND | {"corrections"},
@@ -71,7 +72,7 @@ MAY_IMPORT = {
     | {"__init__", "judging", "memory", "records", "engine", "ladder", "flags", "preflight", "probe", "recraft"},
     "critical": {"errors", "registry", "threat", "attacks", "data", "evaluation", "metrics"},
     "repair": LAYER_2 | {"__init__", "judging", "memory", "engine", "flags", "preflight"},
-    "report": {"errors", "files", "registry", "texts", "console", "metrics"},
+    "report": {"errors", "files", "registry", "schemas", "texts", "console", "metrics"},
     "analysis": LAYER_1 | {"judging", "report"},
     "divergence": {"errors", "losses"},
     "runs": LAYER_2 | {"__init__", "evaluation"},

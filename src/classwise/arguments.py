@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import json
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,7 +16,7 @@ from lightning_fabric.loggers.logger import Logger
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from torch import nn
 
-from classwise import critical, registry
+from classwise import critical, registry, schemas
 from classwise.analysis.evidence import Evidence
 from classwise.analysis.network import last_layer
 from classwise.attacks import PGD, Transfer, contenders, transfer
@@ -40,6 +39,7 @@ from classwise.threat import ThreatModel, parse_eps, parse_norm
 
 _RECIPES = {"digits": "digits", "mnist": "mnist", "svhn": "svhn"}
 _DEFAULT_RECIPE = "pang2021"
+_DEEPEST = 8  # corrections of one another
 _TO_FIT = 1000  # images that a correction is fitted on where no run says which
 
 
@@ -94,8 +94,9 @@ def held_out(
     # Where there is no folder "test", that of "val" is what results are reported on.
     if split != "train" and load(data, directory, "test", download).split == whole.split:
         whole = replace(whole, split="test")  # type: ignore[type-var]
-    while model.startswith("corrected:"):
-        model = str(_record(model)[1]["model"])
+    for _ in range(_DEEPEST):
+        if model.startswith("corrected:"):
+            model = str(_record(model)[1]["model"])
     if split == "train" and model.startswith("run:"):
         found, which = _held_out_of_run(model, whole), "training images that the run held out"
     else:
@@ -126,10 +127,7 @@ def _record(model: str) -> tuple[Path, Any]:
         return Path(rest).expanduser() / RECORD, read_record(Path(rest).expanduser())
     match = re.fullmatch(RUN_FOLDER, rest)
     path = record_file(Path(match[1] if match else "").expanduser())
-    try:
-        return path, json.loads(path.read_text())
-    except ValueError as error:
-        raise InputError(f"{path} is damaged; name the data set with --data.") from error
+    return path, schemas.read(path, schemas.RUN, "name the data set with --data, or train again")
 
 
 def start(model: str) -> str:
@@ -141,8 +139,8 @@ def start(model: str) -> str:
     match = re.fullmatch(f"run:{RUN_FOLDER}", model)
     path = Path(match[1] if match else "").expanduser() / RUN_FILE
     try:
-        arch = str(json.loads(path.read_text())["model"]).partition("@")[0] if match else ""
-    except (OSError, ValueError, TypeError, KeyError):
+        arch = schemas.read(path, schemas.RUN, "")["model"].partition("@")[0] if match else ""
+    except InputError:
         return model  # the loader says what is wrong
     if match is None or arch.startswith(("run:", "export:")) or ".py" in arch:
         return model

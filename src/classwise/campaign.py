@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -15,7 +14,7 @@ from typing import Any
 
 import torch
 
-from classwise import arguments, registry
+from classwise import arguments, registry, schemas
 from classwise.errors import InputError
 from classwise.metrics.result import Result
 from classwise.train import fit
@@ -196,7 +195,7 @@ def _paces(out: Path) -> Iterator[_Pace]:
     for path in sorted({*out.parent.glob("*/run.json"), *out.parent.glob("*/*/run.json")}):
         lines = log(path.parent)
         try:
-            record = json.loads(path.read_text())
+            record = schemas.read(path, schemas.RECORD, "train again")
             seconds = fmean(line["seconds"] for line in lines)
             per = seconds / record["data"]["n"] / _passes(record["recipe"]["steps"])
             yield _Pace(record["data"]["name"], arch(record["model"]), registry.parse(record["method"])[0], per)

@@ -13,6 +13,7 @@ import re
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NoReturn
@@ -41,6 +42,7 @@ Listed = Literal[
 # Positional arguments that take several words, with the help of each; jsonargparse wants a list in brackets.
 _SEVERAL = {"runs": "folders that `classwise evaluate --out` or `classwise train --out` wrote."}
 _GATE_CLOSED = 3
+_TRUST = "--trust-code"
 _LONGEST = 2000  # characters of a sentence that says what was wrong
 # Commands that go on where they were stopped, if they have a folder.
 _RESUMED = ("demo", "train", "evaluate", "critical-eps", "homing", "study")
@@ -662,14 +664,17 @@ def run_study(
     command = _command_line("study", locals())
     from classwise import arguments, campaign, homings, terminal
     from classwise import study as studies
+    from classwise.models.foreign import refuse_code, trusted
     from classwise.trials import Where, grid
 
     found = studies.read(file)
+    for text in studies.models_of(found):
+        refuse_code(text, str(file))
     if shrink:
         found, absent = found.standing_in(data_dir)
         terminal.stand_ins(absent, studies.STAND_IN)
         found = found.shrunk(len(arguments.images(found.data, data_dir, "test", None, 0).classes))
-    where = Where(out or Path("runs") / found.name, data_dir, accelerator, command)
+    where = Where(out or Path("runs") / found.name, data_dir, accelerator, command, trusted())
     trials = grid(found, where)
     if plan:
         more = [each.trainings for each in homings.asked(found, trials)]
@@ -776,7 +781,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(words: Sequence[str]) -> int:
     debug = "--debug" in words
-    arguments = [_underscored(word) for word in words if word != "--debug"]
+    arguments = [_underscored(word) for word in words if word not in ("--debug", _TRUST)]
     command = next((word for word in arguments if not word.startswith("-")), "")
     settings: dict[str, Any] = {}
     try:
@@ -790,7 +795,8 @@ def _run(words: Sequence[str]) -> int:
     try:
         if not 0 <= settings.get("seed", 0) < 2**63:
             raise InputError(f"--seed is {settings['seed']}, but must be a whole number from 0 to 2^63 - 1.")
-        COMMANDS[command](**{name: value for name, value in settings.items() if name != "config"})
+        with _consent(settings, words):
+            COMMANDS[command](**{name: value for name, value in settings.items() if name != "config"})
     except _GateClosed as closed:
         return _fail(str(closed), _GATE_CLOSED, False) if str(closed) else _GATE_CLOSED
     except SystemExit as done:  # of foreign code: whatever it says, the command has not come to its end
@@ -805,6 +811,25 @@ def _run(words: Sequence[str]) -> int:
         reason = f"{type(error).__name__}: {error}".partition("\n")[0]
         return _fail(f"This should not happen ({reason}); run again with --debug and report what it prints.", 1, debug)
     return 0
+
+
+def _consent(settings: Mapping[str, Any], words: Sequence[str]) -> AbstractContextManager[None]:
+    """Let code run that files name, if --trust-code says so; what stands on the command line itself is consented to.
+
+    Raises:
+        InputError: a file of --config names code, and there is no --trust-code.
+    """
+    if _TRUST in words:
+        from classwise.models.foreign import trusting
+
+        return trusting(True)
+    for name, value in settings.items() if settings.get("config") else ():
+        named = isinstance(value, str) and not any(value in word for word in words)
+        if named and re.search(r"\.py\b|export:", str(value)):
+            raise InputError(
+                f"The file of --config names code that would run ({name}: {value}); if you trust it, add {_TRUST}."
+            )
+    return nullcontext()
 
 
 class _Parser(ArgumentParser):
@@ -833,7 +858,8 @@ def parser() -> ArgumentParser:
         allow_abbrev=False,
         version=__version__,
         description="Class-wise adversarial robustness: find the weakest class, attack it, explain it, repair it.",
-        epilog="--debug anywhere shows the traceback of an error.",
+        epilog="--debug anywhere shows the traceback of an error. --trust-code lets run what folders and files name: "
+        "Python files and exported programs of whoever wrote them, who can do with your machine what you can.",
     )
     commands = top.add_subcommands(required=True, title="commands", metavar="COMMAND")
     for name, command in COMMANDS.items():
@@ -891,7 +917,9 @@ def _command_line(name: str, settings: Mapping[str, Any]) -> str:
             words.append(str(value))
         elif value != parameter.default:
             words += [f"--{option.replace('_', '-')}", *([] if _switch(parameter) else [str(value)])]
-    return portable(shlex.join(words))
+    from classwise.models.foreign import trusted
+
+    return portable(shlex.join([*words, *([_TRUST] if trusted() else [])]))
 
 
 def _switch(parameter: inspect.Parameter) -> bool:

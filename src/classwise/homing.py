@@ -87,7 +87,10 @@ class Study:
         network = load_model(run.model, num_classes=len(images.classes), shape=images.shape, seed=run.seed)
         method = registry.build("method", run.method, len(images.classes), run.attack)
         self.fit(network, method, images, run, self.folder / name)
-        return load_model(f"run:{self.folder / name}", num_classes=len(images.classes), shape=images.shape)
+        # Its record names the model that was given for this study, or training would have refused the folder.
+        return load_model(
+            f"run:{self.folder / name}", num_classes=len(images.classes), shape=images.shape, trust_code=True
+        )
 
     def _safe(self, name: str, run: Run, images: Images, broken: Tensor, x_adv: Tensor) -> dict[str, Bools]:
         """Tell which of the broken images are safe in another network, in both forms, (N,) each."""

@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 import classwise
-from classwise import wrappers
+from classwise import schemas, wrappers
 from classwise.attacks.pgd import PGD
 from classwise.data.augment import Augment, augmentation
 from classwise.data.images import Images
@@ -119,10 +119,7 @@ def refuse_other_uses(folder: Path, record: Mapping[str, Any]) -> None:
         raise InputError(f"{folder} holds an evaluation; choose another --out for the training run.")
     path = folder / RUN_FILE
     if path.exists():
-        try:
-            stored = dict(json.loads(path.read_text()))
-        except (ValueError, TypeError) as error:
-            raise InputError(f"{path} is damaged; choose another --out.") from error
+        stored = schemas.read(path, schemas.RECORD, "choose another --out")
         refuse_other_settings(path, stored, record)
 
 

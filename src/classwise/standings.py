@@ -6,7 +6,6 @@ test images of the same kind might differ, the interval of one seed.
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,7 +18,7 @@ from typing import Any
 import numpy as np
 
 import classwise
-from classwise import files
+from classwise import files, schemas
 from classwise.analysis.comparison import Change
 from classwise.analysis.evidence import TRIAL_FILE, Subject
 from classwise.analysis.leaderboard import METRICS, Estimate, Metric
@@ -414,4 +413,4 @@ def _states(trials: Sequence[Trial], out: Path) -> list[str]:
 
 def _codes(trial: Trial, out: Path) -> list[str]:
     path = trial.folder(out) / TRIAL_FILE
-    return list(json.loads(path.read_text())["code"]) if path.exists() else []
+    return list(schemas.read(path, schemas.TRIAL, "run the study again")["code"]) if path.exists() else []

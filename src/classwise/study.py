@@ -345,6 +345,12 @@ def read(path: Path | str) -> Study:
         raise InputError(f"The study {path}: {error}") from error
 
 
+def models_of(study: Study) -> list[str]:
+    """Return every model string that a study names."""
+    trained = [text for entry in study.method for text in (entry.start, entry.teacher) if text]
+    return [*study.model, *trained, *(each.text for each in study.given)]
+
+
 def _study(found: Mapping[str, Any], text: str) -> Study:
     settings = dict(_checked(found, Study, "", _Place(text)))
     evaluate = settings.get("evaluate", {})

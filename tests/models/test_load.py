@@ -167,7 +167,7 @@ def test_a_run_of_a_users_own_network_loads(run):
         "from classwise.models import digits_cnn\ndef make():\n    return digits_cnn(10, (1, 8, 8), 0.5, 0.5)\n"
     )
     edit(run, model=f"{run / 'net.py'}:make")
-    model, state = load_model(f"run:{run}"), read_weights(run / "best.safetensors")
+    model, state = load_model(f"run:{run}", trust_code=True), read_weights(run / "best.safetensors")
     assert torch.equal(model.conv1.weight, state["conv1.weight"])
 
 

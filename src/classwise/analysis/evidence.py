@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
+from classwise import schemas
 from classwise.errors import InputError
 from classwise.metrics.outcomes import WORST_CASE
 from classwise.metrics.result import RESULT_FILE, Result
@@ -59,13 +59,14 @@ class Subject:
         """Training method as its study calls it, or that of a run whose folder can be read; else the model's name."""
         above = [folder.parent / TRIAL_FILE for folder in self.folders[:1]]
         if above and above[0].is_file():
-            return str(json.loads(above[0].read_text())["name"])
+            return str(schemas.read(above[0], schemas.RECORD, "run the study again")["name"])
         name = str(self.result.header["model"]["name"])
         try:
-            record = json.loads(((run_folder(name) or Path(name).expanduser()) / RUN_FILE).read_text())
+            folder = run_folder(name) or Path(name).expanduser()
+            record = schemas.read(folder / RUN_FILE, schemas.RECORD, "train again")
             wrappers = f" + {record['wrappers']}" if record.get("wrappers") else ""
             return f"{record['method']}{wrappers}"
-        except (OSError, ValueError, KeyError, TypeError):
+        except (InputError, ValueError, KeyError, TypeError):
             return name
 
 

@@ -18,11 +18,13 @@ from typing import Any
 
 import numpy as np
 
+from classwise import schemas
 from classwise.errors import InputError
 from classwise.files import write_json
 from classwise.metrics.hypotheses import equal_classes
 from classwise.metrics.outcomes import CLEAN, WORST_CASE, Outcomes
 from classwise.metrics.summaries import table
+from classwise.texts import located
 
 SCHEMA_VERSION = 1
 RESULT_FILE = "result.json"
@@ -160,7 +162,9 @@ class Result:
             # A process that was killed while it added attacks may have written their outcomes already.
             outcomes = outcomes.first(len(document["attacks"]) - 1)
             same = _fingerprint(document) == _expected_fingerprint(outcomes)
-            result = cls(_header(document, derived=set(table(outcomes, CLEAN))), outcomes) if same else None
+            header = _header(document, derived=set(table(outcomes, CLEAN)))
+            header["model"] = {**header["model"], "name": located(header["model"]["name"], folder)}
+            result = cls(header, outcomes) if same else None
         except (KeyError, TypeError, AttributeError, InputError) as error:
             raise InputError(f"{folder / RESULT_FILE} is damaged or incomplete; evaluate again.") from error
         if result is None:
@@ -187,9 +191,8 @@ def _read_document(path: Path) -> dict[str, Any]:
         )
         raise InputError(f"{path.parent} holds no {path.name}: {remedy}.")
     try:
-        document = json.loads(path.read_bytes())
-    except OSError as error:
-        raise InputError(f"Cannot read {path}: {error.strerror or error}; check its permissions.") from error
+        text = schemas.content(path, "check its permissions")
+        document = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is damaged: it is no JSON; evaluate again.") from error
     version = document.get("schema_version") if isinstance(document, dict) else None
@@ -200,7 +203,10 @@ def _read_document(path: Path) -> dict[str, Any]:
             f"{path} has schema version {version!r}, but this classwise reads version {SCHEMA_VERSION}; "
             "install the version that wrote it, or evaluate again."
         )
-    return dict(document)
+    try:
+        return schemas.parsed(text, schemas.HEADER, str(path), "evaluate again")
+    except InputError as error:
+        raise InputError(f"{path} is damaged or incomplete: {error}") from error
 
 
 def _header(document: Mapping[str, Any], derived: set[str]) -> dict[str, Any]:

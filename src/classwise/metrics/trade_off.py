@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from classwise import schemas
 from classwise.errors import InputError
 
 CURVE_FILE = "curve.json"
@@ -69,7 +69,7 @@ class TradeOff:
             InputError: it holds no readable curve.
         """
         try:
-            found = json.loads((folder / CURVE_FILE).read_text(encoding="utf-8"))
+            found = schemas.read(folder / CURVE_FILE, schemas.CURVE, "fit the correction again")
             points = tuple(_point(each) for each in found["rounds"])
             about = (str(found["rule"]), int(found["data"]["n"]), str(found["images"]), float(found["max_loss"]))
             return cls(*about, points, range(len(points))[found["chosen"]])

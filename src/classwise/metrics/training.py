@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from classwise import schemas
 from classwise.errors import InputError
 from classwise.metrics.outcomes import Floats, divide
 
@@ -43,13 +43,26 @@ class Training:
             InputError: it holds no readable log, or no epoch was finished.
         """
         try:
-            lines = [json.loads(line) for line in (folder / LOG_FILE).read_text(encoding="utf-8").splitlines()]
-            classes = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))["classes"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{folder} holds no readable log of a training run ({LOG_FILE}, {RUN_FILE}).") from error
+            lines = read_log(folder)
+            classes = schemas.read(folder / RUN_FILE, schemas.LOGGED, "train again, or restore the file")["classes"]
+        except InputError as error:
+            raise InputError(
+                f"{folder} holds no readable log of a training run ({LOG_FILE}, {RUN_FILE}): {error}"
+            ) from error
         if not lines:
             raise InputError(f"{folder / LOG_FILE} is empty: no epoch was finished; train on.")
         return cls(folder.name, tuple(classes), tuple(lines))
+
+
+def read_log(folder: Path) -> list[dict[str, Any]]:
+    """Return the lines of a run's log.jsonl.
+
+    Raises:
+        InputError: there is none, or it is damaged.
+    """
+    path, remedy = folder / LOG_FILE, "give the folder of a training run, or train again"
+    lines = schemas.content(path, remedy).splitlines()
+    return [schemas.parsed(line, schemas.RECORD, f"{path}, line {n},", remedy) for n, line in enumerate(lines, start=1)]
 
 
 def run_folder(model: str) -> Path | None:
@@ -79,9 +92,9 @@ def weakest_held_out(model: str) -> int | None:
         return None
     average, _, which = (match[2] or "best").rpartition("-")
     try:
-        summary = json.loads((folder / SUMMARY_FILE).read_text(encoding="utf-8"))
+        summary = schemas.read(folder / SUMMARY_FILE, schemas.SUMMARY, "train again")
         accuracy = np.array(summary[average or "plain"][which]["robust"]["by_class"], dtype=np.float64)
-    except (OSError, ValueError, KeyError, TypeError):
+    except (InputError, ValueError, KeyError, TypeError):
         return None
     return int(np.nanargmin(accuracy)) if np.isfinite(accuracy).any() else None
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,11 +10,11 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from classwise import registry
+from classwise import registry, schemas
 from classwise.errors import InputError
 from classwise.files import write_bytes, write_json
 from classwise.models.checkpoint import read_weights, weights_sha256
-from classwise.models.foreign import foreign_code
+from classwise.models.foreign import foreign_code, refuse_code
 from classwise.models.stored import State
 from classwise.texts import located
 
@@ -26,8 +25,6 @@ FITTED_ON_TEST = (
     "held-out images."
 )
 """What every output says of such a model."""
-
-_NEEDED = ("model", "sha256", "rule", "fitted_on_test")
 
 
 class Corrected(nn.Module):
@@ -89,12 +86,7 @@ def read_record(folder: Path) -> dict[str, Any]:
         raise InputError(
             f"{folder} holds no corrected model: it has no {RECORD}; give one that `classwise correct` wrote."
         )
-    with foreign_code(f"{path} cannot be read", "fit the correction again"):
-        record = json.loads(path.read_text(encoding="utf-8"))
-        lacking = [key for key in _NEEDED if key not in record]
-    if lacking:
-        raise InputError(f"{path} lacks {', '.join(lacking)}; fit the correction again.")
-    assert isinstance(record, dict)
+    record = schemas.read(path, schemas.CORRECTED, "fit the correction again")
     return {**record, "model": located(str(record["model"]), folder)}
 
 
@@ -111,6 +103,7 @@ def load_corrected(folder: Path, load: Callable[[str, State | None], nn.Module],
     """
     record = read_record(folder)
     inner = None if state is None else {k.removeprefix("model."): v for k, v in state.items() if k.startswith("model.")}
+    refuse_code(record["model"], str(folder / RECORD))
     model = load(record["model"], inner)
     if state is None and (found := weights_sha256(model)) != record["sha256"]:
         raise InputError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,13 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from classwise import registry
+from classwise import registry, schemas
 from classwise.errors import InputError
 from classwise.models.checkpoint import fill, read_weights, take
 from classwise.models.corrected import load_corrected
 from classwise.models.exported import exported
 from classwise.models.factory import from_file
-from classwise.models.foreign import foreign_code
+from classwise.models.foreign import foreign_code, refuse_code, trusting
 from classwise.models.heads import put_head
 from classwise.models.normalize import Normalize
 from classwise.models.stored import State, Stored, main_set, normaliser, read_stored
@@ -28,11 +27,20 @@ from classwise.texts import located
 
 Shape = tuple[int, int, int]
 
+_LONGEST = 20_000  # characters
+_DEEPEST = 8  # records that name one another
 RUN_FOLDER = r"(.+?)(?:@((?:\w+-)?(?:best|last)))?"
 """What follows ``run:``: a folder, and which of its weights."""
 
 
-def load_model(text: str, *, num_classes: int | None = None, shape: Shape | None = None, seed: int = 0) -> nn.Module:
+def load_model(
+    text: str,
+    *,
+    num_classes: int | None = None,
+    shape: Shape | None = None,
+    seed: int = 0,
+    trust_code: bool = False,
+) -> nn.Module:
     """Return the model that ``text`` names, on the CPU and in eval mode; it takes [0, 1] and returns logits.
 
     ====================================  ==========================================================================
@@ -52,6 +60,8 @@ def load_model(text: str, *, num_classes: int | None = None, shape: Shape | None
         num_classes: number of classes of the data; the model must have as many logits.
         shape: (C, H, W) of the images; if given, two grey images are sent through the model to check its output.
         seed: of fresh weights; the caller's random state stays untouched.
+        trust_code: let run what the record of a ``run:`` or ``corrected:`` folder names: a Python file or an exported
+            program, whose code does whatever its author wants. Only for folders of people you trust.
 
     Raises:
         InputError: the model cannot be had, or does not fit ``num_classes`` and ``shape``.
@@ -60,7 +70,7 @@ def load_model(text: str, *, num_classes: int | None = None, shape: Shape | None
         >>> load_model("digits_cnn", num_classes=10, shape=(1, 8, 8))(torch.zeros(3, 1, 8, 8)).shape
         torch.Size([3, 10])
     """
-    with _own_randomness(seed):
+    with _own_randomness(seed), trusting(trust_code):
         model = _load(text.strip(), _Data(num_classes, shape)).cpu().eval()
         if shape is not None:
             _check_logits(model, text, num_classes, shape)
@@ -73,15 +83,32 @@ class _Data:
 
     num_classes: int | None
     shape: Shape | None
+    above: tuple[Path, ...] = ()  # folders whose records have led here
+
+    def inside(self, folder: Path, num_classes: int | None = None, shape: Shape | None = None) -> _Data:
+        """Return what is known of a model that the record of a folder names.
+
+        Raises:
+            InputError: records go round in a circle, or on and on.
+        """
+        above = (*self.above, folder.resolve())
+        if len(set(above)) < len(above):
+            raise InputError(f"{folder} names itself as its model, by way of {len(self.above)} records; mend one.")
+        if len(above) > _DEEPEST:
+            raise InputError(f"{folder} is the {len(above)}th record that names another; give the last of them.")
+        return _Data(num_classes or self.num_classes, shape or self.shape, above)
 
 
 def _load(text: str, data: _Data, state: State | None = None) -> nn.Module:
     """Tell the forms apart and build; with ``state``, no other weights are fetched, and the caller fills it in."""
+    if len(text) > _LONGEST:
+        raise InputError(f"A model string has at most {_LONGEST:,} characters, not {len(text):,}.")
     kind, _, rest = text.partition(":")
     if kind == "run":
         return _run(rest, data, state)
     if kind == "corrected":
-        return load_corrected(_path(rest), lambda text, inner: _load(text, data, inner), state)
+        within = data.inside(_path(rest))
+        return load_corrected(_path(rest), lambda text, inner: _load(text, within, inner), state)
     if kind == "export":
         return exported(_path(rest))
     if kind in ("timm", "torchvision"):
@@ -154,7 +181,7 @@ def _run(rest: str, data: _Data, state: State | None) -> nn.Module:
         raise InputError("run: needs a folder; write run:FOLDER or run:FOLDER@last.")
     folder, which = _path(match[1]), match[2] or "best"
     record = _record(folder)
-    trained = _Data(len(record["classes"]), tuple(record["shape"]))
+    trained = data.inside(folder, len(record["classes"]), tuple(record["shape"]))
     _same_data(folder, trained, data)
     if state is not None:
         return _load(record["model"], trained, state)
@@ -183,15 +210,12 @@ def record_file(folder: Path) -> Path:
 
 
 def _record(folder: Path) -> dict[str, Any]:
-    """Read what a run wrote about its model: text, class names, shape."""
+    """Read what a run wrote about its model: text, class names, shape; refuse a model whose code it must not run."""
     path = record_file(folder)
-    with foreign_code(f"{path} cannot be read", "train again, or restore the file"):
-        record = json.loads(path.read_text(encoding="utf-8"))
-        lacking = [key for key in ("model", "classes", "shape") if key not in record]
-    if lacking:
-        raise InputError(f"{path} lacks {', '.join(lacking)}; train again, or restore the file.")
-    assert isinstance(record, dict)
-    return {**record, "model": located(str(record["model"]), folder)}
+    record = schemas.read(path, schemas.RUN, "train again, or restore the file")
+    model = located(str(record["model"]), folder)
+    refuse_code(model, str(path))
+    return {**record, "model": model}
 
 
 def _same_data(folder: Path, trained: _Data, data: _Data) -> None:
