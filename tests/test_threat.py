@@ -304,11 +304,35 @@ def test_one_image_of_a_batch_with_a_zero_gradient_does_not_touch_the_others(nam
     assert norm(step, name).tolist() == pytest.approx([1, 0, 1])
 
 
-def test_an_l1_step_moves_one_pixel_in_a_hundred_evenly() -> None:
+def test_an_l1_step_gives_half_to_the_steepest_and_spreads_the_rest_over_one_pixel_in_a_hundred() -> None:
     gradient = torch.arange(1.0, 1001.0)[None] * torch.tensor([1.0, -1.0]).repeat(500)
     step = ThreatModel("L1", 0.1).ascend(gradient, torch.full((1, 1000), 0.5))
     assert step.nonzero()[:, 1].tolist() == list(range(990, 1000))
-    torch.testing.assert_close(step[0, 990:], torch.tensor([0.1, -0.1]).repeat(5))
+    torch.testing.assert_close(step[0, 990:], torch.tensor([0.05, -0.05]).repeat(5) - 0.5 * torch.eye(10)[9])
+
+
+def test_an_l1_step_goes_on_to_the_next_pixel_where_one_meets_its_limit() -> None:
+    """A step of 1 from the image 1/2 has room for half of it in each pixel: two of them spend it."""
+    gradient = torch.tensor([[1.0, -4.0, 3.0, -2.0]])
+    step = ThreatModel("L1", 9.0).ascend(gradient, torch.full((1, 4), 0.5), 1.0)
+    assert step.tolist() == [[0, -0.5, 0.5, 0]]
+
+
+@given(st.integers(1, 400), st.floats(0.01, 50), SEEDS)
+@examples(60)
+def test_an_l1_step_spends_its_length_and_rises_at_least_four_fifths_as_much_as_the_steepest(
+    pixels: int, length: float, seed: int
+) -> None:
+    x = torch.rand(3, pixels, generator=generator(seed)).round(decimals=1)
+    gradient = torch.randn(3, pixels, generator=generator(seed + 1)) ** 5  # heavy tails
+    step = length * ThreatModel("L1", 1.0).ascend(gradient, x, length)
+    assert ((x + step >= -1e-5) & (x + step <= 1 + 1e-5)).all()
+    room = torch.where(gradient > 0, 1 - x, x)
+    spent = room.sum(1).clamp_max(length)
+    torch.testing.assert_close(step.abs().sum(1), spent, rtol=1e-4, atol=1e-5)
+    size, order = gradient.abs().sort(1, descending=True)
+    filled = room.gather(1, order).cumsum(1).clamp_max(length).diff(dim=1, prepend=torch.zeros(3, 1))
+    assert ((gradient * step).sum(1) >= 0.8 * (filled * size).sum(1) * (1 - 1e-4)).all()
 
 
 def test_an_l1_step_leaves_out_pixels_that_cannot_move() -> None:

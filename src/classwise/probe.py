@@ -100,8 +100,8 @@ def climb(model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, noise: No
             gradient = input_gradient(cross_entropy(logits, y), point)
             felt |= gradient != 0
             blind += (gradient == 0).flatten(1).all(1)
-            x_adv = point.detach()
-            x_adv = threat.project(x_adv + _STEP * threat.eps * threat.ascend(gradient, x_adv), x)
+            x_adv, length = point.detach(), _STEP * threat.eps
+            x_adv = threat.project(x_adv + length * threat.ascend(gradient, x_adv, length), x)
     border = on_border(x_adv.detach(), x, threat, felt)
     return Climb(torch.stack(heights).cpu(), (blind / _STEPS).cpu(), border.cpu(), fooled.cpu())
 

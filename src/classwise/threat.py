@@ -17,6 +17,9 @@ from classwise.tolerance import tolerated
 
 Norm = Literal["Linf", "L2", "L1"]
 Projection = Callable[[Tensor], Tensor]
+# Of an L1 step: the part that goes to the steepest coordinate, the share of coordinates that the rest is spread over,
+# and the gradient, in units of the steepest, below which a coordinate gets nothing of it.
+_STEEPEST, _SHARE, _WORTH = 0.5, 0.01, 0.6
 _ALIASES: dict[str, Norm] = {"inf": "Linf", "linf": "Linf", "2": "L2", "l2": "L2", "1": "L1", "l1": "L1"}
 
 
@@ -104,10 +107,10 @@ class ThreatModel:
         return length.to(x.dtype)
 
     def project(self, x_adv: Tensor, x: Tensor, eps: Tensor | None = None) -> Tensor:
-        """Move each ``x_adv`` into the set: scale or clip the perturbation, then clip to [0, 1].
+        """Move each ``x_adv`` into the set.
 
-        Clipping to the pixel range afterwards shortens every coordinate, because ``x`` is inside the range, so
-        the result is in both sets. For L2 it is the nearest point of the ball only, not of the intersection.
+        Linf and L1 give the nearest point of the set. L2 scales the perturbation and then clips to [0, 1], which
+        shortens every coordinate because ``x`` is inside the range: the nearest point of the ball only.
 
         Args:
             x_adv: perturbed images (N, ...).
@@ -122,21 +125,16 @@ class ThreatModel:
             tensor([[0.6000]])
         """
         radius = _radius(self.eps if eps is None else eps, x)
+        if self.norm == "L1":
+            return project_l1_box(x_adv, x, radius.flatten())
         delta = x_adv - x
         if self.norm == "Linf":
             delta = torch.minimum(torch.maximum(delta, -radius), radius)
-        elif self.norm == "L2":
+        else:
             # In float64 for the reason given in ``distance``.
             length = torch.linalg.vector_norm(delta.flatten(1), dim=1, dtype=torch.float64).view_as(radius)
             delta = delta * (radius / length.clamp_min(1e-12)).clamp_max(1).to(delta.dtype)
-        else:
-            delta = _project_l1(delta.flatten(1), radius.flatten()).view_as(delta)
-        moved = x + delta
-        if self.norm == "L1":
-            # Soft thresholding leaves all pixels the same fraction of a float32 step from the next float, so their
-            # roundings add up over the image instead of cancelling: round towards x.
-            moved = torch.where((moved - x).abs() > delta.abs(), torch.nextafter(moved, x), moved)
-        return moved.clamp_(0, 1)
+        return (x + delta).clamp_(0, 1)
 
     def projection(self, x: Tensor) -> Projection:
         """Return the projection onto the set around ``x`` (N, ...), prepared for many calls.
@@ -168,12 +166,28 @@ class ThreatModel:
         factor: Tensor = (share / length.clamp_min(1e-12)).view_as(radius)
         return (x + radius * factor * direction).clamp_(0, 1)
 
-    def ascend(self, gradient: Tensor, x_adv: Tensor) -> Tensor:
+    def pace(self, step: int, steps: int) -> float:
+        """Return by what to multiply the length of a step of several equal ones, ``step`` in 0 … steps - 1.
+
+        It is 1; in L1 it falls linearly, with a mean of 1. A step of constant length and the projection after it leave
+        a part of an L1 radius, about as large as the step, on coordinates that are not worth it.
+        """
+        return 1.0 if self.norm != "L1" else 2 * (steps - step) / (steps + 1)
+
+    def ascend(self, gradient: Tensor, x_adv: Tensor, length: float | Tensor = 0.0) -> Tensor:
         """Return a step of length 1 that raises the loss: (N, ...) -> (N, ...).
 
-        Linf takes the sign, L2 the normalised gradient. L1 spreads the step evenly over the 1 % of coordinates
-        with the largest gradient that can still move, as the single steepest coordinate makes poor progress
-        inside a pixel range (Tramèr & Boneh 2019, SLIDE). A zero gradient gives a zero step.
+        Linf takes the sign, L2 the normalised gradient. L1 gives one half of the step to the steepest coordinate, and
+        the other evenly to the 1 % steepest, as one coordinate at a time makes poor progress inside a pixel range
+        (Tramèr & Boneh 2019, SLIDE); never to one of less than 0.6 times the steepest gradient. No coordinate gets
+        more than it has room for, and what is left goes to the next steepest: so the step rises by at least 0.8 times
+        as much as the steepest of its length does (our bound). A zero gradient gives a zero step.
+
+        Args:
+            gradient: of the loss (N, ...).
+            x_adv: where it was taken (N, ...).
+            length: that the step will be multiplied by, a number or broadcast over images, which bounds what a
+                coordinate has room for in L1; 0 for a step so short that none meets its limit.
         """
         if self.norm == "Linf":
             return gradient.sign()
@@ -182,16 +196,13 @@ class ThreatModel:
             # Dividing by the largest entry first keeps tiny float32 gradients from underflowing when squared.
             largest = flat.abs().amax(1, keepdim=True)
             flat = torch.where(largest > 0, flat / largest, 0)
-            length = torch.linalg.vector_norm(flat, dim=1, keepdim=True)
-            unit: Tensor = flat / length.clamp_min(1)
+            norm = torch.linalg.vector_norm(flat, dim=1, keepdim=True)
+            unit: Tensor = flat / norm.clamp_min(1)
             return unit.view_as(gradient)
         position = x_adv.flatten(1)
-        stuck = ((flat > 0) & (position >= 1)) | ((flat < 0) & (position <= 0))
-        movable = flat.masked_fill(stuck, 0)
-        count = max(1, round(0.01 * flat.shape[1]))
-        top = movable.abs().topk(count, dim=1).indices
-        step = torch.zeros_like(flat).scatter_(1, top, movable.gather(1, top).sign())
-        return (step / step.abs().sum(1, keepdim=True).clamp_min(1)).view_as(gradient)
+        span = torch.as_tensor(length, dtype=position.dtype, device=position.device).reshape(-1, 1)
+        room = torch.where(flat > 0, 1 - position, position).clamp_min(0) / span
+        return (_sparse_step(flat.abs(), room.nan_to_num(0)) * flat.sign()).view_as(gradient)
 
     def contains(self, x_adv: Tensor, x: Tensor) -> Tensor:
         """Tell which ``x_adv`` the attacker may use, (N, ...) -> (N,) bool.
@@ -209,12 +220,71 @@ def _radius(eps: float | Tensor, x: Tensor) -> Tensor:
     return radius.view(-1, *[1] * (x.dim() - 1))
 
 
-def _project_l1(delta: Tensor, radius: Tensor) -> Tensor:
-    """Project rows (N, D) onto L1 balls of ``radius`` (N,) by soft thresholding (Duchi et al. 2008)."""
-    size = delta.abs().double()  # for the reason given in ``distance``
-    ordered = size.sort(1, descending=True).values
-    excess = ordered.cumsum(1) - radius[:, None]
-    count = torch.arange(1, delta.shape[1] + 1, device=delta.device)
-    support = (ordered * count > excess).sum(1).clamp_min(1)
-    threshold = (excess.gather(1, support[:, None] - 1) / support[:, None]).clamp_min(0)
-    return delta.sign() * (size - threshold).clamp_min(0).to(delta.dtype)
+def _sparse_step(size: Tensor, room: Tensor) -> Tensor:
+    """Return how far each coordinate moves in an L1 step of length 1; see :meth:`ThreatModel.ascend`.
+
+    Args:
+        size: of the gradient in each coordinate (N, D).
+        room: of each coordinate in units of the step (N, D), infinite where none is met.
+    """
+    size, order = size.sort(dim=1, descending=True, stable=True)
+    room = torch.where(size > 0, room.gather(1, order), 0)
+    amount = _filled(room, torch.full_like(room[:, :1], _STEEPEST))
+    left = room - amount
+    worth = (left > 0) & (size >= _WORTH * torch.where(left > 0, size, 0).amax(1, keepdim=True))
+    count = worth.sum(1, keepdim=True).clamp(1, max(1, round(_SHARE * size.shape[1])))
+    amount += _filled(torch.where(worth, left.minimum((1 - _STEEPEST) / count), 0), 1 - amount.sum(1, keepdim=True))
+    amount += _filled(room - amount, (1 - amount.sum(1, keepdim=True)).clamp_min(0))
+    return torch.zeros_like(size).scatter_(1, order, amount)
+
+
+def _filled(room: Tensor, need: Tensor) -> Tensor:
+    """Return what each room (N, D) takes of ``need`` (N, 1) if they are filled in their order."""
+    room = room.minimum(need)  # finite, so that its sums are
+    return (need - (room.cumsum(1) - room)).clamp_min(0).minimum(room)
+
+
+def project_l1_box(x_adv: Tensor, x: Tensor, eps: float | Tensor) -> Tensor:
+    """Return the nearest point of the L1 ball *and* the pixel range (Croce & Hein 2021, proposition 2.1).
+
+    Coordinate i moves from x by min(max(|x_adv − x| − t, 0), room to its limit), with the smallest t ≥ 0 at which the
+    moves add up to at most eps. Their sum is linear in t between the points where a coordinate starts or stops
+    to count, so sorting these finds t exactly. Clipping after a projection onto the ball alone (Duchi et al. 2008)
+    would give away what the clipping cuts off.
+
+    Args:
+        x_adv: perturbed images (N, ...).
+        x: clean images (N, ...) in [0, 1].
+        eps: radius, or one of each image (N,).
+
+    Example:
+        >>> x = torch.tensor([[0.9, 0.5]])
+        >>> project_l1_box(x + torch.tensor([[0.4, 0.3]]), x, 0.3)
+        tensor([[1.0000, 0.7000]])
+    """
+    clean = x.flatten(1).double()  # in float32 the sums over a large image miss the tolerance of the threat
+    delta = x_adv.flatten(1).double() - clean
+    size, room = delta.abs(), torch.where(delta > 0, 1 - clean, clean)
+    threshold = _threshold(size, room, torch.as_tensor(eps, dtype=clean.dtype, device=x.device).expand(len(x)))
+    length = torch.minimum((size - threshold[:, None]).clamp_min(0), room)
+    moved = (clean + delta.sign() * length).to(x.dtype)
+    # Rounded to float32, a point may lie outside by more than the sum over its pixels may: round towards x.
+    too_far = (moved.double() - clean).abs() > length
+    return torch.where(too_far, torch.nextafter(moved, x.flatten(1)), moved).view_as(x)
+
+
+def _threshold(size: Tensor, room: Tensor, eps: Tensor) -> Tensor:
+    """Return the smallest t ≥ 0 (N,) at which Σ min(max(size − t, 0), room) ≤ eps (N,)."""
+    # Downwards from the largest, t passes each size, where that coordinate starts to count, and each size − room,
+    # where it stops.
+    points, order = torch.cat([size, (size - room).clamp_min(0), size.new_zeros(len(size), 1)], 1).sort(
+        1, descending=True
+    )
+    start = torch.where(order < size.shape[1], 1.0, -1.0).to(size.dtype)
+    counting = start.cumsum(1)
+    total = ((points[:, :-1] - points[:, 1:]) * counting[:, :-1]).cumsum(1)  # the sum at points[:, 1:]
+    inside = (total <= eps[:, None]).sum(1)  # how many of these points, from above, keep to eps
+    at = inside.clamp_max(total.shape[1] - 1)[:, None]
+    excess = total.gather(1, at).squeeze(1) - eps
+    threshold = points.gather(1, at + 1).squeeze(1) + excess / counting.gather(1, at).squeeze(1).clamp_min(1)
+    return torch.where(inside < total.shape[1], threshold, 0)

@@ -11,6 +11,7 @@ from tests.strategies import NORMS
 from torch import Tensor, nn
 
 from classwise.attacks import FAB, Narrowing, predict
+from classwise.attacks.narrowing import _Bracket, clear
 from classwise.errors import InputError
 from classwise.noise import Noise
 from classwise.threat import ThreatModel
@@ -66,6 +67,19 @@ def test_where_fab_finds_nothing_pgd_looks_in_the_whole_ball() -> None:
     alone = FAB(threat, steps=1, targets=1).minimise(model, x, y, noise=Noise(0, torch.arange(60)).fold("fab"))[1]
     found = distances(Narrowing(threat, fab_steps=1, targets=1), model, x, y)
     assert ((alone > threat.eps) & found.isfinite()).any()
+
+
+def test_an_l1_candidate_whose_pixels_are_on_their_limits_is_moved_on_in_others() -> None:
+    """Pixels 0 and 1 are full and the model is undecided: no longer perturbation exists but one that moves pixel 2."""
+    weight = torch.tensor([[0.0] * 9, [4.0, 3.0, 2.0, 1.0, 0.5, 0.0, 0.0, 0.0, 0.0]])
+    x = torch.zeros(1, *SHAPE)
+    on_limits = x.clone().flatten(1).index_fill(1, torch.tensor([0, 1]), 1.0).view_as(x)
+    model, y = Affine(weight, torch.tensor([7.0, 0.0])), torch.tensor([0])
+    bracket = _Bracket(ThreatModel("L1", 3.0), x, y)
+    moved = bracket.cleared(model, on_limits)
+    assert not clear(model, on_limits, y).any()
+    assert clear(model, moved, y).all()
+    assert 2 < bracket.threat.distance(moved, x) < 2.001
 
 
 def test_an_image_out_of_reach_is_returned_clean() -> None:

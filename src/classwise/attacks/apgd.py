@@ -104,7 +104,7 @@ class APGD:
         for radius, steps in self._stages():
             ball = ThreatModel(self.threat.norm, radius)
             if ball.norm == "L1":
-                x_adv = project_l1_box(x_adv, images.x, radius)
+                x_adv = ball.project(x_adv, images.x)
             x_adv, loss, fooled = self._climb(model, images, x_adv, ball, steps)
         return x_adv, loss, fooled
 
@@ -116,7 +116,7 @@ class APGD:
         fooled = torch.zeros_like(images.y, dtype=torch.bool)
         state = _State.begin(images, x_adv, ball, sparse=self._in_stages())
         checks = dict(itertools.pairwise(reversed((0, *_checks(ball, steps)))))  # each checkpoint and the one before
-        project = self._projection(ball, state.x)
+        project = ball.projection(state.x)
         for step in range(steps + 1):
             point = state.x_adv.detach().requires_grad_(step < steps)
             logits = model(point)
@@ -129,7 +129,7 @@ class APGD:
             gradient = input_gradient(loss, point) if go_on else torch.zeros_like(point)
             if not stays.all():
                 state, loss, gradient = state.select(stays), loss[stays], gradient[stays]
-                project = self._projection(ball, state.x)
+                project = ball.projection(state.x)
             state.see(loss.detach().float(), gradient)
             if not go_on:
                 break
@@ -166,11 +166,6 @@ class APGD:
                 mixed = torch.lerp(x_adv, moved, _MOMENTUM)
                 moved = project(mixed.add_(x_adv - state.x_before, alpha=1 - _MOMENTUM))
         state.x_before, state.x_adv = x_adv, moved
-
-    @staticmethod
-    def _projection(ball: ThreatModel, x: Tensor) -> Projection:
-        """Return the projection that iterates end a step with; in L1 the exact one on ball and pixel range at once."""
-        return ball.projection(x) if ball.norm != "L1" else lambda x_adv: project_l1_box(x_adv, x, ball.eps)
 
     def _start(self, x: Tensor, noise: Noise) -> Tensor:
         """Draw a point: on the surface of the ball, or in L1 Gaussian noise, whose projection onto a ball is sparse."""
@@ -345,52 +340,6 @@ def sparse_direction(gradient: Tensor, count: Tensor) -> Tensor:
     least = size.sort(1, descending=True).values.gather(1, last[:, None])
     step = torch.where(size >= least, gradient.flatten(1).sign(), 0)
     return (step / step.abs().sum(1, keepdim=True).clamp_min(1)).view_as(gradient)
-
-
-def project_l1_box(x_adv: Tensor, x: Tensor, eps: float) -> Tensor:
-    """Return the nearest point of the L1 ball *and* the pixel range (Croce & Hein 2021, proposition 2.1).
-
-    Coordinate i moves from x by min(max(|x_adv − x| − t, 0), room to its limit), with the smallest t ≥ 0 at which the
-    moves add up to at most eps. Their sum is linear in t between the points where a coordinate starts or stops
-    to count, so sorting these finds t exactly. :meth:`ThreatModel.project` clips after the projection onto the
-    ball instead, which gives away what the clipping cuts off.
-
-    Args:
-        x_adv: perturbed images (N, ...).
-        x: clean images (N, ...) in [0, 1].
-        eps: radius.
-
-    Example:
-        >>> x = torch.tensor([[0.9, 0.5]])
-        >>> project_l1_box(x + torch.tensor([[0.4, 0.3]]), x, 0.3)
-        tensor([[1.0000, 0.7000]])
-    """
-    clean = x.flatten(1).double()  # in float32 the sums over a large image miss the tolerance of the threat
-    delta = x_adv.flatten(1).double() - clean
-    size, room = delta.abs(), torch.where(delta > 0, 1 - clean, clean)
-    threshold = _threshold(size, room, eps)
-    length = torch.minimum((size - threshold[:, None]).clamp_min(0), room)
-    moved = (clean + delta.sign() * length).to(x.dtype)
-    # Rounded to float32, a point may lie outside by more than the sum over its pixels may: round towards x.
-    too_far = (moved.double() - clean).abs() > length
-    return torch.where(too_far, torch.nextafter(moved, x.flatten(1)), moved).view_as(x)
-
-
-def _threshold(size: Tensor, room: Tensor, eps: float) -> Tensor:
-    """Return the smallest t ≥ 0 (N,) at which Σ min(max(size − t, 0), room) ≤ eps."""
-    # Downwards from the largest, t passes each size, where that coordinate starts to count, and each size − room,
-    # where it stops.
-    points, order = torch.cat([size, (size - room).clamp_min(0), size.new_zeros(len(size), 1)], 1).sort(
-        1, descending=True
-    )
-    start = torch.where(order < size.shape[1], 1.0, -1.0).to(size.dtype)
-    counting = start.cumsum(1)
-    total = ((points[:, :-1] - points[:, 1:]) * counting[:, :-1]).cumsum(1)  # the sum at points[:, 1:]
-    inside = (total <= eps).sum(1)  # how many of these points, from above, keep to eps
-    at = inside.clamp_max(total.shape[1] - 1)[:, None]
-    excess = total.gather(1, at).squeeze(1) - eps
-    threshold = points.gather(1, at + 1).squeeze(1) + excess / counting.gather(1, at).squeeze(1).clamp_min(1)
-    return torch.where(inside < total.shape[1], threshold, 0)
 
 
 def _checks(ball: ThreatModel, steps: int) -> tuple[int, ...]:

@@ -5,7 +5,8 @@ form is of Croce & Hein, "Reliable evaluation of adversarial robustness with an 
 attacks", ICML 2020. Departures: at a misclassified iterate the boundary is linearised there, not at the point of the
 backward step, so that one forward pass both checks an iterate and is differentiated; the final search aims just beyond
 the boundary, as a point upon it is a tie that rounding decides; and the targets of a restart run side by side in one
-batch, so that the radius of a random start knows of earlier restarts, not of earlier targets.
+batch, so that the radius of a random start knows of earlier restarts, not of earlier targets. In L1 a projection aims
+beyond the boundary by eta, where the code lengthens it by eta and then clips that away.
 """
 
 from __future__ import annotations
@@ -134,10 +135,13 @@ class FAB:
         points = torch.stack([torch.lerp(x, x_adv, _like(back, x)), x])
         fall = (gradient * (x - x_adv)).flatten(1).sum(1)  # of the linear function, from the iterate to the clean image
         heights = torch.stack([height + fall * (1 - back), height + fall]).nan_to_num()
-        delta = crossing(points.flatten(0, 1), heights.flatten(), torch.cat([gradient, gradient]), self.threat.norm)
+        # A longer step in L1 would only be clipped: nearly every pixel that moves meets its limit. Others move in it.
+        need = self.eta if self.threat.norm == "L1" else 1.0
+        goal = need * heights.flatten()
+        delta = crossing(points.flatten(0, 1), goal, torch.cat([gradient, gradient]), self.threat.norm)
         length = self.threat.distance(delta, torch.zeros_like(delta)).view(2, -1)
         alpha = (length[0] / length.sum(0).clamp_min(1e-12)).clamp_max(self.alpha_max)
-        ahead = points.add_(delta.view_as(points), alpha=self.eta)
+        ahead = points.add_(delta.view_as(points), alpha=self.eta / need)
         return torch.lerp(ahead[0], ahead[1], _like(alpha, x)).clamp_(0, 1)
 
     def _refine(self, model: nn.Module, nearest: _Nearest) -> None:

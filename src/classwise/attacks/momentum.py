@@ -26,7 +26,8 @@ class MomentumPGD:
     Attributes:
         threat: the set of allowed images.
         steps: gradients.
-        step_size: length of a step in the threat's norm; None for 2.5·eps/steps.
+        step_size: length of a step in the threat's norm; None for 2.5·eps/steps. In L1 the steps fall linearly, and
+            this is their mean (:meth:`classwise.threat.ThreatModel.pace`).
         decay: what is left of the sum at each step; 0 is PGD.
         start: "clean" or "uniform" in the ball.
         loss: name of the loss that is climbed.
@@ -67,7 +68,8 @@ class MomentumPGD:
                 gradient = input_gradient(loss(logits, y[active])[right], point)[right]
                 active, x_adv = active[right], point.detach()[right]
                 total = self.decay * total[right] + _unit(gradient)
-                x_adv = self.threat.project(x_adv + self.length * self.threat.ascend(total, x_adv), x[active])
+                now = self.length * self.threat.pace(step, self.steps)
+                x_adv = self.threat.project(x_adv + now * self.threat.ascend(total, x_adv, now), x[active])
         return result
 
 

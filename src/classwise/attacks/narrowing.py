@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from classwise.attacks.base import attacking
-from classwise.attacks.fab import FAB
+from classwise.attacks.base import attacking, input_gradient
+from classwise.attacks.fab import FAB, crossing
 from classwise.attacks.pgd import PGD
 from classwise.errors import InputError
 from classwise.losses import margin
@@ -147,14 +147,31 @@ class _Bracket:
         return good
 
     def cleared(self, model: nn.Module, x_adv: Tensor) -> Tensor:
-        """Lengthen the perturbations (N, C, H, W) that end so close to the boundary that rounding would decide."""
+        """Move the images (N, C, H, W) on that end so close to the boundary that rounding would decide."""
         for times in range(_STRETCHES):
             short = ~clear(model, x_adv, self.y) & (x_adv != self.x).flatten(1).any(1)
             if not short.any():
                 break
-            share = torch.where(short, 1 + _STRETCH * 2**times, 1.0).view(-1, *[1] * (x_adv.dim() - 1))
-            x_adv = torch.lerp(self.x, x_adv, share.to(x_adv.dtype)).clamp_(0, 1)
+            if self.threat.norm == "L1":
+                x_adv = x_adv.clone()
+                x_adv[short] = _beyond(model, x_adv[short], self.y[short], 2.0 ** (1 + times) * _CLEAR)
+            else:
+                share = torch.where(short, 1 + _STRETCH * 2**times, 1.0).view(-1, *[1] * (x_adv.dim() - 1))
+                x_adv = torch.lerp(self.x, x_adv, share.to(x_adv.dtype)).clamp_(0, 1)
         return x_adv
+
+
+def _beyond(model: nn.Module, x_adv: Tensor, y: Tensor, share: float) -> Tensor:
+    """Take the shortest L1 step to a lead of ``share`` times the largest logit.
+
+    A longer perturbation would not do: its pixels are on their limits, all but one, so others have to move.
+    """
+    point = x_adv.detach().requires_grad_(True)
+    logits = model(point)
+    lead = margin(logits, y)
+    gradient = input_gradient(lead, point)
+    height = (lead - share * logits.abs().amax(1)).detach().nan_to_num()
+    return (x_adv + crossing(x_adv, height, gradient, "L1")).clamp_(0, 1)
 
 
 def clear(model: nn.Module, x_adv: Tensor, y: Tensor) -> Tensor:

@@ -114,7 +114,7 @@ class NearestPGD:
 
     def _move(self, point: Tensor, before: Tensor, gradient: Tensor, project: Projection, step: int) -> Tensor:
         length = self.threat.eps * (1 + math.cos(math.pi * step / self.steps))
-        moved = project(torch.add(point, self.threat.ascend(gradient, point), alpha=length))
+        moved = project(torch.add(point, self.threat.ascend(gradient, point, length), alpha=length))
         if step == 0:
             return moved
         # point + m·(moved − point) + (1 − m)·(point − before), in few passes over memory

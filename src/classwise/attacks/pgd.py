@@ -29,7 +29,8 @@ class PGD:
     Attributes:
         threat: the set of allowed images.
         steps: gradients a restart.
-        step_size: length of a step in the threat's norm, [0, 1] pixel units; None for 2.5·eps/steps.
+        step_size: length of a step in the threat's norm, [0, 1] pixel units; None for 2.5·eps/steps. In L1 the steps
+            fall linearly, and this is their mean (:meth:`classwise.threat.ThreatModel.pace`).
         start: "clean", "uniform" in the ball, or "jitter", x + 0.001·N(0, 1), for losses flat at x.
         loss: name of the loss that is climbed; "kl" is KL(p(x) ‖ p(x_adv)).
         restarts: independent starts; each image keeps the first that fools the model. Above 1, use keep="success".
@@ -133,11 +134,11 @@ class PGD:
     ) -> Tensor:
         """Take every step with every image, and return the last iterate."""
         length = self.length if step_size is None else step_size.view(-1, *[1] * (x.dim() - 1))
-        for _ in range(self.steps):
+        for step in range(self.steps):
             x_adv = x_adv.detach().requires_grad_(True)
             gradient = input_gradient(loss(model(x_adv), y), x_adv)
-            x_adv = x_adv.detach()
-            x_adv = self.threat.project(x_adv + length * self.threat.ascend(gradient, x_adv), x, eps)
+            x_adv, now = x_adv.detach(), length * self.threat.pace(step, self.steps)
+            x_adv = self.threat.project(x_adv + now * self.threat.ascend(gradient, x_adv, now), x, eps)
         return x_adv.detach()
 
     def _until_fooled(
@@ -160,7 +161,8 @@ class PGD:
             if worth_dropping(right):
                 active, objective = active[right], objective.select(right)
                 x_adv, gradient, project = x_adv[right], gradient[right], self.threat.projection(x[active])
-            x_adv = project(torch.add(x_adv, self.threat.ascend(gradient, x_adv), alpha=self.length))
+            now = self.length * self.threat.pace(step, self.steps)
+            x_adv = project(torch.add(x_adv, self.threat.ascend(gradient, x_adv, now), alpha=now))
         right = ~fooled[active]
         result[active[right]] = x_adv.detach()[right]
         return result, fooled

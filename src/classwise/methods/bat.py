@@ -92,7 +92,8 @@ def both_sides(attack: PGD, model: nn.Module, x: Tensor, y: Tensor, noise: Noise
             # Nothing is added once an image has stopped: it stays wrong, and in train mode others could change that.
             times_wrong = times_wrong + ((predict(logits_adv.detach(), y) != y) & (times_wrong < 2))
             last_clean = _chosen(times_wrong == 0, x_adv, last_clean)
-            moved = attack.threat.project(x_adv + attack.length * attack.threat.ascend(gradient, x_adv), x)
+            step = attack.length * attack.threat.ascend(gradient, x_adv, attack.length)
+            moved = attack.threat.project(x_adv + step, x)
             x_adv = _chosen(times_wrong < 2, moved, x_adv)
         return _chosen(times_wrong == 0, x_adv, last_clean), x_adv
 

@@ -120,7 +120,7 @@ def _look(model: nn.Module, x_adv: Tensor, y: Tensor, shown: Tensor) -> tuple[Te
 
 
 def _moved(attack: PGD, x_adv: Tensor, x: Tensor, gradient: Tensor, noise: Noise, jitter: float) -> Tensor:
-    step = attack.length * attack.threat.ascend(gradient, x_adv)
+    step = attack.length * attack.threat.ascend(gradient, x_adv, attack.length)
     if jitter:
         step = step + jitter * noise.normal(x.shape[1:], x.device)
     return attack.threat.project(x_adv + step, x)
