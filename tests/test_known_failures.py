@@ -10,7 +10,7 @@ import inspect
 import math
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,6 @@ from torch import Tensor, nn
 
 from classwise import registry
 from classwise.attacks import APGD, FAB, PGD, build, predict
-from classwise.attacks.autoattack import members
 from classwise.attacks.base import Attack
 from classwise.attacks.ensemble import Ensemble
 from classwise.attacks.square import Square
@@ -31,6 +30,7 @@ from classwise.data import Images
 from classwise.errors import InputError
 from classwise.evaluation import evaluate
 from classwise.interop.autoattack import AutoAttack
+from classwise.interop.released import APGDAttack, APGDAttackTargeted, FABAttack
 from classwise.metrics import (
     Outcomes,
     Result,
@@ -68,7 +68,16 @@ def image_set(model: nn.Module, n: int = 40, num_classes: int = 4) -> Images:
 @pytest.fixture
 def brief(monkeypatch: pytest.MonkeyPatch) -> None:
     """Give the drop-in AutoAttack three steps and twenty queries; what it is made of stays."""
-    monkeypatch.setattr("classwise.interop.autoattack.members", lambda version: members(version, 3, 20))
+    for settings in (APGDAttack, APGDAttackTargeted, FABAttack):
+        few = tuple(3 if value == 100 else value for value in settings.__init__.__defaults__)
+        monkeypatch.setattr(settings.__init__, "__defaults__", few)
+    set_version = AutoAttack.set_version
+
+    def brief_version(self: AutoAttack, version: str = "standard") -> None:
+        set_version(self, version)
+        self.square.n_queries = 20
+
+    monkeypatch.setattr(AutoAttack, "set_version", brief_version)
 
 
 # 1 to 6: AutoAttack.
@@ -191,15 +200,20 @@ def test_autoattack_is_apgd_ce_targeted_apgd_targeted_fab_and_square_in_this_ord
 
     Guards ``members``, and that registered attack and drop-in are built of nothing else.
     """
-    threat = ThreatModel(norm, 0.1)
+    threat, sparse = ThreatModel(norm, 0.1), norm == "L1"
     expected = (
-        APGD(threat, steps=100, loss="cross_entropy", restarts=1, targets=0),
-        APGD(threat, steps=100, loss="dlr", restarts=1, targets=9),
+        APGD(threat, steps=100, loss="cross_entropy", restarts=5 if sparse else 1, targets=0),
+        APGD(threat, steps=100, loss="dlr", restarts=1, targets=5 if sparse else 9),
         FAB(threat, steps=100, restarts=1, targets=9),
         Square(threat, queries=5000, restarts=1),
     )
     assert build("autoattack", threat)["autoattack"] == Ensemble(expected)
-    assert tuple(AutoAttack(Smooth(3, 9), norm=norm, eps=0.1).attacks.values()) == expected
+    released = (
+        *(replace(attack, large_eps=sparse) for attack in expected[:2]),
+        expected[2],
+        replace(expected[3], rescale_schedule=False),
+    )
+    assert tuple(AutoAttack(Smooth(3, 9), norm=norm, eps=0.1)._attacks().values()) == released
 
 
 # 7 to 11: gradient loops.

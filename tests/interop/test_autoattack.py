@@ -2,30 +2,43 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from tests.models_for_tests import Smooth, Stateful, labelled
 from torch import Tensor, nn
 
-from classwise.attacks import predict
-from classwise.attacks.autoattack import members
+from classwise.attacks import APGD, FAB, Attack, EoT, Square, predict
 from classwise.errors import InputError
-from classwise.interop.autoattack import AutoAttack
+from classwise.interop.autoattack import AutoAttack, EvaluationState
+from classwise.interop.released import APGDAttack, FABAttack, SquareAttack
 from classwise.threat import ThreatModel
 
 SHAPE = (1, 3, 3)
 EPS = 0.02
 
 
-def brief(version: str, steps: int = 100, queries: int = 5000) -> tuple[str, ...]:
-    return members(version, steps=4, queries=20)
-
-
 @pytest.fixture(autouse=True)
 def small_budgets(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("classwise.interop.autoattack.members", brief)
+    for settings, field in ((APGDAttack, "n_iter"), (FABAttack, "n_iter"), (SquareAttack, "n_queries")):
+        monkeypatch.setattr(settings, "attack", limited(settings.attack, field))
+
+
+def limited(attack: Callable[[Any], Attack], field: str) -> Callable[[Any], Attack]:
+    """Return the attack at a part of its budget, where a test leaves the released one in place."""
+    small = {"n_iter": (100, 4), "n_queries": (5000, 20)}[field]
+
+    def brief(self: Any) -> Attack:
+        usual, few = small
+        return attack(replace(self, **{field: few}) if getattr(self, field) == usual else self)
+
+    return brief
 
 
 def problem(num_classes: int = 4, n: int = 30) -> tuple[nn.Module, Tensor, Tensor]:
@@ -44,11 +57,17 @@ def test_it_returns_images_in_the_ball_with_their_labels_and_says_the_accuracies
     assert ThreatModel("Linf", EPS).contains(x_adv, x).all()
     assert torch.equal(y_adv, predict(model(x_adv), y))
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "initial accuracy: 83.33%"
-    assert [line.partition(":")[0] for line in lines[1:]] == [
+    assert lines[:3] == [
+        "setting parameters for standard version",
+        "using standard version including apgd-ce, apgd-t, fab-t, square.",
+        "initial accuracy: 83.33%",
+    ]
+    assert lines[3].startswith("apgd-ce - 1/4 - ")
+    assert [line.partition(":")[0] for line in lines if line.startswith("robust")] == [
         *(f"robust accuracy after {name}" for name in ("APGD-CE", "APGD-T", "FAB-T", "SQUARE")),
         "robust accuracy",
     ]
+    assert lines[-2].startswith("max Linf perturbation: 0.02000, nan in tensor: 0, max: ")
     assert lines[-1] == f"robust accuracy: {(y_adv == y).float().mean():.2%}"
     assert 0 < (y_adv == y).sum() < (predict(model(x), y) == y).sum()
 
@@ -131,17 +150,16 @@ def test_a_function_and_a_log_file_will_do(tmp_path: Path, capsys: pytest.Captur
     adversary = AutoAttack(
         lambda images: model(images), eps=EPS, verbose=False, version="custom", attacks_to_run=["square"], log_path=log
     )
-    adversary.attacks = {"square": next(iter(AutoAttack(model, eps=EPS).attacks.values()))}
     adversary.run_standard_evaluation(x, y)
     assert capsys.readouterr().out == ""
-    assert log.read_text().splitlines()[0] == "initial accuracy: 83.33%"
+    assert log.read_text().splitlines()[1] == "initial accuracy: 83.33%"
 
 
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
         ({"version": "nope"}, "Unknown version"),
-        ({"version": "custom"}, "Unknown attack"),
+        ({"attacks_to_run": ["square"]}, "unless you use version='custom'"),
         ({"version": "custom", "attacks_to_run": ["apgd-c"]}, "did you mean 'apgd-ce'"),
         ({"norm": "L3"}, "Unknown norm"),
         ({"is_tf_model": True}, "TensorFlow"),
@@ -163,3 +181,222 @@ def test_pixels_that_are_not_a_number_are_refused() -> None:
     x[0, 0, 0, 0] = torch.nan
     with pytest.raises(InputError, match=r"give pixels in \[0, 1\]"):
         AutoAttack(model, verbose=False).run_standard_evaluation(x, y)
+
+
+# The idioms of public scripts, each as the released class has it.
+
+
+def custom(model: nn.Module, *attacks: str, **settings: Any) -> AutoAttack:
+    return AutoAttack(model, verbose=False, version="custom", attacks_to_run=attacks, **{"eps": EPS, **settings})
+
+
+def test_custom_is_filled_in_later_with_the_defaults_of_the_released_class() -> None:
+    """The example in examples/eval.py there."""
+    model, x, y = problem()
+    adversary = AutoAttack(model, eps=EPS, version="custom", verbose=False)
+    assert (adversary.apgd.n_restarts, adversary.fab.n_restarts, adversary.square.n_restarts) == (5, 5, 1)
+    assert (adversary.apgd_targeted.n_restarts, adversary.apgd_targeted.n_target_classes) == (1, 9)
+    assert (adversary.square.rescale_schedule, adversary.square.p_init) == (False, 0.8)
+    with pytest.raises(InputError, match="No attack is named"):
+        adversary.run_standard_evaluation(x, y)
+    adversary.attacks_to_run = ["apgd-ce", "fab"]
+    adversary.apgd.n_restarts = adversary.fab.n_restarts = 2
+    adversary.apgd.n_iter = 3
+    threat = ThreatModel("Linf", EPS)
+    assert adversary._attacks() == {
+        "apgd-ce": APGD(threat, steps=3, loss="cross_entropy", restarts=2, large_eps=False),
+        "fab": FAB(threat, steps=4, restarts=2),
+    }
+    adversary.run_standard_evaluation(x, y)
+
+
+def test_each_setting_reaches_its_attack() -> None:
+    adversary = custom(problem()[0], "apgd-dlr", "apgd-t", "fab-t", "square")
+    adversary.apgd.eot_iter, adversary.apgd.thr_decr = 3, 0.5
+    adversary.apgd_targeted.n_target_classes, adversary.apgd_targeted.n_iter_orig = 2, 7
+    adversary.fab.n_target_classes, adversary.fab.n_iter = 3, 8
+    adversary.square.n_queries, adversary.square.n_restarts, adversary.square.loss = 9, 2, "ce"
+    adversary.epsilon, adversary.norm = 0.5, "L2"
+    threat = ThreatModel("L2", 0.5)
+    assert adversary._attacks() == {
+        "apgd-dlr": EoT(APGD(threat, steps=4, loss="dlr", restarts=5, rho=0.5, large_eps=False), 3),
+        "apgd-t": APGD(threat, steps=7, loss="dlr", targets=2, large_eps=False),
+        "fab-t": FAB(threat, steps=8, targets=3),
+        "square": Square(threat, queries=9, restarts=2, loss="cross_entropy", rescale_schedule=False),
+    }
+
+
+@pytest.mark.parametrize("norm", ["Linf", "L2", "L1"])
+def test_the_versions_are_those_of_the_released_class(norm: str) -> None:
+    """Standard in L1 takes five restarts of APGD-CE, five targets of APGD-T, and both begin in larger balls."""
+    sparse, threat = norm == "L1", ThreatModel(norm, 1.0)
+    adversary = AutoAttack(problem()[0], norm=norm, eps=1.0, verbose=False)
+    assert adversary._attacks() == {
+        "apgd-ce": APGD(threat, steps=4, loss="cross_entropy", restarts=5 if sparse else 1, large_eps=sparse),
+        "apgd-t": APGD(threat, steps=4, loss="dlr", targets=5 if sparse else 9, large_eps=sparse),
+        "fab-t": FAB(threat, steps=4, targets=9),
+        "square": Square(threat, queries=20, rescale_schedule=False),
+    }
+    adversary.version = "plus"
+    assert adversary.attacks_to_run == ["apgd-ce", "apgd-dlr", "fab", "square", "apgd-t", "fab-t"]
+    assert [(a.restarts, a.targets) for a in adversary._attacks().values() if not isinstance(a, Square)] == [  # type: ignore[attr-defined]
+        (5, 0),
+        (5, 0),
+        (5, 0),
+        (1, 9),
+        (1, 9),
+    ]
+    adversary.set_version("rand")
+    assert adversary._attacks() == {
+        name: EoT(APGD(threat, steps=4, loss=loss, large_eps=False), 20)
+        for name, loss in (("apgd-ce", "cross_entropy"), ("apgd-dlr", "dlr"))
+    }
+
+
+def test_a_subset_of_standard_is_assigned_after_the_constructor() -> None:
+    model, x, y = problem()
+    adversary = AutoAttack(model, eps=EPS, verbose=False)
+    adversary.attacks_to_run = ["square"]
+    assert list(adversary.run_standard_evaluation_individual(x, y)) == ["square"]
+    adversary.attacks_to_run = ["sqare"]
+    with pytest.raises(InputError, match="did you mean 'square'"):
+        adversary.run_standard_evaluation(x, y)
+
+
+def test_a_larger_radius_another_seed_and_another_model_are_used_when_assigned_later() -> None:
+    model, x, y = problem()
+    adversary = custom(model, "square", eps=0.005)
+    few = adversary.run_standard_evaluation(x, y)
+    adversary.epsilon = 0.5
+    assert adversary.square.eps == 0.5
+    many = adversary.run_standard_evaluation(x, y)
+    assert (many != x).flatten(1).any(1).sum() > (few != x).flatten(1).any(1).sum()
+    adversary.seed = 3
+    assert adversary.get_seed() == 3
+    assert not torch.equal(adversary.run_standard_evaluation(x, y), many)
+    other = Smooth(4, 9, seed=5)
+    adversary.model = other
+    assert adversary.clean_accuracy(x, other(x).argmax(1)) == 1
+    assert torch.equal(adversary.get_logits(x), other(x))
+
+
+@pytest.mark.parametrize("holder", ["", "apgd", "apgd_targeted", "fab", "square"])
+def test_a_setting_that_does_not_exist_is_refused_not_ignored(holder: str) -> None:
+    adversary = custom(problem()[0], "square")
+    with pytest.raises(InputError, match="would be ignored"):
+        (getattr(adversary, holder) if holder else adversary).n_step = 3
+
+
+@pytest.mark.parametrize(
+    ("holder", "name", "value"),
+    [
+        ("", "norm", "L3"),
+        ("", "epsilon", "x"),
+        ("", "version", "nope"),
+        ("", "is_tf_model", True),
+        ("apgd", "loss", "cw"),
+        ("apgd", "n_iter", 0),
+        ("apgd_targeted", "n_target_classes", 0),
+        ("square", "targeted", True),
+        ("fab", "n_restarts", 0),
+    ],
+)
+def test_a_setting_outside_its_range_is_refused(holder: str, name: str, value: object) -> None:
+    model, x, y = problem()
+    adversary = custom(model, "apgd-ce", "apgd-t", "fab", "square")
+
+    def assign_and_run() -> None:
+        setattr(getattr(adversary, holder) if holder else adversary, name, value)
+        if name == "loss":
+            adversary.apgd.perturb(x, y)
+        adversary.run_standard_evaluation(x, y)
+
+    with pytest.raises(InputError):
+        assign_and_run()
+
+
+@pytest.mark.parametrize("name", ["apgd", "apgd_targeted", "fab", "square"])
+def test_an_attack_by_itself_perturbs_what_it_breaks_and_nothing_else(name: str) -> None:
+    model, x, y = problem()
+    settings = getattr(custom(model, "square"), name)
+    x_adv = settings.perturb(x, y)
+    changed = (x_adv != x).flatten(1).any(1)
+    assert 0 < changed.sum() < len(x)
+    assert (predict(model(x_adv), y) != y)[changed].all()
+    assert ThreatModel("Linf", EPS).contains(x_adv, x).all()
+    assert torch.equal(settings.perturb(x), settings.perturb(x, model(x).argmax(1)))
+    assert settings.perturb(x[0], y[0]).shape == (1, *SHAPE)
+
+
+def test_no_survivor_means_no_further_call_of_the_model() -> None:
+    """In the released class and here, the attacks that follow have nothing to do."""
+    model, x, y = problem()
+    rows: list[int] = []
+
+    def counting(images: Tensor) -> Tensor:
+        rows.append(len(images))
+        return model(images)
+
+    adversary = AutoAttack(counting, eps=0.9, verbose=False)
+    x_adv = adversary.run_standard_evaluation(x, y)
+    assert not (predict(model(x_adv), y) == y).any()
+    adversary.run_standard_evaluation_individual(x, (model(x).argmax(1) + 1) % 4)
+    assert min(rows) > 0
+
+
+def test_candidates_come_back_on_the_device_of_the_images() -> None:
+    model, x, y = problem()
+    adversary = custom(model, "square", device="cpu")
+    x_adv, y_adv = adversary.run_standard_evaluation(x, y, return_labels=True)
+    assert (x_adv.device, y_adv.device, x_adv.dtype) == (x.device, y.device, x.dtype)
+
+
+# State files.
+
+_KEYS = {"_attacks_to_run", "path", "_run_attacks", "_robust_flags", "_last_saved", "_SAVE_TIMEOUT", "_clean_accuracy"}
+
+
+def test_the_state_file_has_the_keys_and_types_that_the_released_class_reads(tmp_path: Path) -> None:
+    model, x, y = problem()
+    path = tmp_path / "state.json"
+    adversary = custom(model, "apgd-ce", "square")
+    x_adv = adversary.run_standard_evaluation(x, y, state_path=path)
+    stored = json.loads(path.read_text())
+    assert set(stored) == _KEYS  # the released class refuses any other
+    assert torch.tensor(stored["_robust_flags"], dtype=torch.bool).tolist() == (predict(model(x_adv), y) == y).tolist()
+    assert datetime.fromisoformat(stored["_last_saved"])
+    assert stored["path"] == str(path)
+    state = EvaluationState.from_disk(path)
+    assert (
+        state.robust_accuracy
+        == state.robust_flags.mean().item()
+        == float((predict(model(x_adv), y) == y).float().mean())
+    )  # type: ignore[union-attr]
+    assert torch.equal(adversary.run_standard_evaluation(x, y, state_path=path), x_adv)
+
+
+def test_a_state_that_the_released_class_wrote_is_gone_on_from(tmp_path: Path) -> None:
+    """It writes the set of attacks as text, and no images."""
+    model, x, y = problem()
+    path = tmp_path / "state.json"
+    flags = (model(x).argmax(1) == y).tolist()
+    flags[flags.index(True)] = False
+    stored = {
+        "_attacks_to_run": "{'square', 'apgd-ce'}",
+        "path": str(path),
+        "_run_attacks": ["apgd-ce"],
+        "_robust_flags": flags,
+        "_last_saved": "2026-01-02 03:04:05.678901",
+        "_SAVE_TIMEOUT": 60,
+        "_clean_accuracy": 0.8,
+    }
+    path.write_text(json.dumps(stored))
+    adversary = custom(model, "apgd-ce", "square")
+    x_adv = adversary.run_standard_evaluation(x, y, state_path=path)
+    state = EvaluationState.from_disk(path)
+    assert state.run_attacks == ["apgd-ce", "square"]
+    assert state.robust_accuracy < sum(flags) / len(flags)
+    assert torch.equal(x_adv[flags.index(False)], x[flags.index(False)])
+    path.write_text("{}")
+    with pytest.raises(InputError, match="no state of an attack"):
+        adversary.run_standard_evaluation(x, y, state_path=path)

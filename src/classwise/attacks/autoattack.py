@@ -3,8 +3,9 @@
 Croce & Hein, "Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free attacks", ICML
 2020. Each version is an ensemble: an attack sees only the images that survived those before it. Departures: every
 class count works (targets are at most K - 1, and a loss that needs more classes becomes the margin), and no verdict
-depends on the batch, since every image draws its own random numbers. The parts differ from the released code as their
-files say.
+depends on the batch, since every image draws its own random numbers. Square's schedule of sizes, stated for 10,000
+queries, is stretched to those it has, where the released AutoAttack takes the first half of it. The parts differ from
+the released code as their files say.
 """
 
 from __future__ import annotations
@@ -13,16 +14,17 @@ from classwise.attacks.base import build
 from classwise.attacks.ensemble import Ensemble
 from classwise.attacks.eot import EoT
 from classwise.registry import register
-from classwise.threat import ThreatModel
+from classwise.threat import Norm, ThreatModel
 
 
-def members(version: str, steps: int = 100, queries: int = 5000) -> tuple[str, ...]:
+def members(version: str, steps: int = 100, queries: int = 5000, norm: Norm = "Linf") -> tuple[str, ...]:
     """Return the attacks of a version in their order, by name with settings.
 
     Args:
         version: "standard", "plus" or "rand".
         steps: of Auto-PGD and FAB.
         queries: of Square.
+        norm: of the threat; standard in L1 is five restarts of APGD-CE, and five targets of APGD-T.
 
     Raises:
         KeyError: another version.
@@ -30,8 +32,11 @@ def members(version: str, steps: int = 100, queries: int = 5000) -> tuple[str, .
     targeted = (f"apgd-t(steps={steps})", f"fab-t(steps={steps})")
     square = f"square(queries={queries})"
     several = (f"{name}(steps={steps}, restarts=5)" for name in ("apgd-ce", "apgd-dlr", "fab"))
+    standard = (f"apgd-ce(steps={steps})", *targeted)
+    if norm == "L1":
+        standard = (f"apgd-ce(steps={steps}, restarts=5)", f"apgd-t(steps={steps}, targets=5)", targeted[1])
     return {
-        "standard": (f"apgd-ce(steps={steps})", *targeted, square),
+        "standard": (*standard, square),
         "plus": (*several, square, *targeted),
         "rand": (f"apgd-ce(steps={steps})", f"apgd-dlr(steps={steps})"),
     }[version]
@@ -56,5 +61,5 @@ def autoattack_rand(threat: ThreatModel, steps: int = 100, samples: int = 20) ->
 
 
 def _ensemble(version: str, threat: ThreatModel, steps: int, queries: int) -> Ensemble:
-    built = build(list(members(version, steps, queries)), threat)
+    built = build(list(members(version, steps, queries, threat.norm)), threat)
     return Ensemble(tuple(built.values()), tuple(built))

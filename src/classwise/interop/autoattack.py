@@ -1,29 +1,34 @@
-"""A class with the constructor and methods of fra31/auto-attack, for scripts that use it.
+"""A class with the constructor, attributes and methods of fra31/auto-attack, for scripts that use it.
 
-``from classwise.interop.autoattack import AutoAttack`` in place of ``from autoattack import AutoAttack``. What differs
-is mended on purpose: the model is attacked in eval mode and put back; every class count works; the result depends
-neither on ``bs`` nor on the clock, since ``seed=None`` means 0 and every image draws its own random numbers; a run with
-``state_path`` resumes; and an image counts as broken only if its candidate is inside the ball and misclassified again.
+``from classwise.interop.autoattack import AutoAttack`` in place of ``from autoattack import AutoAttack``. The attacks
+and their settings are those of commit a392200 there, also where a script sets them after the constructor
+(:mod:`classwise.interop.released`). What differs on purpose is the table in docs/autoattack.md.
 """
 
 from __future__ import annotations
 
 import hashlib
-import io
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from classwise import files
-from classwise.attacks import build
-from classwise.attacks.autoattack import members
-from classwise.attacks.base import Attack, predict
+from classwise.attacks import Attack, predict
 from classwise.classifier import as_module
 from classwise.errors import InputError
+from classwise.interop.evaluation_state import EvaluationState
+from classwise.interop.released import (
+    APGDAttack,
+    APGDAttackTargeted,
+    FABAttack,
+    Model,
+    Settings,
+    SquareAttack,
+    device_of,
+)
 from classwise.judging import forward, judging
 from classwise.memory import freed_memory_kept
 from classwise.models.checkpoint import weights_sha256
@@ -31,8 +36,35 @@ from classwise.noise import Noise
 from classwise.registry import unknown
 from classwise.threat import ThreatModel, parse_eps, parse_norm
 
+__all__ = ["AutoAttack", "EvaluationState", "Logger"]
+
 _KNOWN = ("apgd-ce", "apgd-dlr", "apgd-t", "fab", "fab-t", "square")
+_VERSIONS: Mapping[str, tuple[str, ...]] = {
+    "standard": ("apgd-ce", "apgd-t", "fab-t", "square"),
+    "plus": ("apgd-ce", "apgd-dlr", "fab", "square", "apgd-t", "fab-t"),
+    "rand": ("apgd-ce", "apgd-dlr"),
+    "custom": (),
+}
 _ROUNDING = 1e-6  # that resizing may leave a pixel outside [0, 1] by; it is clipped
+
+
+class Logger:
+    """Writes lines to the terminal and appends them to a file.
+
+    Attributes:
+        log_path: that file; None for no file.
+    """
+
+    def __init__(self, log_path: Path | str | None = None) -> None:
+        self.log_path = log_path
+
+    def log(self, str_to_log: str, *, aloud: bool = True) -> None:
+        """Write a line; to the file alone unless ``aloud``."""
+        if aloud:
+            sys.stdout.write(f"{str_to_log}\n")
+        if self.log_path is not None:
+            with Path(self.log_path).open("a", encoding="utf-8") as log:
+                log.write(f"{str_to_log}\n")
 
 
 class AutoAttack:
@@ -50,13 +82,19 @@ class AutoAttack:
         device: where to compute; that of the model if None.
         log_path: file that the printed lines are appended to.
 
+    Attributes:
+        apgd, apgd_targeted, fab, square: settings of the attacks; each has ``perturb``.
+        attacks_to_run: names of the attacks, in their order; may be assigned.
+        seed, verbose: as above; may be assigned.
+        logger: writes the lines.
+
     Raises:
-        InputError: an unknown version, attack or norm, or a TensorFlow model.
+        InputError: an unknown version, attack or norm, attacks beside a version of its own, or a TensorFlow model.
     """
 
     def __init__(
         self,
-        model: nn.Module | Callable[[Tensor], Tensor],
+        model: Model,
         norm: str = "Linf",
         eps: float = 0.3,
         seed: int | None = None,
@@ -67,14 +105,128 @@ class AutoAttack:
         device: torch.device | str | None = None,
         log_path: Path | str | None = None,
     ) -> None:
-        if is_tf_model:
+        self.is_tf_model = is_tf_model
+        threat = ThreatModel(parse_norm(norm), parse_eps(eps))
+        self.seed, self.verbose, self.logger = seed, verbose, Logger(log_path)
+        self.attacks_to_run: list[str] = list(attacks_to_run)
+        shared = {"model": model, "norm": threat.norm, "eps": threat.eps, "device": device, "seed": seed}
+        self.apgd = APGDAttack(**shared, n_restarts=5, logger=self.logger)  # type: ignore[arg-type]
+        self.apgd_targeted = APGDAttackTargeted(**shared, logger=self.logger)  # type: ignore[arg-type]
+        self.fab = FABAttack(**shared, n_restarts=5)  # type: ignore[arg-type]
+        self.square = SquareAttack(**shared)  # type: ignore[arg-type]
+        self._model, self._norm, self._eps, self._device = model, str(threat.norm), threat.eps, device
+        self._version = "custom"
+        if attacks_to_run and version in _VERSIONS and version != "custom":
+            raise InputError("attacks_to_run will be overridden unless you use version='custom'.")
+        _check_names(self.attacks_to_run)
+        self.version = version
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if not hasattr(self, "_version") or hasattr(self, name):
+            object.__setattr__(self, name, value)
+        else:
+            raise InputError(f"AutoAttack has no setting {name!r}, so it would be ignored.")
+
+    @property
+    def model(self) -> Model:
+        """The model; assigning another gives it to every attack."""
+        return self._model
+
+    @model.setter
+    def model(self, value: Model) -> None:
+        self._model = value
+        self._spread("model", value)
+
+    @property
+    def norm(self) -> str:
+        """Norm of the threat; assigning another gives it to every attack."""
+        return self._norm
+
+    @norm.setter
+    def norm(self, value: str) -> None:
+        self._norm = parse_norm(value)
+        self._spread("norm", self._norm)
+
+    @property
+    def epsilon(self) -> float:
+        """Radius of the threat; assigning another gives it to every attack."""
+        return self._eps
+
+    @epsilon.setter
+    def epsilon(self, value: float) -> None:
+        self._eps = parse_eps(value)
+        self._spread("eps", self._eps)
+
+    @property
+    def device(self) -> torch.device | str | None:
+        """Where to compute; that of the model if None. Assigning another gives it to every attack."""
+        return self._device
+
+    @device.setter
+    def device(self, value: torch.device | str | None) -> None:
+        self._device = value
+        self._spread("device", value)
+
+    @property
+    def version(self) -> str:
+        """Name of the version; assigning another sets its attacks and their settings."""
+        return self._version
+
+    @version.setter
+    def version(self, value: str) -> None:
+        if value not in _VERSIONS:
+            raise InputError(f"Unknown version {value!r}: use standard, plus, rand or custom.")
+        self._version = value
+        if value != "custom":
+            self.set_version(value)
+
+    @property
+    def is_tf_model(self) -> bool:
+        """False: TensorFlow models are refused."""
+        return False
+
+    @is_tf_model.setter
+    def is_tf_model(self, value: bool) -> None:
+        if value:
             raise InputError("TensorFlow models are not supported; wrap a PyTorch model.")
-        self.model = as_module(model)
-        self.threat = ThreatModel(parse_norm(norm), parse_eps(eps))
-        self.seed = 0 if seed is None else seed
-        self.verbose, self.device = verbose, device
-        self.log_path = None if log_path is None else Path(log_path)
-        self.attacks: Mapping[str, Attack] = _attacks(version, attacks_to_run, self.threat)
+
+    @property
+    def log_path(self) -> Path | str | None:
+        """File that the printed lines are appended to; None for none."""
+        return self.logger.log_path
+
+    @log_path.setter
+    def log_path(self, value: Path | str | None) -> None:
+        self.logger.log_path = value
+
+    def set_version(self, version: str = "standard") -> None:
+        """Set the attacks of a version and their settings.
+
+        Raises:
+            InputError: another version than standard, plus and rand.
+        """
+        if version not in _VERSIONS or version == "custom":
+            raise InputError(f"There is no version {version!r} to set: use standard, plus or rand.")
+        self._say(f"setting parameters for {version} version")
+        self._version, self.attacks_to_run = version, list(_VERSIONS[version])
+        self.apgd.eot_iter = 20 if version == "rand" else 1
+        self.apgd.n_restarts = 5 if version == "plus" or (version, self.norm) == ("standard", "L1") else 1
+        if version == "rand":
+            return
+        self.fab.n_restarts = 5 if version == "plus" else 1
+        self.apgd_targeted.n_restarts, self.fab.n_target_classes, self.square.n_queries = 1, 9, 5000
+        sparse = (version, self.norm) == ("standard", "L1")
+        self.apgd_targeted.n_target_classes = 5 if sparse else 9
+        self.apgd.use_largereps = self.apgd_targeted.use_largereps = sparse
+
+    def get_logits(self, x: Tensor) -> Tensor:
+        """Return what the model returns."""
+        logits: Tensor = self.model(x)
+        return logits
+
+    def get_seed(self) -> int:
+        """Return the seed in use: 0 where none was given."""
+        return 0 if self.seed is None else self.seed
 
     @freed_memory_kept()
     def run_standard_evaluation(
@@ -92,140 +244,200 @@ class AutoAttack:
             y_orig: labels (N,).
             bs: images attacked at once; does not change the result.
             return_labels: also return the predicted classes (N,).
-            state_path: file that progress is kept in; an interrupted run with the same settings goes on from there.
+            state_path: file that progress is kept in, as ``autoattack.state`` reads it, with the images in a second
+                file beside it; an interrupted run with the same settings goes on from there.
 
         Returns:
-            x_adv (N, C, H, W) on the CPU, the image itself where nothing broke it; with labels if asked.
+            x_adv (N, C, H, W) on the device of the images, the image itself where nothing broke it; with labels if
+            asked.
 
         Raises:
-            InputError: pixels that are not in [0, 1], labels that do not fit, or a state file of another run.
+            InputError: pixels that are not in [0, 1], labels that do not fit, no attack, or a state file of another
+                run.
         """
-        x, y = _checked(x_orig, y_orig)
-        state = _State(x.clone(), torch.zeros(len(x), dtype=torch.bool), [])
-        path, identity = None if state_path is None else Path(state_path), self._identity(x, y)
-        with judging(self.model, self._where):
+        x, y = _checked(x_orig, y_orig, bs)
+        attacks = self._attacks()
+        path = None if state_path is None else Path(state_path)
+        self._say(f"using {self.version} version including {', '.join(attacks)}.")
+        with judging(self._module, self._where):
             right = self._predicted(x, y, bs) == y
             self._say(f"initial accuracy: {right.float().mean():.2%}")
-            if not state.restore(path, identity):
-                state.robust = right
+            state = self._begin(path, x, y, right, attacks)
             start = time.perf_counter()
-            for name, attack in self.attacks.items():
-                if name in state.done:
+            for name, attack in attacks.items():
+                assert state.robust is not None
+                if name in state.run_attacks:
                     continue
+                if not state.robust.any():
+                    break
                 self._attack(attack, name, x, y, state, bs)
-                state.done.append(name)
-                state.save(path, identity)
-                accuracy, spent = state.robust.float().mean(), time.perf_counter() - start
+                state.run_attacks.append(name)
+                if path is not None:
+                    state.to_disk(path)
+                accuracy, spent = state.robust_accuracy, time.perf_counter() - start
                 self._say(f"robust accuracy after {name.upper()}: {accuracy:.2%} (total time {spent:.1f} s)")
-            self._say(f"robust accuracy: {state.robust.float().mean():.2%}")
-            return self._returned(state.x_adv, y, bs, return_labels)
+            assert state.x_adv is not None
+            self._say(_extent(self.norm, state.x_adv, x))
+            self._say(f"robust accuracy: {state.robust_accuracy:.2%}")
+            return self._returned(state.x_adv, x_orig, y_orig, bs, return_labels)
 
     @freed_memory_kept()
     def run_standard_evaluation_individual(
         self, x_orig: Tensor, y_orig: Tensor, bs: int = 250, return_labels: bool = False
     ) -> dict[str, Tensor | tuple[Tensor, Tensor]]:
         """Attack all images with each attack by itself; returns what each found, by name."""
-        x, y = _checked(x_orig, y_orig)
+        x, y = _checked(x_orig, y_orig, bs)
+        attacks = self._attacks()
         results: dict[str, Tensor | tuple[Tensor, Tensor]] = {}
-        with judging(self.model, self._where):
+        self._say(f"using {self.version} version including {', '.join(attacks)}")
+        with judging(self._module, self._where):
             right = self._predicted(x, y, bs) == y
-            for name, attack in self.attacks.items():
-                state = _State(x.clone(), right.clone(), [])
-                self._attack(attack, name, x, y, state, bs)
-                self._say(f"robust accuracy by {name.upper()}: {state.robust.float().mean():.2%}")
-                results[name] = self._returned(state.x_adv, y, bs, return_labels)
+            for name, attack in attacks.items():
+                start = time.perf_counter()
+                state = EvaluationState((name,), robust=right.clone(), x_adv=x.clone())
+                self._attack(attack, name, x, y, state, bs, aloud=False)
+                accuracy, spent = state.robust_accuracy, time.perf_counter() - start
+                self._say(f"robust accuracy by {name.upper()} \t {accuracy:.2%} \t (time attack: {spent:.1f} s)")
+                assert state.x_adv is not None
+                results[name] = self._returned(state.x_adv, x_orig, y_orig, bs, return_labels)
         return results
 
     def clean_accuracy(self, x_orig: Tensor, y_orig: Tensor, bs: int = 250) -> float:
         """Return the share of images that are classified right, in eval mode."""
-        x, y = _checked(x_orig, y_orig)
-        with judging(self.model, self._where):
-            return float((self._predicted(x, y, bs) == y).float().mean())
+        x, y = _checked(x_orig, y_orig, bs)
+        with judging(self._module, self._where):
+            accuracy = float((self._predicted(x, y, bs) == y).float().mean())
+        self._say(f"clean accuracy: {accuracy:.2%}")
+        return accuracy
 
-    def _attack(self, attack: Attack, name: str, x: Tensor, y: Tensor, state: _State, bs: int) -> None:
+    def _attacks(self) -> dict[str, Attack]:
+        """Return the attacks that the settings stand for now.
+
+        Raises:
+            InputError: none was named, an unknown one was, or a setting is outside its range.
+        """
+        if not len(self.attacks_to_run):
+            raise InputError("No attack is named; assign for example attacks_to_run = ['apgd-ce', 'fab'].")
+        _check_names(self.attacks_to_run)
+        found: dict[str, Attack] = {}
+        for name in self.attacks_to_run:
+            # As there: a run decides on the loss of APGD and the targets of FAB, whatever they were set to.
+            if name in ("apgd-ce", "apgd-dlr"):
+                self.apgd.loss = name.removeprefix("apgd-")
+            self.fab.targeted = name == "fab-t"
+            restarts = self.fab.n_restarts
+            if name == "fab-t":
+                self.fab.n_restarts = 1
+            found[name] = self._settings(name).attack()
+            self.fab.n_restarts = restarts
+        return found
+
+    def _settings(self, name: str) -> Settings:
+        if name == "apgd-t":
+            return self.apgd_targeted
+        return self.apgd if name.startswith("apgd") else self.fab if name.startswith("fab") else self.square
+
+    def _begin(
+        self, path: Path | None, x: Tensor, y: Tensor, right: Tensor, attacks: Mapping[str, Attack]
+    ) -> EvaluationState:
+        """Return the state of a run that starts, or of the one that a file tells of."""
+        identity = self._identity(x, y, attacks)
+        if path is None or not path.exists():
+            state = EvaluationState(tuple(attacks), [], right.clone(), float(right.float().mean()), x.clone(), identity)
+            if path is not None:
+                state.to_disk(path)
+                self._say(f"Created state in {path}")
+            return state
+        state = EvaluationState.from_disk(path)
+        other = state.identity not in ("", identity) or (state.robust is not None and len(state.robust) != len(x))
+        if other or set(state.attacks_to_run) != set(attacks):
+            raise InputError(f"{path} belongs to another model, data or settings; choose another state_path.")
+        self._say(f"Restored state from {path}")
+        if state.x_adv is None:  # the released package keeps no images
+            self._say("Only the adversarial examples of this run are going to be returned.")
+        state.x_adv = x.clone() if state.x_adv is None else state.x_adv
+        state.robust, state.identity = right.clone() if state.robust is None else state.robust, identity
+        return state
+
+    def _attack(
+        self, attack: Attack, name: str, x: Tensor, y: Tensor, state: EvaluationState, bs: int, aloud: bool = True
+    ) -> None:
         """Attack what is robust so far, and keep the candidates that break it."""
-        noise = Noise(self.seed, torch.arange(len(x))).fold(name)
-        for positions in torch.split(state.robust.nonzero().squeeze(1), bs):
+        assert state.robust is not None
+        assert state.x_adv is not None
+        model = as_module(self._settings(name).model)
+        noise = Noise(self.get_seed(), torch.arange(len(x))).fold(name)
+        left = state.robust.nonzero().squeeze(1)
+        batches = torch.split(left, bs) if len(left) else ()
+        for number, positions in enumerate(batches, 1):
             clean, label = self._moved(x[positions]), self._moved(y[positions])
-            x_adv = attack(self.model, clean, label, noise=noise.select(positions))
-            broken = self.threat.contains(x_adv, clean) & (predict(forward(self.model, x_adv), label) != label)
+            x_adv = attack(model, clean, label, noise=noise.select(positions))
+            broken = attack.threat.contains(x_adv, clean) & (predict(forward(model, x_adv), label) != label)
             where = positions[broken.cpu()]
             state.x_adv[where], state.robust[where] = x_adv[broken].cpu(), False
+            if aloud:
+                found = f"{len(where)} out of {len(positions)} successfully perturbed"
+                self._say(f"{name} - {number}/{len(batches)} - {found}")
 
     def _predicted(self, x: Tensor, y: Tensor, bs: int) -> Tensor:
         """Return the predicted class of every image, (N,) on the CPU."""
         parts = zip(torch.split(x, bs), torch.split(y, bs), strict=True)
-        return torch.cat([predict(forward(self.model, self._moved(a)), self._moved(b)).cpu() for a, b in parts])
+        return torch.cat([predict(forward(self._module, self._moved(a)), self._moved(b)).cpu() for a, b in parts])
 
-    def _returned(self, x_adv: Tensor, y: Tensor, bs: int, labels: bool) -> Tensor | tuple[Tensor, Tensor]:
-        return (x_adv, self._predicted(x_adv, y, bs)) if labels else x_adv
+    def _returned(
+        self, x_adv: Tensor, x_orig: Tensor, y_orig: Tensor, bs: int, labels: bool
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        back = x_adv.to(x_orig.device)
+        if not labels:
+            return back
+        return back, self._predicted(x_adv, y_orig.detach().cpu().long(), bs).to(y_orig.device)
 
     @property
-    def _where(self) -> torch.device | str:
-        return self.device or next(self.model.parameters(), torch.zeros(())).device
+    def _module(self) -> nn.Module:
+        return as_module(self._model)
+
+    @property
+    def _where(self) -> torch.device:
+        return device_of(self._module, self._device)
 
     def _moved(self, value: Tensor) -> Tensor:
         return value.to(self._where)
 
-    def _identity(self, x: Tensor, y: Tensor) -> str:
-        digest = hashlib.sha256(repr((weights_sha256(self.model), self.seed, list(self.attacks.values()))).encode())
+    def _spread(self, name: str, value: object) -> None:
+        for settings in (self.apgd, self.apgd_targeted, self.fab, self.square):
+            setattr(settings, name, value)
+
+    def _identity(self, x: Tensor, y: Tensor, attacks: Mapping[str, Attack]) -> str:
+        known = (weights_sha256(self._module), self.get_seed(), list(attacks.values()))
+        digest = hashlib.sha256(repr(known).encode())
         digest.update(x.numpy().tobytes())
         digest.update(y.numpy().tobytes())
         return digest.hexdigest()
 
     def _say(self, line: str) -> None:
-        if self.verbose:
-            sys.stdout.write(line + "\n")
-        if self.log_path is not None:
-            with self.log_path.open("a", encoding="utf-8") as log:
-                log.write(line + "\n")
+        self.logger.log(line, aloud=self.verbose)
 
 
-class _State:
-    """What a run knows so far: the adversarial images, who is robust, and which attacks are done."""
-
-    def __init__(self, x_adv: Tensor, robust: Tensor, done: list[str]) -> None:
-        self.x_adv, self.robust, self.done = x_adv, robust, done
-
-    def save(self, path: Path | None, identity: str) -> None:
-        if path is not None:
-            content = io.BytesIO()
-            torch.save({"identity": identity, **vars(self)}, content)
-            files.write_bytes(path, content.getvalue())
-
-    def restore(self, path: Path | None, identity: str) -> bool:
-        """Take up the file at ``path``, and tell whether there was one."""
-        if path is None or not path.exists():
-            return False
-        try:
-            stored = torch.load(path, weights_only=True)
-            owner = stored.pop("identity")
-        except Exception as error:
-            raise InputError(f"{path} is no state of an attack; delete it to start anew.") from error
-        if owner != identity:
-            raise InputError(f"{path} belongs to another model, data or settings; choose another state_path.")
-        vars(self).update(stored)
-        return True
+def _extent(norm: str, x_adv: Tensor, x: Tensor) -> str:
+    """Return the line that the released package ends with, on the size of the perturbations."""
+    size = ThreatModel(parse_norm(norm), 0.0).distance(x_adv, x).max()
+    return (
+        f"max {norm} perturbation: {size:.5f}, nan in tensor: {int(x_adv.isnan().sum())}, "
+        f"max: {x_adv.max():.5f}, min: {x_adv.min():.5f}"
+    )
 
 
-def _attacks(version: str, names: Sequence[str], threat: ThreatModel) -> Mapping[str, Attack]:
-    if version == "custom":
-        wrong = next((name for name in names if name not in _KNOWN), None)
-        if wrong is not None or not names:
-            raise InputError(unknown("attack", str(wrong), list(_KNOWN)))
-        return {name: next(iter(build([name], threat).values())) for name in names}
-    if version not in ("standard", "plus", "rand"):
-        raise InputError(f"Unknown version {version!r}: use standard, plus, rand or custom.")
-    if version == "rand":
-        texts = {"autoattack-rand": "autoattack-rand"}
-    else:
-        texts = {text.partition("(")[0]: text for text in members(version)}
-    return {name: next(iter(build([text], threat).values())) for name, text in texts.items()}
+def _check_names(names: Sequence[str]) -> None:
+    wrong = next((name for name in names if name not in _KNOWN), None)
+    if wrong is not None:
+        raise InputError(unknown("attack", str(wrong), list(_KNOWN)))
 
 
-def _checked(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+def _checked(x: Tensor, y: Tensor, bs: int) -> tuple[Tensor, Tensor]:
     """Return images and labels on the CPU, or say what is wrong with them."""
     x, y = x.detach().cpu().float(), y.detach().cpu().long()
+    if bs < 1:
+        raise InputError(f"bs = {bs} is no number of images to attack at once; give at least 1.")
     if x.dim() != 4 or y.shape != x.shape[:1] or not len(x):
         raise InputError(f"Give images (N, C, H, W) with labels (N,), not {tuple(x.shape)} with {tuple(y.shape)}.")
     if not (float(x.min()) >= -_ROUNDING and float(x.max()) <= 1 + _ROUNDING):

@@ -49,6 +49,11 @@ _STANDARD: tuple[tuple[str, dict[str, Any]], ...] = (
     ("FAB", {"steps": 100, "restarts": 1, "targets": 9}),
     ("Square", {"queries": 5000, "restarts": 1}),
 )
+_STANDARD_L1 = (
+    ("APGD", {"steps": 100, "loss": "cross_entropy", "restarts": 5, "targets": 0}),
+    ("APGD", {"steps": 100, "loss": "dlr", "restarts": 1, "targets": 5}),
+    *_STANDARD[2:],
+)
 _HARMLESS = {"train_mode", "plain_search"}  # flags that say what was mended, not that a number may be too high
 
 
@@ -115,9 +120,10 @@ def is_standard(settings: str) -> bool:
         members = _members(ast.parse(settings, mode="eval").body)
     except (SyntaxError, ValueError):
         return False
-    return len(members) == len(_STANDARD) and all(
+    standard = _STANDARD_L1 if "norm='L1'" in settings else _STANDARD
+    return len(members) == len(standard) and all(
         name == wanted and needed.items() <= found.items()
-        for (name, found), (wanted, needed) in zip(members, _STANDARD, strict=True)
+        for (name, found), (wanted, needed) in zip(members, standard, strict=True)
     )
 
 
