@@ -1349,3 +1349,11 @@ def test_a_reader_that_goes_away_is_no_error() -> None:
     assert process.stderr.read() == ""
     process.stderr.close()
     process.wait(60)
+
+
+def test_a_command_leaves_the_group_of_processes_that_torchrun_waits_for(tmp_path: Path) -> None:
+    """A process that stays in it never ended after training: `torchrun --nproc_per_node 2 -m classwise train`."""
+    store = f"file://{tmp_path / 'store'}"
+    torch.distributed.init_process_group("gloo", init_method=store, rank=0, world_size=1)
+    assert main(["list", "attacks"]) == 0
+    assert not torch.distributed.is_initialized()

@@ -810,7 +810,16 @@ def _run(words: Sequence[str]) -> int:
     except Exception as error:
         reason = f"{type(error).__name__}: {error}".partition("\n")[0]
         return _fail(f"This should not happen ({reason}); run again with --debug and report what it prints.", 1, debug)
+    finally:
+        _leave_group()
     return 0
+
+
+def _leave_group() -> None:
+    """Leave the group of processes, whose threads keep a process that torchrun started from ending."""
+    distributed = sys.modules.get("torch.distributed")  # loaded by commands that compute
+    if distributed is not None and distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 def _consent(settings: Mapping[str, Any], words: Sequence[str]) -> AbstractContextManager[None]:
