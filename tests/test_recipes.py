@@ -62,7 +62,12 @@ PUBLISHED: dict[str, dict[str, Any]] = {
     # Counted from 0 here and from 1 there: the 75th epoch comes after 74.
     "trades": {"epochs": 76, "milestones": (74,), "lr": 0.1, "weight_decay": 2e-4, "steps": 10, "normalize": False},
     "mart": {"epochs": 120, "milestones": (74, 89, 99), "lr": 0.01, "weight_decay": 3.5e-3, "steps": 10},
-    "he": {"epochs": 77, "milestones": (74,), "lr": 0.1, "weight_decay": 5e-4, "steps": 10, "normalize": False},
+    "he": {"epochs": 77, "milestones": (74,), "lr": 0.1, "weight_decay": 5e-4, "steps": 10, "normalize": True},
+    "gairat": {"epochs": 120, "milestones": (59, 89), "lr": 0.1, "weight_decay": 2e-4, "normalize": False},
+    "bat": {"epochs": 200, "milestones": (74, 89, 99), "lr": 0.1, "weight_decay": 2e-4, "normalize": False},
+    "cfa": {"epochs": 200, "milestones": (100, 150), "lr": 0.1, "attack_mode": "train", "normalize": True},
+    "wat": {"epochs": 100, "milestones": (74, 89, 99), "weight_decay": 2e-4, "normalize": False, "holdout": 0.06},
+    "dafa": {"epochs": 110, "milestones": (99, 104), "lr": 0.1, "nesterov": True, "normalize": False},
     "fat": {"epochs": 120, "milestones": (59, 89), "lr": 0.1, "weight_decay": 2e-4, "steps": 10, "normalize": False},
     "rslad": {"epochs": 300, "milestones": (215, 260, 285), "lr": 0.1, "weight_decay": 2e-4, "normalize": False},
     "finetune-frl": {
@@ -74,14 +79,21 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "steps": 10,
     },
     "finetune-faal": {"epochs": 2, "milestones": (1,), "lr": 0.01, "weight_decay": 5e-4, "steps": 10},
-    "svhn": {"epochs": 200, "milestones": (100, 150), "lr": 0.01, "augment": "none", "step_size": 1 / 255},
+    "svhn": {
+        "epochs": 200,
+        "milestones": (100, 150),
+        "lr": 0.01,
+        "augment": "none",
+        "step_size": 1 / 255,
+        "attack_mode": "train",
+    },
 }
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_a_published_recipe_has_the_published_settings(name: str) -> None:
     recipe = registry.build("recipe", name)
-    common = {"batch_size": 128, "momentum": 0.9}
+    common = {"batch_size": 128, "momentum": 0.9, "nesterov": False}
     wanted = common | PUBLISHED[name]
     assert {key: getattr(recipe, key) for key in wanted} == wanted
 
@@ -130,6 +142,7 @@ def test_milestones_may_come_as_a_list() -> None:
         ("schedule", 3),
         ("momentum", -0.1),
         ("momentum", 1),
+        ("nesterov", 1),
         ("weight_decay", -1e-4),
         ("weight_decay", math.nan),
         ("augment", 3),

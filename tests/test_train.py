@@ -755,16 +755,33 @@ def test_every_step_takes_the_rate_of_its_own_progress(tmp_path: Path, recipe: R
     assert [line["lr"] for line in log] == [recipe.rate(epoch) for epoch in range(4)]
 
 
-def test_momentum_and_weight_decay_are_those_of_the_recipe(tmp_path: Path) -> None:
-    recipe = Recipe(epochs=1, batch_size=16, lr=0.1, momentum=0.5, weight_decay=0.1, augment="none", holdout=0.2)
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_momentum_and_weight_decay_are_those_of_the_recipe(tmp_path: Path, nesterov: bool) -> None:
+    settings = {"momentum": 0.5, "nesterov": nesterov, "weight_decay": 0.1, "augment": "none", "holdout": 0.2}
+    recipe = Recipe(epochs=1, batch_size=16, lr=0.1, **settings)  # type: ignore[arg-type]
     model = OneWeight()
     go(tmp_path, model=model, made=Descend(3, Run("", "", recipe, THREAT).attack), recipe=recipe)
     weight, velocity = 0.0, 0.0
     for number in range(3):
         gradient = 1 + 0.1 * weight
         velocity = gradient if number == 0 else 0.5 * velocity + gradient
-        weight -= 0.1 * velocity
+        weight -= 0.1 * (gradient + 0.5 * velocity if nesterov else velocity)
     assert float(model.weight.detach()) == pytest.approx(weight, rel=1e-12)
+
+
+def test_nesterov_without_momentum_is_refused() -> None:
+    with pytest.raises(InputError, match="nesterov is True"):
+        Recipe(epochs=1, momentum=0.0, nesterov=True)
+
+
+def test_a_run_from_before_nesterov_was_a_setting_goes_on_without_it(finished: Path) -> None:
+    path = finished / "run.json"
+    record = json.loads(path.read_text())
+    assert record["recipe"].pop("nesterov") is False
+    path.write_text(json.dumps(record))
+    go(finished)
+    with pytest.raises(InputError, match=r"recipe\.nesterov = false, and now recipe\.nesterov = true"):
+        go(finished, recipe=replace(RECIPE, nesterov=True))
 
 
 class Poisoned(Standard):

@@ -25,6 +25,7 @@ class Recipe:
         milestones: epochs after which the learning rate falls to a tenth, for the piecewise schedule.
         schedule: "piecewise", "cosine" to zero, or "cyclic": up to ``lr`` at 2/5 of the run and down to zero.
         momentum: of SGD.
+        nesterov: whether that momentum is Nesterov's.
         weight_decay: of SGD, on all parameters.
         augment: name of the augmentation: "none", "crop" or "crop-flip".
         steps: gradients of the training attack.
@@ -46,6 +47,7 @@ class Recipe:
     milestones: tuple[int, ...] = ()
     schedule: Schedule = "piecewise"
     momentum: float = 0.9
+    nesterov: bool = False
     weight_decay: float = 5e-4
     augment: str = "crop-flip"
     steps: int = 10
@@ -84,6 +86,8 @@ def _rules(recipe: Recipe) -> Iterator[tuple[str, bool, str]]:
     yield "milestones", milestones, "a tuple of whole numbers"
     yield "schedule", recipe.schedule in get_args(Schedule), f"one of {', '.join(get_args(Schedule))}"
     yield "momentum", _number(recipe.momentum, below=1), "a number of at least 0 and below 1"
+    nesterov = isinstance(recipe.nesterov, bool) and (recipe.momentum != 0 or not recipe.nesterov)
+    yield "nesterov", nesterov, "True or False, and False without momentum"
     yield "weight_decay", _number(recipe.weight_decay), "a finite number of at least 0"
     yield "augment", isinstance(recipe.augment, str), "the name of an augmentation"
     yield "steps", _whole(recipe.steps, 1), "a whole number of at least 1"
@@ -154,9 +158,9 @@ def mart(**changes: Any) -> Recipe:
 
 @register("recipe", "he", source="ShawnXYang/AT_HE (Pang et al. 2020)")
 def he(**changes: Any) -> Recipe:
-    """HE on CIFAR: 77 epochs, the last three at a tenth, no normalisation; weight decay 2e-4 goes with TRADES."""
-    # The release counts epochs from 1 and drops the rate in the 75th.
-    return _recipe(changes, epochs=77, milestones=(74,), normalize=False)
+    """HE on CIFAR: 77 epochs, the last three at a tenth; weight decay 2e-4 goes with TRADES."""
+    # The release counts epochs from 1 and drops the rate in the 75th. Its network normalises (i_normalize=True).
+    return _recipe(changes, epochs=77, milestones=(74,))
 
 
 @register("recipe", "fat", source="zjfheart/Friendly-Adversarial-Training (Zhang et al. 2020)")
@@ -164,6 +168,41 @@ def fat(**changes: Any) -> Recipe:
     """FAT on WideResNets: 120 epochs falling at 59 and 89, weight decay 2e-4, no normalisation."""
     # The release counts epochs from 1, and halves the rate once more in the 110th, which is left out.
     return _recipe(changes, epochs=120, milestones=(59, 89), weight_decay=2e-4, normalize=False)
+
+
+@register("recipe", "gairat", source="zjfheart/Geometry-aware-Instance-reweighted-Adversarial-Training")
+def gairat(**changes: Any) -> Recipe:
+    """GAIRAT on WideResNets: 120 epochs falling at 59 and 89, weight decay 2e-4, no normalisation."""
+    # The release counts epochs from 1, and halves the rate once more in the 110th, which is left out.
+    return _recipe(changes, epochs=120, milestones=(59, 89), weight_decay=2e-4, normalize=False)
+
+
+@register("recipe", "bat", source="Sun et al. 2023, released code")
+def bat(**changes: Any) -> Recipe:
+    """BAT on CIFAR: 200 epochs falling at 74, 89 and 99, weight decay 2e-4, no normalisation."""
+    # The release counts epochs from 1 and drops the rate in the 75th, 90th and 100th.
+    return _recipe(changes, epochs=200, milestones=(74, 89, 99), weight_decay=2e-4, normalize=False)
+
+
+@register("recipe", "cfa", source="PKU-ML/CFA (Wei et al. 2023)")
+def cfa(**changes: Any) -> Recipe:
+    """CFA on CIFAR: 200 epochs falling at 100 and 150, attack in train mode."""
+    return _recipe(changes, epochs=200, milestones=(100, 150), attack_mode="train")
+
+
+@register("recipe", "wat", source="boqili/WAT")
+def wat(**changes: Any) -> Recipe:
+    """WAT on CIFAR: 100 epochs falling at 74, 89 and 99, weight decay 2e-4, no normalisation, 6 % held out."""
+    # The release counts epochs from 1 and drops the rate in the 75th, 90th and 100th.
+    settings = {"epochs": 100, "milestones": (74, 89, 99), "weight_decay": 2e-4, "normalize": False}
+    return _recipe(changes, **settings, holdout=0.06)
+
+
+@register("recipe", "dafa", source="rucy74/DAFA (Lee et al. 2024)")
+def dafa(**changes: Any) -> Recipe:
+    """DAFA on CIFAR: 110 epochs falling at 99 and 104, Nesterov's momentum, no normalisation."""
+    # The release counts epochs from 1 and drops the rate in the 100th and 105th. Its flag switches Nesterov's on.
+    return _recipe(changes, epochs=110, milestones=(99, 104), nesterov=True, normalize=False)
 
 
 @register("recipe", "rslad", source="zibojia/RSLAD (Zi et al. 2021)")
@@ -192,8 +231,10 @@ def fast(**changes: Any) -> Recipe:
 
 @register("recipe", "svhn", source="locuslab/robust_overfitting (Rice et al. 2020)")
 def svhn(**changes: Any) -> Recipe:
-    """SVHN: 200 epochs falling at 100 and 150, lr 0.01, steps of 1/255, no augmentation."""
-    return _recipe(changes, epochs=200, milestones=(100, 150), lr=0.01, augment="none", step_size=1 / 255)
+    """SVHN: 200 epochs falling at 100 and 150, lr 0.01, steps of 1/255 in train mode, no augmentation."""
+    # The step is that of the released log (experiments/svhn_standard: pgd_alpha=1.0); train_svhn.py has 2 by default.
+    changing = {"epochs": 200, "milestones": (100, 150), "lr": 0.01, "augment": "none", "step_size": 1 / 255}
+    return _recipe(changes, **changing, attack_mode="train")
 
 
 @register("recipe", "cpu-small", source="our design")

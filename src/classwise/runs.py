@@ -75,6 +75,9 @@ class Run:
         return wrappers.build(self.wrappers)
 
 
+_LATER = {"nesterov": False}  # settings of recipes that came later, and what runs from before them had
+
+
 def describe(
     run: Run, method: Method, train: Images, held_out: Tensor, model: nn.Module, processes: int, precision: str
 ) -> dict[str, Any]:
@@ -127,6 +130,7 @@ def refuse_other_settings(path: Path, stored: Mapping[str, Any], wanted: Mapping
     """Refuse to mix runs, naming the first setting that differs."""
     here = path.parent
     stored, wanted = portable_record(stored, here), portable_record(json.loads(json.dumps(wanted)), here)
+    stored = {**stored, "recipe": {**_LATER, **stored.get("recipe", {})}}
     for name in wanted:
         if name not in ("environment", "weights_note") and stored.get(name) != wanted[name]:
             old, new = _difference(name, stored.get(name), wanted[name])

@@ -528,8 +528,8 @@ def _agree(fabric: Fabric, model: nn.Module) -> None:
 
 
 def _optimizer(step: TrainStep, recipe: Recipe) -> torch.optim.SGD:
-    decay = recipe.weight_decay
-    return torch.optim.SGD(step.parameters(), lr=recipe.lr, momentum=recipe.momentum, weight_decay=decay)
+    named = {key: getattr(recipe, key) for key in ("lr", "momentum", "nesterov", "weight_decay")}
+    return torch.optim.SGD(step.parameters(), **named)
 
 
 def _split(train: Images, run: Run) -> tuple[Tensor, Tensor]:

@@ -2,10 +2,10 @@
 
 Not checked against the paper: formula and settings are those of two released codes that build on it,
 NISP-official/Fair-ARD (τ 30) and ZFancy/IAD (τ 1). Departures: the divergence is summed over classes, as in ZFancy/IAD,
-where Fair-ARD takes the mean (``scale=0.1`` for ten classes gives its loss) and has Nesterov's momentum; BatchNorm is
-in eval mode in the attack unless the recipe says otherwise, in train mode there; the learning rate falls at each
-milestone, there at the first alone; the clean images are sent through the student only where they have a weight in the
-loss.
+where Fair-ARD takes the mean (``scale=0.1`` for ten classes gives its loss) and Nesterov's momentum, a setting of the
+recipe; BatchNorm is in eval mode in the attack unless the recipe says otherwise, in train mode there; the learning rate
+falls at each milestone, there at the first alone; the clean images are sent through the student only where they have a
+weight in the loss.
 """
 
 from __future__ import annotations

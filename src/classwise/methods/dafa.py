@@ -5,8 +5,8 @@
 
 Departures from the released code: base "at" attacks once, within the radius of the class, where left-over lines of the
 release take a second step and clip to the plain radius; classes that are equally hard leave each other alone; weights
-below 0.05 are raised to it and all are scaled to mean 1; momentum is plain, where the release has Nesterov's; radius
-and step are those of the run (released 0.031, 0.007).
+below 0.05 are raised to it and all are scaled to mean 1; radius and step are those of the run (released
+0.031, 0.007). Recipe ``dafa`` has the release's schedule and Nesterov's momentum.
 """
 
 from __future__ import annotations

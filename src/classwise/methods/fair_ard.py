@@ -2,8 +2,8 @@
 
 NeurIPS 2023, after the released code (NISP-official/Fair-ARD). ``base='rslad'`` is its Fair-RSLAD, ``base='iad'`` its
 Fair-IAD; Fair-MTARD, whose release uses one of its two teachers twice, is not offered. Departures: κ of a class is the
-mean over the images that were trained on, where the release takes the classes to be of equal size; momentum is plain,
-where the release has Nesterov's; those of the bases are said in their files.
+mean over the images that were trained on, where the release takes the classes to be of equal size; Nesterov's
+momentum, as in the release, is a setting of the recipe; those of the bases are said in their files.
 """
 
 from __future__ import annotations
