@@ -33,6 +33,7 @@ from classwise.data import Images
 from classwise.errors import InputError
 from classwise.metrics.result import Result
 from classwise.models import load_model, weights_sha256
+from classwise.report.gate import FLAGS, HARMLESS
 from classwise.threat import ThreatModel
 
 TINY = ("--model", "digits_cnn", "--data", "digits", "--recipe", "digits(epochs=3, steps=2)", "--limit", "300")
@@ -555,7 +556,7 @@ def test_critical_eps_does_not_write_into_the_folder_of_something_else(
 def test_the_gate_has_a_status_of_its_own_and_writes_what_it_found(
     run: Run, evaluated: Path, tmp_path: Path, least: str, status: int, said: str
 ) -> None:
-    files = ("--junit", "gate.xml", "--gate-json", "gate.json")
+    files = ("--junit", "gate.xml", "--gate-json", "gate.json", "--allow-flag", ",".join(sorted(FLAGS - HARMLESS)))
     for command in (("report", evaluated), ("evaluate", "mine.py:good", "--data", "digits", *FAST)):
         done = run(*command, "--fail-under", f"worst={least}", *files)
         assert (done.status, done.err) == (status, "")
@@ -1069,7 +1070,7 @@ BAD = [
     (("evaluate", "corrected:nowhere", *EVALUATE[2:]), ["nowhere holds no corrected model"]),
     (("report", "nowhere"), ["no folder nowhere"]),
     (("report", "."), ["result.json"]),
-    ((*EVALUATE, "--fail-under", "worst=20"), ["'worst=20' is no condition", "worst=0.2"]),
+    ((*EVALUATE, "--fail-under", "worst=20"), ["worst=20 is in per cent", "write worst=0.2"]),
     ((*EVALUATE, "--fail-under", "class[cow]=0.2"), ["no class 'cow'"]),
     ((*EVALUATE, "--junit", "gate.xml"), ["give that too"]),
     (("analyse", "nowhere"), ["no folder nowhere"]),
