@@ -43,6 +43,7 @@ MAY_IMPORT = {
     "console": {"texts"},
     "schemas": {"errors", "texts"},
     "files": {"errors", "texts"},
+    "supervised": set(),
     "registry": {"errors"},
     "noise": set(),
     "tolerance": set(),
@@ -91,7 +92,7 @@ MAY_IMPORT = {
     "verdicts": LAYER_3 | {"__init__", "arguments", "trials"},
     "terminal": LAYER_4 | {"campaign", "console", "trials"},
     "__main__": {"cli"},
-    "cli": LAYER_4 | {"__init__", "loggers", "output", "terminal", "interop", "homing"} | STUDIES,
+    "cli": LAYER_4 | {"__init__", "loggers", "output", "supervised", "terminal", "interop", "homing"} | STUDIES,
 }
 
 

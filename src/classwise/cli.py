@@ -20,7 +20,7 @@ from typing import Any, Literal, NoReturn
 
 from jsonargparse import ArgumentParser
 
-from classwise import __version__, output
+from classwise import __version__, output, supervised
 from classwise.errors import InputError
 from classwise.registry import unknown
 from classwise.texts import plain, portable
@@ -763,6 +763,9 @@ COMMANDS: dict[str, Callable[..., Any]] = {
 }
 
 
+_LEFT = "The model, or code that it runs, ended the program"
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line and return its exit status.
 
@@ -772,6 +775,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Threads that spin while they wait made small networks ten times slower on a busy machine; read when PyTorch loads.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     words = list(sys.argv[1:] if argv is None else argv)
+    if argv is None and any(_underscored(word).startswith("--fail_under") for word in words):
+        status = supervised.reported(lambda: _ended(words))
+        return _fail(f"{_LEFT}; remove that call.", 2, False) if status is None else status
+    return _ended(words)
+
+
+def _ended(words: Sequence[str]) -> int:
+    """Run a command line, and return its exit status whatever becomes of its output."""
     with output.unbroken() as out:
         status = _run(words)
         out.flush()
@@ -800,7 +811,7 @@ def _run(words: Sequence[str]) -> int:
     except _GateClosed as closed:
         return _fail(str(closed), _GATE_CLOSED, False) if str(closed) else _GATE_CLOSED
     except SystemExit as done:  # of foreign code: whatever it says, the command has not come to its end
-        return _fail(f"The model, or code that it runs, ended the program ({done!r}); remove that call.", 2, debug)
+        return _fail(f"{_LEFT} ({done!r}); remove that call.", 2, debug)
     except InputError as error:
         return _fail(str(error), 2, debug)
     except KeyboardInterrupt:

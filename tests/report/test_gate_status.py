@@ -20,7 +20,7 @@ PASSED, FAULT, BAD, CLOSED = 0, 1, 2, 3
 FLAG = {"flag": "zero_gradient", "message": "Masked.", "attack": None, "classes": [], "value": 0.4}
 
 MODELS = """
-import os, sys
+import os, sys, time
 import torch
 from torch import nn
 
@@ -44,6 +44,10 @@ good = Net
 def leaves(): return Net(sys.exit)
 def leaves_well(): return Net(lambda: sys.exit(0))
 def leaves_with_words(): return Net(lambda: sys.exit("all is well"))
+def ends(): return Net(lambda: os._exit(0))
+def becomes_another(): return Net(lambda: os.execv("/bin/true", ["true"]))
+def crashes(): return Net(lambda: os.kill(os.getpid(), 11))
+def waits(): return Net(lambda: (print("waiting", flush=True), time.sleep(60)))
 def stops(): return Net(interrupted)
 """
 
@@ -136,6 +140,32 @@ def test_a_model_that_ends_the_program_does_not_pass(
     words = ["evaluate", f"mine.py:{name}", "--data", "digits", "--limit", "20", "--attacks", "fgsm"]
     assert main([*words, "--fail-under", "worst=0"]) == BAD
     assert "SystemExit" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a child process is watched on Linux alone")
+@pytest.mark.parametrize("name", ["ends", "becomes_another", "crashes"])
+def test_a_model_that_ends_the_process_itself_does_not_pass(name: str, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(MODELS)
+    words = ["evaluate", f"{tmp_path}/mine.py:{name}", "--data", "digits", "--limit", "20", "--attacks", "fgsm"]
+    command = [sys.executable, "-m", "classwise", *words, "--fail-under", "worst=0"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=120)
+    assert done.returncode == BAD
+    assert "ended the program" in done.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a child process is watched on Linux alone")
+@pytest.mark.parametrize(("sent", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, BAD), (signal.SIGKILL, -9)])
+def test_a_gate_in_a_child_process_gets_the_signals_of_its_parent(sent: int, status: int, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(MODELS)
+    words = ["evaluate", f"{tmp_path}/mine.py:waits", "--data", "digits", "--limit", "20", "--attacks", "fgsm"]
+    command = [sys.executable, "-m", "classwise", *words, "--fail-under", "worst=0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path) as gate:
+        assert gate.stdout is not None
+        while "waiting" not in gate.stdout.readline():
+            assert gate.poll() is None
+        gate.send_signal(sent)
+        gate.communicate(timeout=60)  # ends only when the child has closed the pipe, so none is left behind
+    assert gate.returncode == status
 
 
 def test_ctrl_c_does_not_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
