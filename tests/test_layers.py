@@ -65,7 +65,7 @@ MAY_IMPORT = {
     "memory": set(),
     "judging": {"attacks", "classifier"},
     "classifier": {"errors", "memory"},
-    "preflight": {"errors", "memory", "classifier", "losses", "attacks", "judging", "flags"},
+    "preflight": {"errors", "memory", "classifier", "attacks", "judging", "flags"},
     "engine": LAYER_1 | {"judging", "memory", "records"},
     "ladder": {"noise", "attacks", "metrics", "engine"},
     "recraft": {"attacks", "metrics", "judging", "engine"},

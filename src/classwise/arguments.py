@@ -220,9 +220,9 @@ def written(name: str, settings: Mapping[str, Any]) -> str:
     return f"{name}({inside})" if inside else name
 
 
-def model(text: str, data: ImageSet, seed: int) -> nn.Module:
-    """Load a model and check that it fits the data."""
-    return load_model(text, num_classes=len(data.classes), shape=data.shape, seed=seed)
+def model(text: str, data: ImageSet, seed: int, fixed_shape: int | None = None) -> nn.Module:
+    """Load a model and check that it fits the data, in batches of a fixed shape if there is one."""
+    return load_model(text, num_classes=len(data.classes), shape=data.shape, seed=seed, fixed_shape=fixed_shape)
 
 
 def method(text: str, data: ImageSet, attack: PGD, seed: int) -> Any:

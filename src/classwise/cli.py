@@ -208,7 +208,7 @@ def evaluate_model(
     images = arguments.images(name, data_dir, split, limit, seed, download)
     chosen = arguments.attacks(attacks, arguments.threat(name, eps, norm), images, seed)
     gate = _asked(locals(), images.classes)
-    network = arguments.model(model, images, seed)
+    network = arguments.model(model, images, seed, fixed_shape)
     fabric = arguments.fabric(accelerator, devices)
     terminal.out_of_reach(gate.asked if fabric.is_global_zero else (), images)
     if until is not None:

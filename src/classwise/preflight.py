@@ -19,7 +19,6 @@ from classwise.classifier import Classifier, as_classifier
 from classwise.errors import InputError
 from classwise.flags import Flag, concerned
 from classwise.judging import forward
-from classwise.losses import cross_entropy
 from classwise.memory import out_of_memory
 
 LOOK = 64
@@ -103,7 +102,7 @@ def preflight(
     check_sizes(model, x[:2])
     logits = forward(model, x)
     eps = _coarsest(model, x[:2])
-    companies, modes = list(_companies(model, x, batch_size or len(x))), list(_modes(model, x, y))
+    companies, modes = list(_companies(model, x, batch_size or len(x))), list(_modes(model, x))
     jitter = _jitter(model, x, logits, eps)
     flags = list[Flag]()
     if (effect := _effect(companies, logits, jitter, eps)) is not None:
@@ -168,8 +167,8 @@ def check_sizes(model: nn.Module, x: Tensor) -> None:
     """
     error = {len(part): _refusal(model, part) for part in (x, x[:1])}
     remedy = {
-        1: "It takes several images at a time but not one: give a fixed_shape (--fixed-shape), such as 64",
-        len(x): "It takes images one at a time only: give fixed_shape=1 (--fixed-shape 1)",
+        1: f"It takes several images at a time but not one: {_FIXED.format(64)}",
+        len(x): f"It takes images one at a time only: {_FIXED.format(1)}",
     }
     for size, refusal in error.items():
         if refusal is not None:
@@ -191,7 +190,8 @@ def taken_from(model: Classifier, x: Tensor) -> Iterator[Flag]:
         yield Flag("logits_taken", f"The model returns more than logits; {how} was evaluated.")
 
 
-_ONE_SIZE = "If it takes batches of one size only, give that as fixed_shape (--fixed-shape)"
+_FIXED = "evaluate it with fixed_shape={0} (--fixed-shape {0}), or wrap it in classwise.models.fixed_shape.FixedShape"
+_ONE_SIZE = f"If it takes batches of one size only: {_FIXED.format('that')}"
 
 
 def _with(remedy: str, error: InputError) -> InputError:
@@ -226,20 +226,20 @@ def _companies(model: nn.Module, x: Tensor, batch_size: int) -> Iterator[tuple[T
                 raise
 
 
-def _modes(model: nn.Module, x: Tensor, y: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+def _modes(model: nn.Module, x: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield positions and logits with gradients switched on: in the images, with their gradient taken, and without."""
     everything = torch.arange(len(x), device=x.device)
     called = as_classifier(model)
     yield everything, called(x).detach().float()
-    yield everything, _gradient(called, x, y)
-    _gradient(called, x[:1], y[:1])
+    yield everything, _gradient(called, x)
+    _gradient(called, x[:1])
 
 
-def _gradient(model: Classifier, x: Tensor, y: Tensor | None = None) -> Tensor:
+def _gradient(model: Classifier, x: Tensor) -> Tensor:
     """Return the logits (N, K) of a pass after which the gradient in the images is taken."""
     x = x.detach().requires_grad_(True)
     logits = model(x)
-    input_gradient(logits.sum(1) if y is None else cross_entropy(logits, y), x)
+    input_gradient(logits.sum(1), x)
     answer: Tensor = logits.detach().float()
     return answer
 

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 import classwise
 from classwise import files, registry
 from classwise.attacks.base import Attack, predict
+from classwise.classifier import Classifier, as_module
 from classwise.corrections import Head, Pool, Rule
 from classwise.data.images import ImageSet, batches
 from classwise.errors import InputError
@@ -33,6 +34,7 @@ from classwise.metrics.trade_off import CURVE_FILE
 from classwise.models.corrected import FITTED_ON_TEST, RECORD, Corrected, save_corrected
 from classwise.models.heads import linear_head
 from classwise.noise import Noise
+from classwise.preflight import LOOK, check_sizes, preflight, taken_from
 
 ADAPTIVE, NON_ADAPTIVE = "adaptive", "non_adaptive"
 FINAL_NUMBER = (
@@ -164,15 +166,19 @@ def repair(
     """
     built: Rule[Any] = registry.build("correction", rule)
     on_test = _check(data, attacks, max_loss, fit_on_test)
-    model = model.to(device)
+    model = as_module(model)
+    model.to(device)
     with judging(model, device) as called:
-        size = batch_size or batch_that_fits(called, data.fetch(torch.arange(2)).to(device))
+        two = data.fetch(torch.arange(2)).to(device)
+        check_sizes(called, two)
+        size = batch_size or batch_that_fits(called, two)
         field = _Field(called, data, attacks, seed, size, torch.device(device))
+        looked = _looked_at(called, data, torch.device(device), size)
         pool, tried = _rounds(field, built, max_loss, watch or (lambda progress: None))
     rounds = tuple(Round(each, _outcomes(data, pool, each)) for each in tried)
     chosen = choice([each.average for each in rounds], [each.worst for each in rounds], max_loss)
     correction = copy.deepcopy(rounds[chosen].correction).to(device)
-    record = _record(data, rule, attacks, max_loss, seed, on_test)
+    record = {**_record(data, rule, attacks, max_loss, seed, on_test), **looked}
     return Repair(Corrected(model, correction, fitted_on_test=on_test), rounds, chosen, record)
 
 
@@ -265,6 +271,14 @@ def _rounds(
         too_far = average[0] - average[1] > (max_loss + _BEYOND) / 100
         following = None if too_far or len(tried) > rule.rounds else rule.follow(following, pool)
     return pool, tried
+
+
+def _looked_at(model: Classifier, data: ImageSet, device: torch.device, size: int) -> dict[str, Any]:
+    """Look at the model before it is attacked; returns its flags for the record, nothing where there are none."""
+    some = torch.linspace(0, len(data) - 1, max(2, min(LOOK, size, len(data)))).long()
+    x, y = data.fetch(some).to(device), data.y[some].to(device)
+    flags = (*taken_from(model, x), *preflight(model, x, y, data.classes, min(size, len(data))).flags)
+    return {"flags": [flag.record() for flag in flags]} if flags else {}
 
 
 def _norm_and_bias(layer: nn.Linear) -> tuple[Tensor, Tensor]:

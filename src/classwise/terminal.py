@@ -217,6 +217,7 @@ def corrected(found: Repair, out: Path) -> None:
     curve = found.curve()
     if curve["warning"]:
         _warn([{"flag": "fitted_on_test", "message": curve["warning"]}])
+    _warn(curve.get("flags", []))
     Console().print(_curve_table(curve))
     say("In per cent of the images it was fitted on, with 95 % intervals; * is the chosen round.")
     say("Not adaptive: worst class on candidates made against the uncorrected model; an illustration, too high.")

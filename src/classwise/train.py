@@ -40,6 +40,7 @@ from classwise.models.checkpoint import save_weights
 from classwise.models.rewriting import Difference, Forwards, checked, faster, rewritten, unobserved
 from classwise.models.teacher import Teacher
 from classwise.noise import Noise
+from classwise.preflight import check_passes
 from classwise.recipes import Recipe
 from classwise.runs import CHECKPOINT_VERSION, Run, describe, refuse_other_settings, refuse_other_uses
 from classwise.texts import portable_record
@@ -179,10 +180,13 @@ def fit(
     positions, held_out = _split(train, run)
     _refuse_gaps(train, positions, held_out)
     _refuse_lacks(method, run, held_out)
+    taken = check_passes(model, train.fetch(positions[:2]).to(_device(model)))
     # Convolutions with channels last: 1.5 times as many images a second for small_resnet on one CPU core.
     model.to(memory_format=torch.channels_last)
     precision = fabric.strategy.precision.precision
     record = describe(run, method, train, held_out, model, fabric.world_size, precision)
+    if taken:  # only then, so that the record of any other run stays what it was
+        record["logits_taken"] = taken
     job = _Job(fabric, model, method, train.subset(positions), train.subset(held_out), run, watch)
     with alone(folder, fabric):
         return _trained(job, folder, record)
@@ -530,6 +534,18 @@ def _agree(fabric: Fabric, model: nn.Module) -> None:
 def _optimizer(step: TrainStep, recipe: Recipe) -> torch.optim.SGD:
     named = {key: getattr(recipe, key) for key in ("lr", "momentum", "nesterov", "weight_decay")}
     return torch.optim.SGD(step.parameters(), **named)
+
+
+def _device(model: nn.Module) -> torch.device:
+    """Return where a model is.
+
+    Raises:
+        InputError: it has no weights to train.
+    """
+    weights = [weight for weight in model.parameters() if weight.requires_grad] if isinstance(model, nn.Module) else []
+    if not weights:
+        raise InputError("The model has no weights to train; give a torch.nn.Module with parameters.")
+    return weights[0].device
 
 
 def _split(train: Images, run: Run) -> tuple[Tensor, Tensor]:

@@ -33,6 +33,7 @@ from classwise.judging import forward, judging
 from classwise.memory import freed_memory_kept
 from classwise.models.checkpoint import weights_sha256
 from classwise.noise import Noise
+from classwise.preflight import LOOK, preflight
 from classwise.registry import unknown
 from classwise.threat import ThreatModel, parse_eps, parse_norm
 
@@ -260,6 +261,7 @@ class AutoAttack:
         path = None if state_path is None else Path(state_path)
         self._say(f"using {self.version} version including {', '.join(attacks)}.")
         with judging(self._module, self._where):
+            self._look(x, y, bs)
             right = self._predicted(x, y, bs) == y
             self._say(f"initial accuracy: {right.float().mean():.2%}")
             state = self._begin(path, x, y, right, attacks)
@@ -291,6 +293,7 @@ class AutoAttack:
         results: dict[str, Tensor | tuple[Tensor, Tensor]] = {}
         self._say(f"using {self.version} version including {', '.join(attacks)}")
         with judging(self._module, self._where):
+            self._look(x, y, bs)
             right = self._predicted(x, y, bs) == y
             for name, attack in attacks.items():
                 start = time.perf_counter()
@@ -378,6 +381,12 @@ class AutoAttack:
             if aloud:
                 found = f"{len(where)} out of {len(positions)} successfully perturbed"
                 self._say(f"{name} - {number}/{len(batches)} - {found}")
+
+    def _look(self, x: Tensor, y: Tensor, bs: int) -> None:
+        """Pass a few images first, and say where the model is no function of one image."""
+        some = slice(0, max(2, min(LOOK, bs)))
+        for flag in preflight(self._module, self._moved(x[some]), self._moved(y[some]), (), min(bs, len(x))).flags:
+            self._say(f"warning ({flag.flag}): {flag.message}")
 
     def _predicted(self, x: Tensor, y: Tensor, bs: int) -> Tensor:
         """Return the predicted class of every image, (N,) on the CPU."""

@@ -6,22 +6,28 @@ import contextlib
 import hashlib
 import importlib
 import importlib.util
+import inspect
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
+from classwise.classifier import Function, as_module
 from classwise.errors import InputError
 from classwise.models.foreign import foreign_code
 
 # Of the name that an imported file has in sys.modules.
 PREFIX = "classwise_file_"
+_IMAGES = ("x", "image", "images", "img", "imgs", "input", "inputs", "batch")
 
 
 def from_file(path: Path, name: str) -> nn.Module:
-    """Import ``path`` afresh and return what its ``name`` makes without arguments, or is if it is a module already.
+    """Import ``path`` afresh and return what its ``name`` makes without arguments, or is if it is a model already.
+
+    A function is the model itself if its one argument is a Tensor, or is called x, images, inputs or the like.
 
     The file's folder is importable meanwhile, so that the file may import its neighbours. **This runs the file.**
 
@@ -37,12 +43,24 @@ def from_file(path: Path, name: str) -> nn.Module:
             return factory
         if not callable(factory):
             raise InputError(_offer(path, name, module))
+        if _takes_images(factory):
+            return Function(factory)
         with foreign_code(f"{path}:{name} failed", "it must run without arguments and return an nn.Module"):
             model = factory()
-    if not isinstance(model, nn.Module):
+    if isinstance(model, type):
+        raise InputError(f"{path}:{name} returns the class {model.__name__}; return an instance, {model.__name__}().")
+    if not callable(model):
         kind = type(model).__name__
         raise InputError(f"{path}:{name} returns a {kind}; it must return an nn.Module that maps [0, 1] to logits.")
-    return model
+    return as_module(model)
+
+
+def _takes_images(factory: Any) -> bool:
+    """Tell whether a function is the model itself, by its one argument: a Tensor, or named like images."""
+    if not inspect.isfunction(factory):
+        return False
+    given = [each for each in inspect.signature(factory).parameters.values() if each.default is each.empty]
+    return len(given) == 1 and (given[0].name in _IMAGES or given[0].annotation in (Tensor, "Tensor", "torch.Tensor"))
 
 
 def _imported(path: Path) -> ModuleType:

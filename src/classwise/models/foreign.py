@@ -68,9 +68,9 @@ def foreign_code(what: str, remedy: str) -> Iterator[None]:
     """
     try:
         yield
-    except InputError:
+    except (InputError, KeyboardInterrupt):
         raise
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
         first = next(iter(str(error).strip().splitlines()), "").rstrip(".")
         said = type(error).__name__ + (f": {textwrap.shorten(first, 160)}" if first else "")
         raise InputError(f"{what} ({said}); {remedy}.") from error

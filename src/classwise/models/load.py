@@ -10,15 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from classwise import registry, schemas
+from classwise.classifier import Classifier
 from classwise.errors import InputError
 from classwise.models.checkpoint import fill, read_weights, take
 from classwise.models.corrected import load_corrected
 from classwise.models.exported import exported
 from classwise.models.factory import from_file
-from classwise.models.foreign import foreign_code, refuse_code, trusting
+from classwise.models.fixed_shape import FixedShape
+from classwise.models.foreign import refuse_code, trusting
 from classwise.models.heads import put_head
 from classwise.models.normalize import Normalize
 from classwise.models.stored import State, Stored, main_set, normaliser, read_stored
@@ -26,6 +28,7 @@ from classwise.models.zoo import timm_model, torchvision_model
 from classwise.texts import located
 
 Shape = tuple[int, int, int]
+_CHECKED = 2  # grey images that a model is tried with
 
 _LONGEST = 20_000  # characters
 _DEEPEST = 8  # records that name one another
@@ -40,6 +43,7 @@ def load_model(
     shape: Shape | None = None,
     seed: int = 0,
     trust_code: bool = False,
+    fixed_shape: int | None = None,
 ) -> nn.Module:
     """Return the model that ``text`` names, on the CPU and in eval mode; it takes [0, 1] and returns logits.
 
@@ -62,6 +66,7 @@ def load_model(
         seed: of fresh weights; the caller's random state stays untouched.
         trust_code: let run what the record of a ``run:`` or ``corrected:`` folder names: a Python file or an exported
             program, whose code does whatever its author wants. Only for folders of people you trust.
+        fixed_shape: images of each pass of that check, where the model takes no other number.
 
     Raises:
         InputError: the model cannot be had, or does not fit ``num_classes`` and ``shape``.
@@ -71,9 +76,12 @@ def load_model(
         torch.Size([3, 10])
     """
     with _own_randomness(seed), trusting(trust_code):
-        model = _load(text.strip(), _Data(num_classes, shape)).cpu().eval()
+        model = _load(text.strip(), _Data(num_classes, shape)).cpu()
+        model.eval()  # whatever a model of others returns
         if shape is not None:
-            _check_logits(model, text, num_classes, shape)
+            called = Classifier(model, f"model {text!r}", num_classes)
+            with torch.no_grad():
+                FixedShape(called, fixed_shape or _CHECKED)(torch.full((_CHECKED, *shape), 0.5, device="cpu"))
     return model
 
 
@@ -228,22 +236,6 @@ def _same_data(folder: Path, trained: _Data, data: _Data) -> None:
         raise InputError(
             f"Run {folder} was trained on {_by(trained.shape)} images, the data are {_by(data.shape)}; "
             "use the data set of the run."
-        )
-
-
-def _check_logits(model: nn.Module, text: str, num_classes: int | None, shape: Shape) -> None:
-    """Send two grey images through the model and look at what comes out."""
-    x = torch.full((2, *shape), 0.5, device="cpu")
-    remedy = "use the images that the model was made for"
-    with torch.no_grad(), foreign_code(f"Model {text!r} cannot take {_by(shape)} images", remedy):
-        logits = model(x)
-    if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != 2:
-        got = f"shape {_by(logits.shape)}" if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
-        raise InputError(f"Model {text!r} gives {got} for 2 images; it must return logits, images by classes.")
-    if num_classes not in (None, logits.shape[1]):
-        raise InputError(
-            f"Model {text!r} gives {logits.shape[1]} logits, the data have {num_classes} classes; "
-            "use the data set that it was trained on."
         )
 
 
