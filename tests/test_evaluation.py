@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import json
 import multiprocessing
 import os
 import socket
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from torch import Tensor, nn
 from classwise import records, registry
 from classwise.attacks import PGD, Ensemble, Plan, Stage, build
 from classwise.attacks.plan import members_of
+from classwise.attacks.transfer import transfer
 from classwise.data import Images
 from classwise.errors import InputError
 from classwise.evaluation import Snapshot, evaluate
@@ -187,7 +190,14 @@ def test_the_folder_of_another_evaluation_is_refused_and_left_alone(tmp_path: Pa
             next(model.parameters()).add_(1e-3)
     if change == "data":
         data = data.subset(torch.arange(50))
-    with pytest.raises(InputError, match="other settings"):
+    named = {
+        "seed": "the seed = 0, and now 1",
+        "eps": "the radius",
+        "attack": "the attacks = pgd, and now fgsm",
+        "model": "the model's weights",
+        "data": "the data",
+    }
+    with pytest.raises(InputError, match=f"other settings: {named[change]}"):
         evaluate(model, data, attacks, seed=int(change == "seed"), directory=tmp_path)
     assert (tmp_path / "result.json").read_bytes() == before
 
@@ -202,7 +212,9 @@ def test_the_partial_file_of_another_evaluation_is_refused(tmp_path: Path, monke
 
     with pytest.raises(Crash):
         evaluate(model, data, build("pgd", THREAT), batch_size=20, directory=tmp_path, watch=crash)
-    with pytest.raises(InputError, match="unfinished evaluation with other settings"):
+    with pytest.raises(
+        InputError, match="unfinished evaluation with other settings: the seed = 0, and now 1 is asked for"
+    ):
         evaluate(model, data, build("pgd", THREAT), batch_size=20, seed=1, directory=tmp_path)
 
 
@@ -211,6 +223,66 @@ def test_a_damaged_partial_file_is_refused(tmp_path: Path) -> None:
     model, data = blurry()
     with pytest.raises(InputError, match="damaged"):
         evaluate(model, data, build("pgd", THREAT), directory=tmp_path)
+
+
+class Preprocessed(nn.Module):
+    """The same weights, with other code before them."""
+
+    def __init__(self, model: nn.Module, shift: float) -> None:
+        super().__init__()
+        self.model, self.shift = model, shift
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.model(x - self.shift)
+        return logits
+
+
+def test_the_result_of_the_same_weights_in_other_code_is_refused_and_an_older_one_is_read(tmp_path: Path) -> None:
+    model, data = blurry()
+    attacks = build("pgd", THREAT)
+    evaluate(Preprocessed(model, 0.0), data, attacks, directory=tmp_path, name="mine.py")
+    evaluate(Preprocessed(model, 0.0), data, attacks, directory=tmp_path, name="mine.py", batch_size=3)
+    with pytest.raises(InputError, match="of other code: the weights of the model are the same, but its logits differ"):
+        evaluate(Preprocessed(model, 0.01), data, attacks, directory=tmp_path, name="mine.py")
+    path = tmp_path / "result.json"
+    document = json.loads(path.read_text())
+    del document["functions"]  # as older versions wrote it
+    path.write_text(json.dumps(document))
+    evaluate(Preprocessed(model, 0.01), data, attacks, directory=tmp_path, name="mine.py")
+
+
+def test_the_unfinished_evaluation_of_the_same_weights_in_other_code_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("classwise.records._SAVE_EVERY", 0.0)
+    model, data = blurry()
+
+    def crash(seen: Snapshot) -> None:
+        if seen.done > 60:
+            raise Crash
+
+    def go(shift: float, watch: Callable[[Snapshot], None] | None = None) -> None:
+        model_now = Preprocessed(model, shift)
+        evaluate(model_now, data, build("pgd", THREAT), batch_size=20, directory=tmp_path, watch=watch, name="mine.py")
+
+    with pytest.raises(Crash):
+        go(0.0, crash)
+    with pytest.raises(InputError, match="unfinished evaluation of other code"):
+        go(0.01)
+    go(0.0)
+
+
+def test_a_transfer_attack_whose_source_computes_something_else_is_another_attack(tmp_path: Path) -> None:
+    model, data = blurry()
+
+    def go(shift: float) -> None:
+        source = transfer(build("fgsm", THREAT)["fgsm"], Preprocessed(model, shift), "source.py with weights 0123")
+        evaluate(model, data, {"transfer": source}, directory=tmp_path)
+
+    go(0.0)
+    go(0.0)
+    with pytest.raises(InputError, match=r"of other code: the weights of the source source\.py with weights 0123 are"):
+        go(0.01)
 
 
 class Claim:

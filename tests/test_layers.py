@@ -16,7 +16,18 @@ SOURCE = ROOT / "src" / "classwise"
 
 # What each module or package may import, besides itself; docs/design.md says why.
 GROUND = {"errors", "files", "registry", "memory", "classifier", "schemas", "texts"}
-LAYER_0 = GROUND | {"threat", "losses", "noise", "recipes", "tolerance", "metrics", "data", "models", "corrections"}
+LAYER_0 = GROUND | {
+    "threat",
+    "losses",
+    "noise",
+    "recipes",
+    "tolerance",
+    "identity",
+    "metrics",
+    "data",
+    "models",
+    "corrections",
+}
 LAYER_1 = LAYER_0 | {"attacks"}
 LAYER_2 = LAYER_1 | {"methods", "wrappers", "selection"}
 LAYER_3 = LAYER_2 | {
@@ -47,6 +58,7 @@ MAY_IMPORT = {
     "registry": {"errors"},
     "noise": set(),
     "tolerance": set(),
+    "identity": set(),
     "threat": {"errors", "noise", "tolerance"},
     "losses": {"errors", "registry"},
     "recipes": {"errors", "registry"},
@@ -59,7 +71,7 @@ MAY_IMPORT = {
     "wrappers": GROUND | {"noise", "attacks", "methods"},
     "loggers": {"errors", "registry"},
     "selection": set(),
-    "records": {"errors", "files", "data", "metrics"},
+    "records": {"errors", "files", "data", "identity", "metrics", "models"},
     "flags": {"errors", "losses", "attacks", "metrics"},
     "probe": {"losses", "noise", "threat", "attacks", "flags"},
     "memory": set(),

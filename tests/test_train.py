@@ -1367,6 +1367,30 @@ def test_a_hook_between_convolution_and_batchnorm_is_trained_against(tmp_path: P
     assert all("attacks used it as it is" in line["note"] for line in noted)
 
 
+class Scaled(nn.Module):
+    """The same weights, with other code before them."""
+
+    def __init__(self, scale: float) -> None:
+        super().__init__()
+        self.inner, self.scale = network(), scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.inner(x * self.scale)
+        return logits
+
+
+def test_a_run_of_the_same_weights_in_other_code_is_not_gone_on_with(tmp_path: Path) -> None:
+    go(tmp_path, model=Scaled(1.0))
+    assert len(go(tmp_path, model=Scaled(1.0))) == RECIPE.epochs
+    with pytest.raises(InputError, match="holds a run of other code: the weights of the network are the same"):
+        go(tmp_path, model=Scaled(1.1))
+    path = tmp_path / "checkpoint.pt"
+    stored = torch.load(path)
+    del stored["function"]  # as older versions wrote it
+    torch.save(stored, path)
+    assert len(go(tmp_path, model=Scaled(1.1))) == RECIPE.epochs
+
+
 # Warm-up of the radius
 
 WARM = replace(RECIPE, eps_warmup=3)

@@ -275,6 +275,35 @@ def test_name_data_and_threat_of_a_given_model_are_in_its_key(where: Where, chan
     assert other.key != trial.key
 
 
+def test_a_given_model_whose_file_changes_under_the_same_weights_is_no_longer_done(
+    where: Where, tmp_path: Path
+) -> None:
+    path = tmp_path / "mine.py"
+    code = """
+import torch
+from torch import nn
+
+class Mine(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.linear = nn.Linear(64, 10)
+
+    def forward(self, x):
+        return self.linear((x - MEAN).flatten(1))
+
+def make():
+    return Mine()
+"""
+    study = of_given(Given("mine", f"{path}:make", limit=20))
+    path.write_text(code.replace("MEAN", "0.5"))
+    assert perform(only(study, where), where) == "done"
+    assert only(study, where).state(where.out) == "done"
+    path.write_text(code.replace("MEAN", "0.45"))
+    with pytest.raises(InputError, match="holds a run of other code: the weights of the model are the same"):
+        only(study, where).state(where.out)
+
+
 def test_a_given_model_may_have_images_of_its_own_number(where: Where) -> None:
     found = grid(of_given(Given("few", "digits_cnn", limit=10), Given("all", "digits_cnn")), where)
     assert [trial.evaluation["images"] for trial in found] == [10, 20]

@@ -25,10 +25,12 @@ from classwise.attacks.base import Attack, input_gradient
 from classwise.attacks.ensemble import Ensemble
 from classwise.attacks.plan import Contender, Plan, members
 from classwise.attacks.square import Square
-from classwise.classifier import Classifier, as_module
+from classwise.attacks.transfer import Transfer
+from classwise.classifier import Classifier, as_classifier, as_module
 from classwise.data.images import ImageSet
 from classwise.engine import Engine, Field, Snapshot, alone, channels_last
 from classwise.errors import InputError
+from classwise.identity import first_difference
 from classwise.judging import judging
 from classwise.losses import cross_entropy
 from classwise.memory import batch_that_fits, freed_memory_kept
@@ -38,6 +40,7 @@ from classwise.metrics.result import RESULT_FILE, Result
 from classwise.metrics.training import RUN_FILE
 from classwise.models.checkpoint import weights_note, weights_sha256
 from classwise.models.corrected import FITTED_ON_TEST, fitted_on_test
+from classwise.models.fingerprint import fingerprint, refuse_changed
 from classwise.models.fixed_shape import FixedShape
 from classwise.models.searched import Precision, Searched
 from classwise.noise import Noise
@@ -49,6 +52,8 @@ from classwise.threat import ThreatModel
 
 __all__ = ["AUDIT", "Snapshot", "evaluate"]
 
+_MODEL = "the model"
+_PRINTED = 16  # images that say what a model computes
 _COMPARED = 16  # images that what attacks search on is compared with the model on, at three points of each ball
 AUDIT = 1.0
 """Misses that the audit of a plan excludes unless told otherwise, in per cent of all images."""
@@ -173,6 +178,27 @@ class _Job:
         }
 
     @cached_property
+    def functions(self) -> dict[str, Any]:
+        """Fingerprints of the model and of the sources of transfer attacks, on images of the data, for JSON."""
+        device, rows = self.settings.device, self.settings.fixed_shape
+        x = self.data.fetch(_evenly(self.data, torch.ones(len(self.data), dtype=torch.bool), _PRINTED)).to(device)
+        found: dict[str, Any] = {}
+        for name, model in {_MODEL: self.model, **_sources(self.attacks)}.items():
+            model.to(device)  # whatever it returns
+            with judging(called := as_classifier(model), device):
+                seen = fingerprint(called if rows is None or name != _MODEL else FixedShape(called, rows), x)
+            found[name] = seen and seen.record
+        return found
+
+    @cached_property
+    def claim(self) -> dict[str, Any]:
+        """What a folder must agree with, in words that can be named where it does not, and fingerprints."""
+        attacks = {name: {"settings": repr(attack)} for name, attack in self.attacks.items()}
+        settings = {key: getattr(self.settings, key) for key in ("fixed_shape", "search_precision")}
+        plan = {"audit": self.settings.audit} if _audited(self.attacks) else {}
+        return {**self.about, **plan, **settings, "attacks": attacks, "functions": self.functions}
+
+    @cached_property
     def identity(self) -> str:
         """Hash of everything that verdicts depend on."""
         return self.identity_of(self.attacks)
@@ -181,7 +207,7 @@ class _Job:
         """Return what the identity would be with these attacks."""
         parts: list[Any] = [self.about, {name: repr(attack) for name, attack in attacks.items()}]
         # Only what is used takes part, so that results without a plan keep the identity they always had.
-        if any(isinstance(attack, Plan) and attack.full for attack in attacks.values()):
+        if _audited(attacks):
             parts.append({"audit": self.settings.audit})
         if self.settings.fixed_shape is not None:
             parts.append({"fixed_shape": self.settings.fixed_shape})
@@ -279,7 +305,7 @@ def _ready(job: _Job) -> Iterator[tuple[Engine, list[flags.Flag]]]:
             found = Searched(called, trial, job.settings.search_precision, around)
             seen += [] if found.note is None else [flags.Flag("plain_search", found.note)]
             searched = found if rows is None else FixedShape(found, rows)
-            known = Records.open(len(job.data), job.partial, job.identity)
+            known = Records.open(len(job.data), job.partial, job.identity, job.claim)
             known.save()  # a folder that cannot be written is noticed now, not hours later
             yield Engine(model, searched, job.data, known, job.settings.seed, size, device, job.fabric, job.watch), seen
             seen += looked.again(model)
@@ -298,6 +324,23 @@ def _around(job: _Job, model: nn.Module, positions: Tensor, rows: int) -> list[T
     point = x.clone().requires_grad_(True)
     directions = noise.normal(x.shape[1:], device), input_gradient(cross_entropy(model(point.clone()), y), point)
     return [x, *(threat.project(x + threat.eps * threat.ascend(each, x), x) for each in directions)]
+
+
+def _audited(attacks: Mapping[str, Contender]) -> bool:
+    """Tell whether the audit plays a part."""
+    return any(isinstance(attack, Plan) and attack.full for attack in attacks.values())
+
+
+def _sources(attacks: Mapping[str, Contender]) -> dict[str, nn.Module]:
+    """Return the models that transfer attacks craft on, by what they are called."""
+    held: list[Any] = [_as_attack(attack) for attack in attacks.values()]
+    found = {}
+    while held:
+        attack = held.pop()
+        if isinstance(attack, Transfer):
+            found[f"the source {attack.name}"] = attack.source
+        held += [*getattr(attack, "attacks", ()), *([attack.attack] if hasattr(attack, "attack") else ())]
+    return found
 
 
 def _search_record(engine: Engine) -> dict[str, Any]:
@@ -417,6 +460,8 @@ def _header(job: _Job, found: _Found) -> dict[str, Any]:
         # Not part of the identity: what counts is the weights, not how they were found in their file.
         "model": {**job.about["model"], **({"note": note} if note else {})},
         "identity": job.identity,
+        "audit": job.settings.audit,
+        "functions": job.functions,
         "fixed_shape": job.settings.fixed_shape,
         "search_precision": job.settings.search_precision,
         "device": str(job.settings.device),
@@ -497,12 +542,29 @@ def _earlier(job: _Job) -> Result | None:
     first = {name: attack for name, attack in job.attacks.items() if name in done}
     begun = list(done) == list(job.attacks)[: len(done)]
     if not begun or result.header.get("identity") not in (job.identity, job.identity_of(first)):
-        raise InputError(f"{job.folder} holds the result of other settings; choose another --out, or delete it.")
+        _refuse_other(job, result.header, done)
+    refuse_changed(result.header.get("functions"), job.functions, f"{job.folder} holds the result")
     if job.rank == 0:  # where a process was killed between its last two acts
         records.clear(job.folder, str(result.header.get("identity")))
     if job.fabric is not None:
         job.fabric.barrier()
     return result
+
+
+def _refuse_other(job: _Job, header: Mapping[str, Any], done: Sequence[str]) -> None:
+    """Refuse the result of something else, and name what differs.
+
+    Raises:
+        InputError: always.
+    """
+    wanted = {name: value for name, value in job.claim.items() if name != "functions"}
+    reason = first_difference(header, wanted)
+    if reason is None and list(done) != list(job.attacks)[: len(done)]:
+        reason = f"the attacks = {', '.join(done)}, and now {', '.join(job.attacks)} are asked for"
+    raise InputError(
+        f"{job.folder} holds the result of other settings{'' if reason is None else ': ' + reason}; choose another "
+        "--out, or delete it."
+    )
 
 
 def _examples(job: _Job, engine: Engine, outcomes: Outcomes) -> Examples | None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import io
+import json
 import time
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +18,9 @@ from torch import Tensor
 from classwise.data.images import ImageSet
 from classwise.errors import InputError
 from classwise.files import remove_leftovers, write_bytes
+from classwise.identity import first_difference
 from classwise.metrics.outcomes import Outcomes
+from classwise.models.fingerprint import refuse_changed
 
 _SAVE_EVERY = 10.0  # seconds; a crash loses at most this much work and one batch
 _DAMAGE = (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile)
@@ -89,22 +93,24 @@ class Records:
         turns: of each view and number, counted from 0; see :class:`Turn`.
         path: file they are saved in; None for none.
         identity: of the evaluation they belong to.
+        claim: the same in words, with the fingerprints of the models.
     """
 
     clean: Clean
     turns: dict[tuple[str, int], Turn]
     path: Path | None
     identity: str
+    claim: Mapping[str, Any] = field(default_factory=dict)
     _saved: float = field(default_factory=time.monotonic)
 
     @classmethod
-    def open(cls, size: int, path: Path | None, identity: str) -> Records:
+    def open(cls, size: int, path: Path | None, identity: str, claim: Mapping[str, Any] | None = None) -> Records:
         """Go on from ``path`` if it exists, else begin with records of ``size`` images.
 
         Raises:
-            InputError: the file belongs to another evaluation, or is damaged.
+            InputError: the file belongs to another evaluation, or to other code with the same weights, or is damaged.
         """
-        records = cls(Clean.empty(size), {}, path, identity)
+        records = cls(Clean.empty(size), {}, path, identity, claim or {})
         if path is not None and path.exists():
             records._load(path)
         return records
@@ -130,7 +136,8 @@ class Records:
         for (view, number), turn in self.turns.items():
             arrays |= {f"turn.{view}\t{number}\t{name}": value for name, value in vars(turn).items()}
         content = io.BytesIO()
-        np.savez(content, identity=np.array(self.identity), **{k: v.numpy() for k, v in arrays.items()})
+        claim = np.array(json.dumps(self.claim))
+        np.savez(content, identity=np.array(self.identity), claim=claim, **{k: v.numpy() for k, v in arrays.items()})
         write_bytes(self.path, content.getvalue())
         self._saved = time.monotonic()
 
@@ -138,18 +145,26 @@ class Records:
         try:
             with np.load(path, allow_pickle=False) as stored:
                 owner = str(stored["identity"])
-                arrays = {name: torch.from_numpy(stored[name]) for name in stored.files if name != "identity"}
+                claim = json.loads(str(stored["claim"])) if "claim" in stored.files else {}
+                words = ("identity", "claim")
+                arrays = {name: torch.from_numpy(stored[name]) for name in stored.files if name not in words}
             if owner == self.identity:
                 self.clean = Clean(**_part(arrays, "clean."))
                 keys = {name.removeprefix("turn.").rpartition("\t")[0] for name in arrays if name.startswith("turn.")}
                 self.turns = {_key(key): Turn(**_part(arrays, f"turn.{key}\t")) for key in sorted(keys)}
         except _DAMAGE as error:
             raise InputError(f"{path} is damaged; delete it to start this evaluation anew.") from error
+        self._refuse_other(path, owner, claim)
+
+    def _refuse_other(self, path: Path, owner: str, claim: Mapping[str, Any]) -> None:
+        """Refuse what belongs to another evaluation, and name what differs."""
         if owner != self.identity:
+            reason = first_difference(claim, self.claim)
             raise InputError(
-                f"{path.parent} holds an unfinished evaluation with other settings; "
+                f"{path.parent} holds an unfinished evaluation with other settings{f': {reason}' if reason else ''}; "
                 f"choose another --out, or delete {path.name} in it to give that one up."
             )
+        refuse_changed(claim.get("functions"), self.claim.get("functions", {}), f"{path} is an unfinished evaluation")
 
 
 def clear(folder: Path, identity: str | None = None) -> None:

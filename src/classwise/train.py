@@ -37,6 +37,7 @@ from classwise.methods.base import Epoch, Measured, Method, Pass, Step, under_at
 from classwise.metrics.stats import ClassStats
 from classwise.metrics.training import LOG_FILE, RUN_FILE, SUMMARY_FILE
 from classwise.models.checkpoint import save_weights
+from classwise.models.fingerprint import fingerprint, refuse_changed
 from classwise.models.rewriting import Difference, Forwards, checked, faster, rewritten, unobserved
 from classwise.models.teacher import Teacher
 from classwise.noise import Noise
@@ -231,6 +232,7 @@ class _State:
     step: TrainStep
     optimizer: torch.optim.Optimizer
     averages: dict[str, Averaged]
+    x: Tensor
     log: list[dict[str, Any]] = field(default_factory=list)
 
     @property
@@ -246,6 +248,13 @@ class _State:
         """Models that exist by now, by name: "plain" and averages."""
         return {"plain": self.step.model, **{name: each.model for name, each in self.averages.items() if each.exists}}
 
+    @property
+    def function(self) -> dict[str, Any]:
+        """What the network computes with the weights that it has now, on a few training images."""
+        with judging(self.step.model, self.x.device) as called:
+            found = fingerprint(called, self.x)
+        return {"the network": found and found.record}
+
     def content(self, record: Mapping[str, Any]) -> bytes:
         content = io.BytesIO()
         torch.save(
@@ -257,6 +266,7 @@ class _State:
                 "optimizer": self.optimizer.state_dict(),
                 "averages": {name: each.state_dict() for name, each in self.averages.items()},
                 "log": json.dumps(self.log),
+                "function": json.dumps(self.function),
             },
             content,
         )
@@ -273,6 +283,7 @@ class _State:
             raise InputError(f"{path} is damaged; delete it to train from the start.") from error
         refuse_other_settings(path, settings, record)
         self.step.model.load_state_dict(stored["model"])
+        refuse_changed(json.loads(stored.get("function", "{}")), self.function, f"{path.parent} holds a run")
         self.step.method.load_state_dict(stored["method"])
         self.optimizer.load_state_dict(stored["optimizer"])
         for name, each in self.averages.items():
@@ -300,7 +311,8 @@ class _Job:
         optimizer = _optimizer(step, run.recipe)
         self.wrapped, self.optimizer = fabric.setup(step, optimizer)
         averages = {name: Averaged.of(rule, model) for name, rule in run.wrapped.averages.items()}
-        self.state = _State(step, optimizer, averages)
+        few = self.images.fetch(torch.arange(min(_COMPARED, len(self.images)))).to(fabric.device)
+        self.state = _State(step, optimizer, averages, few)
 
     @cached_property
     def size(self) -> int:

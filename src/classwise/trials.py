@@ -17,15 +17,21 @@ from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
+from torch import nn
+
 import classwise
 from classwise import arguments, files, registry, schemas
 from classwise.analysis.evidence import TRIAL_FILE
 from classwise.data import Images
+from classwise.data.images import ImageSet
 from classwise.errors import InputError
 from classwise.evaluation import evaluate
+from classwise.judging import judging
 from classwise.metrics.result import RESULT_FILE, Result
 from classwise.metrics.training import LOG_FILE, SUMMARY_FILE, read_log
 from classwise.models.checkpoint import weights_sha256
+from classwise.models.fingerprint import fingerprint, refuse_changed
 from classwise.models.foreign import trusting
 from classwise.recipes import Recipe
 from classwise.study import Evaluation, Study
@@ -40,6 +46,7 @@ GIVEN = "given"
 FAILURE_FILE = "failure.json"
 LOCK_FILE = "running.lock"
 _DIGITS = 8
+_LOOKED_AT = 16  # images that say what a model from elsewhere computes
 _PATIENCE = 0.5  # seconds, with someone who looks how far a run is
 
 
@@ -107,6 +114,7 @@ class Trial:
         start: what it goes on with.
         teacher: whom it learns from.
         typed: model string as the study has it, with its variables, for the record; that of ``model`` if empty.
+        functions: fingerprints of the models that come from elsewhere, whose code may change, by what they are.
     """
 
     name: str
@@ -127,6 +135,7 @@ class Trial:
     start: Source | None = None
     teacher: Source | None = None
     typed: str = ""
+    functions: Mapping[str, Any] = field(default_factory=dict, hash=False, compare=False)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -206,7 +215,7 @@ class Trial:
         folder = self.folder(out)
         if not (folder / TRIAL_FILE).exists():
             return "open"
-        _same_key(folder, self.key)
+        refuse_changed(_same_key(folder, self.key).get("functions"), self.functions, f"{folder} holds a run")
         if self.trained(out) and self.evaluated(out):
             return "done"
         with files.held(folder / LOCK_FILE) as free:
@@ -263,6 +272,7 @@ def _trainings(study: Study, where: Where) -> list[Trial]:
             weights=study.weights_of(entry),
             start=start,
             teacher=teacher,
+            functions=_functions(model, start, teacher, train[seed], seed),
             **common,
         )
         made[entry.name, model, seed] = trial
@@ -274,6 +284,7 @@ def _given(study: Study, where: Where) -> Iterator[Trial]:
         data, threat = study.data_of(each), study.threat_of(each)
         chosen = replace(study.evaluate, limit=each.limit or study.evaluate.limit)
         images = arguments.images(data, where.data_dir, "test", chosen.limit, chosen.seed)
+        network = arguments.model(each.text, images, chosen.seed)
         yield Trial(
             name=each.name,
             method="",
@@ -287,11 +298,32 @@ def _given(study: Study, where: Where) -> Iterator[Trial]:
             data=data,
             limit=None,
             images=0,
-            train_sha256=weights_sha256(arguments.model(each.text, images, chosen.seed)),
+            train_sha256=weights_sha256(network),
+            functions={"the model": _function(network, images)},
             weights=(GIVEN,),
             attacks=chosen.attacks,
             evaluation=_evaluation(chosen, where, data, threat),
         )
+
+
+def _functions(model: str, start: Source | None, teacher: Source | None, images: Images, seed: int) -> dict[str, Any]:
+    """Return the fingerprints of the models of a training run whose code is not of this package."""
+    texts = {"the model": "" if arguments.fresh(model) else model}
+    for name, source in (("the start", start), ("the teacher", teacher)):
+        texts[name] = source.text if source is not None and isinstance(source.of, str) else ""
+    return {
+        name: _function(arguments.model(arguments.start(text), images, seed), images)
+        for name, text in texts.items()
+        if text
+    }
+
+
+def _function(network: nn.Module, images: ImageSet) -> dict[str, Any] | None:
+    """Return what a network computes on a few images, evenly spread, for JSON."""
+    which = torch.linspace(0, len(images) - 1, min(_LOOKED_AT, len(images))).long()
+    with judging(network, "cpu") as called:
+        found = fingerprint(called, images.fetch(which))
+    return None if found is None else found.record
 
 
 def perform(trial: Trial, where: Where) -> State:
@@ -373,7 +405,7 @@ def _note(trial: Trial, folder: Path) -> None:
     """Write down what the folder is for, and every state of the code that has worked on it."""
     codes = [] if not (folder / TRIAL_FILE).exists() else _same_key(folder, trial.key)["code"]
     about = {"name": trial.name, "key": trial.key, "model": trial.typed or trial.model}
-    record = {**about, **trial.settings, "evaluation": trial.evaluation}
+    record = {**about, **trial.settings, "evaluation": trial.evaluation, "functions": trial.functions}
     files.write_json(folder / TRIAL_FILE, {**record, "code": list(dict.fromkeys([*codes, code()]))})
 
 
