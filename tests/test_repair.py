@@ -23,7 +23,7 @@ from classwise.errors import InputError
 from classwise.evaluation import evaluate
 from classwise.judging import forward
 from classwise.models import load_model, save_weights
-from classwise.models.corrected import Corrected, fitted_on_test
+from classwise.models.corrected import Corrected, fitted_on_test, load_corrected
 from classwise.noise import Noise
 from classwise.repair import ADAPTIVE, NON_ADAPTIVE, Repair, choice, paired_change, repair
 from classwise.threat import ThreatModel
@@ -230,6 +230,34 @@ def test_a_fit_on_test_images_is_stamped_in_every_output(tmp_path: Path) -> None
     assert fitted_on_test(loaded)
     result = evaluate(loaded, data, build("fgsm", THREAT))
     assert "fitted_on_test" in {flag["flag"] for flag in result.header["flags"]}
+
+
+def test_a_correction_of_a_file_whose_code_changed_under_the_same_weights_is_refused(tmp_path: Path) -> None:
+    path, folder = tmp_path / "mine.py", tmp_path / "corrected"
+    code = """
+import torch
+from torch import nn
+
+class Mine(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.linear = nn.Linear(64, 10)
+
+    def forward(self, x):
+        return self.linear((x - MEAN).flatten(1))
+
+def make():
+    return Mine()
+"""
+    path.write_text(code.replace("MEAN", "0.5"))
+    text, shape = f"{path}:make", (1, 8, 8)
+    net = load_model(text, num_classes=10, shape=shape)
+    repair(net, digits("test"), "iv-offsets(rounds=1)", PGD, fit_on_test=True).write(folder, text)
+    load_corrected(folder, lambda name, state: load_model(name, num_classes=10, shape=shape), None)
+    path.write_text(code.replace("MEAN", "0.45"))
+    with pytest.raises(InputError, match=r"corrects a model of other code: .* or fit the correction again"):
+        load_corrected(folder, lambda name, state: load_model(name, num_classes=10, shape=shape), None)
 
 
 def test_a_fit_on_held_out_images_is_not_stamped() -> None:

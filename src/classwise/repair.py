@@ -337,6 +337,7 @@ def _record(
         "rule": rule,
         "fitted_on_test": on_test,
         "data": {"name": data.name, "split": data.split, "n": len(data), "sha256": data.sha256(), "note": data.note},
+        "shape": list(data.shape),
         "index": data.index.tolist(),
         "threat": {"norm": threat.norm, "eps": threat.eps, "eps_text": threat.eps_text},
         "attacks": {name: repr(attack) for name, attack in attacks.items()},

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from classwise import registry, schemas
 from classwise.errors import InputError
 from classwise.files import write_bytes, write_json
 from classwise.models.checkpoint import read_weights, weights_sha256
+from classwise.models.fingerprint import fingerprint, patterns, refuse_changed
 from classwise.models.foreign import foreign_code, refuse_code
 from classwise.models.stored import State
 from classwise.texts import located
@@ -71,7 +72,9 @@ def save_corrected(model: Corrected, text: str, rule: str, folder: Path, about: 
     """
     tensors = {name: value.cpu().contiguous().clone() for name, value in model.correction.state_dict().items()}
     write_bytes(folder / TENSORS, safetensors.torch.save(tensors))
-    record = {"model": text, "sha256": weights_sha256(model.model), "rule": rule}
+    record: dict[str, Any] = {"model": text, "sha256": weights_sha256(model.model), "rule": rule}
+    if (shape := about.get("shape")) is not None:
+        record |= {"function": _function(model.model, shape)}
     write_json(folder / RECORD, {**about, **record, "fitted_on_test": bool(model.fitted_on_test)})
 
 
@@ -110,7 +113,21 @@ def load_corrected(folder: Path, load: Callable[[str, State | None], nn.Module],
             f"{folder} corrects {record['model']} with weights {record['sha256'][:12]}, but its weights are now "
             f"{found[:12]}; restore them, or fit the correction again."
         )
+    if state is None and record.get("function") is not None:
+        now = _function(model, record["shape"])
+        refuse_changed(record["function"], now, f"{folder} corrects a model", "fit the correction again")
     return Corrected(model, _correction(folder, record["rule"]), fitted_on_test=bool(record["fitted_on_test"]))
+
+
+def _function(model: nn.Module, shape: Sequence[int]) -> dict[str, Any]:
+    """Return what the uncorrected model computes on images of this shape (C, H, W), for JSON; left in its mode."""
+    device = next((value.device for value in model.parameters()), torch.device("cpu"))
+    training = model.training
+    try:
+        found = fingerprint(model.eval(), patterns(shape).to(device))
+    finally:
+        model.train(training)
+    return {"the model": None if found is None else found.record}
 
 
 def _correction(folder: Path, rule: str) -> nn.Module:

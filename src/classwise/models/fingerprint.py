@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from classwise.errors import InputError
 from classwise.models.seeded import same_draws
@@ -112,7 +113,17 @@ def fingerprint(model: Callable[[Tensor], Tensor], x: Tensor) -> Fingerprint | N
     return Fingerprint(*first, tolerance, turned, drawn_on, spread)
 
 
-def refuse_changed(stored: Any, now: Mapping[str, Any], what: str) -> None:
+def patterns(shape: Sequence[int]) -> Tensor:
+    """Return images (8, C, H, W), four smooth and four not, to look at a model with where no data are at hand.
+
+    Args:
+        shape: (C, H, W).
+    """
+    fine = torch.rand(4, *shape, generator=torch.Generator().manual_seed(0))
+    return torch.cat([F.interpolate(F.adaptive_avg_pool2d(fine, 3), tuple(shape[1:]), mode="bilinear"), fine])
+
+
+def refuse_changed(stored: Any, now: Mapping[str, Any], what: str, remedy: str = "choose another --out") -> None:
     """Refuse to go on where a model computes something else than it did, under the same weights.
 
     Args:
@@ -120,6 +131,7 @@ def refuse_changed(stored: Any, now: Mapping[str, Any], what: str) -> None:
             older records, which say nothing of it.
         now: those of the models at hand.
         what: the record, in words: "DIR holds the result".
+        remedy: what else can be done than to restore the code.
 
     Raises:
         InputError: one of them is another function, or the record is damaged.
@@ -131,11 +143,11 @@ def refuse_changed(stored: Any, now: Mapping[str, Any], what: str) -> None:
         try:
             change = Fingerprint.read(before).change(Fingerprint.read(here))
         except (TypeError, ValueError, KeyError, AttributeError) as error:
-            raise InputError(f"{what}, whose fingerprint of {name} is damaged; choose another --out.") from error
+            raise InputError(f"{what}, whose fingerprint of {name} is damaged; {remedy}.") from error
         if change is not None:
             raise InputError(
-                f"{what} of other code: the weights of {name} are the same, but {change}; restore the code, or choose "
-                "another --out."
+                f"{what} of other code: the weights of {name} are the same, but {change}; restore the code, or "
+                f"{remedy}."
             )
 
 
