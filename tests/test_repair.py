@@ -23,7 +23,7 @@ from classwise.errors import InputError
 from classwise.evaluation import evaluate
 from classwise.judging import forward
 from classwise.models import load_model, save_weights
-from classwise.models.corrected import Corrected, fitted_on_test, load_corrected
+from classwise.models.corrected import Corrected, fitted_on_test
 from classwise.noise import Noise
 from classwise.repair import ADAPTIVE, NON_ADAPTIVE, Repair, choice, paired_change, repair
 from classwise.threat import ThreatModel
@@ -254,10 +254,10 @@ def make():
     text, shape = f"{path}:make", (1, 8, 8)
     net = load_model(text, num_classes=10, shape=shape)
     repair(net, digits("test"), "iv-offsets(rounds=1)", PGD, fit_on_test=True).write(folder, text)
-    load_corrected(folder, lambda name, state: load_model(name, num_classes=10, shape=shape), None)
+    load_model(f"corrected:{folder}", num_classes=10, shape=shape, trust_code=True)
     path.write_text(code.replace("MEAN", "0.45"))
     with pytest.raises(InputError, match=r"corrects a model of other code: .* or fit the correction again"):
-        load_corrected(folder, lambda name, state: load_model(name, num_classes=10, shape=shape), None)
+        load_model(f"corrected:{folder}", num_classes=10, shape=shape, trust_code=True)
 
 
 def test_a_fit_on_held_out_images_is_not_stamped() -> None:
