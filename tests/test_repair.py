@@ -351,7 +351,7 @@ def test_damaged_folders_are_refused_in_a_sentence(fitted: tuple[Repair, Path]) 
         load(folder / "nowhere")
     for content, says in (
         ("{", "cannot be read"),
-        ("[]", "lacks model"),
+        ("[]", "is no object"),
         (json.dumps({**record, "rule": "iv-offsets"}), "does not hold 'iv-offsets'"),
         (json.dumps({**record, "rule": "iv-none"}), "Unknown correction 'iv-none'"),
     ):
