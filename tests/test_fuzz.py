@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from classwise.cli import main
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -29,6 +31,11 @@ def test_a_hostile_call_ends_in_one_sentence_and_runs_nothing(tmp_path: Path) ->
     found = campaign(tmp_path / "fuzz.json", 15, 20, 10, seed=1)
     assert found["calls"] == {"lines": 15, "studies": 20, "records": 10}
     assert found["faults"] == []
+
+
+def test_a_nul_in_an_argument_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["homing", "--out", "a\0b"]) == 2
+    assert "NUL" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -796,6 +796,8 @@ def _run(words: Sequence[str]) -> int:
     command = next((word for word in arguments if not word.startswith("-")), "")
     settings: dict[str, Any] = {}
     try:
+        if any("\0" in word for word in words):
+            raise InputError("An argument holds a NUL character, which no name or path can hold; leave it out.")
         if command and command not in COMMANDS:
             raise InputError(unknown("command", command, COMMANDS))
         settings = vars(parser().parse_args(_joined(_gathered(arguments)))[command])
