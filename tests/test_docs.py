@@ -52,6 +52,17 @@ def test_every_committed_result_is_valid_and_derives_from_its_outcomes() -> None
         jsonschema.validate(Result.read(folder).document, schema())
 
 
+def test_every_guarantee_names_tests_that_exist() -> None:
+    rows = [line for line in (ROOT / "docs" / "guarantees.md").read_text().splitlines() if line.startswith("| ")]
+    rows = [row for row in rows if not row.startswith(("| promise", "| ---"))]
+    assert len(rows) > 20
+    for row in rows:
+        named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", row)
+        assert named, row
+        for file, name in named:
+            assert f"def {name}(" in (ROOT / file).read_text(), f"{file}::{name}"
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_no_link_between_pages_is_broken(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)(?:#[\w-]+)?\)", page.read_text()):
