@@ -58,7 +58,9 @@ def counted(verdicts: list[str]) -> str:
     if len(verdicts) == 1:
         return verdicts[0]
     return ", ".join(
-        f"{counts[verdict]} {verdict}" for verdict in ("supported", "refuted", "undecided") if counts[verdict]
+        f"{counts[verdict]} {verdict}"
+        for verdict in ("supported", "refuted", "undecided", "not applicable")
+        if counts[verdict]
     )
 
 

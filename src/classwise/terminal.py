@@ -44,7 +44,13 @@ if TYPE_CHECKING:
 
 _SHOWN = 10  # classes in a live view; the weakest of them where there are more
 _BAR = 30
-_VERDICTS = {"supported": "bold green", "refuted": "bold red", "undecided": "bold yellow", "described": "bold"}
+_VERDICTS = {
+    "supported": "bold green",
+    "refuted": "bold red",
+    "undecided": "bold yellow",
+    "not applicable": "bold",
+    "described": "bold",
+}
 _STATES: dict[State, str] = {
     "done": "green",
     "running": "bold cyan",

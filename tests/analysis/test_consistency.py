@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from tests.analysis.strategies import model, planted, subject
+from tests.metrics.strategies import make
 
 from classwise.analysis.agreement import measure
 from classwise.analysis.consistency import consistency
@@ -55,6 +56,31 @@ def test_a_corrected_correlation_is_that_of_the_true_accuracies() -> None:
     pair = measure("ab", verdicts, outcomes.y).pairs["a / b"]
     assert pair.corrected == pytest.approx(0.905, abs=0.03)
     assert pair.ceiling < 1
+
+
+def tried(order: list[int], times: int, n: int = 80) -> list[str]:
+    """Return verdicts on two attacks whose class accuracies are in such an order, on images that both meet."""
+    random, y = np.random.default_rng(2), np.repeat(np.arange(10), n)
+    rates = np.linspace(0.1, 0.8, 10)
+    found = []
+    for _ in range(times):
+        level = random.random(y.size)
+        right = {"pgd": level < rates[y], "square": level < rates[order][y] - 0.05}
+        predictions = {name: np.where(each, y, (y + 1) % 10) for name, each in right.items()}
+        found.append(consistency(subject(make(y, y, **predictions))).verdict)
+    return found
+
+
+def test_h2_is_not_supported_where_the_true_correlation_is_just_below_its_threshold() -> None:
+    """True Spearman correlation 1 − 6·34/990 = 0.794; half of the estimates are above 0.8."""
+    order = [5, 0, 2, 1, 3, 4, 7, 6, 8, 9]
+    assert sum((place - c) ** 2 for c, place in enumerate(order)) == 34
+    assert tried(order, 40).count("supported") <= 3
+
+
+def test_h2_is_supported_where_the_orders_are_one_and_refuted_where_they_are_far_apart() -> None:
+    assert tried(list(range(10)), 10).count("supported") >= 9
+    assert tried([5, 6, 7, 8, 9, 0, 1, 2, 3, 4], 10).count("refuted") >= 9
 
 
 def test_one_attack_agrees_with_nothing() -> None:

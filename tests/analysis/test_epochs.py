@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from tests.metrics.test_training import FINAL, lines, rising
 
-from classwise.analysis.epochs import epochs
+from classwise.analysis.epochs import converge_alike, epochs
 from classwise.metrics.training import Training, curve
 
 
@@ -18,6 +18,35 @@ def training(accuracy: np.ndarray, **changes) -> Training:
 )
 def test_h10_is_whether_hard_classes_take_longer(speed, verdict: str) -> None:
     assert epochs(training(rising(np.asarray(speed)))).verdict == verdict
+
+
+def noisy(final: np.ndarray, speed: np.ndarray | float, length: int, times: int):
+    """Draw curves of ten classes with 100 images, whose weights move from epoch to epoch by another three points."""
+    random, steps = np.random.default_rng(0), np.arange(1, length + 1)[:, None]
+    for _ in range(times):
+        rates = final * (1 - np.exp(-steps * speed)) + random.normal(0, 0.03, (length, 10))
+        yield random.binomial(100, np.clip(rates, 0, 1)) / 100
+
+
+def decided(curves) -> tuple[int, int]:
+    """Count verdicts for and against H10."""
+    tails = [converge_alike(curve, np.full(10, 100.0), permutations=400) for curve in curves]
+    return sum(less < 0.025 for less, _ in tails), sum(greater < 0.025 for _, greater in tails)
+
+
+@pytest.mark.parametrize("final", [np.full(10, 0.5), np.linspace(0.05, 0.6, 10)], ids=["one curve", "other heights"])
+@pytest.mark.parametrize("length", [6, 15])
+def test_h10_is_decided_in_few_runs_whose_classes_converge_alike(final, length: int) -> None:
+    """At most 5 % of 80 runs: 7 are 1.8 standard errors above 4. The first crossing refutes it in 6 to 29 %."""
+    assert sum(decided(noisy(final, 4 / length, length, 80))) <= 7
+
+
+@pytest.mark.parametrize(("length", "reverse"), [(6, 6), (15, 10)])
+def test_h10_is_seen_where_easy_classes_are_faster_and_the_reverse_too(length: int, reverse: int) -> None:
+    """In at least 10 of 15 runs; six epochs are a coarse clock for weak classes that are early."""
+    final = np.linspace(0.3, 0.9, 10)
+    assert decided(noisy(final, (0.2 + 2 * (final - 0.3)) * 9 / length, length, 15))[0] >= 10
+    assert decided(noisy(final, (0.2 + 2 * (0.9 - final)) * 9 / length, length, 15))[1] >= reverse
 
 
 def test_a_class_that_is_never_robust_has_no_time() -> None:

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from classwise.analysis.homing import LEAST, Selected, Verdicts, dissimilar, homing
+from classwise.analysis.homing import LEAST, Selected, Verdicts, dissimilar, homing, verdict
 from classwise.errors import InputError
 
 CLASSES = ("cat", "dog", "ship")
@@ -26,7 +26,7 @@ def planted(n: int, without: float, another: float, again: float, fewer: float =
 
 
 @pytest.mark.parametrize(
-    ("shares", "verdict"),
+    ("shares", "expected"),
     [
         ((0.8, 0.3, 0.3), "supported"),
         ((0.3, 0.6, 0.1), "refuted"),  # any class that is missing helps more
@@ -34,8 +34,8 @@ def planted(n: int, without: float, another: float, again: float, fewer: float =
         ((0.4, 0.38, 0.38), "undecided"),
     ],
 )
-def test_h7_needs_an_effect_over_another_class_and_over_another_seed(shares, verdict: str) -> None:
-    assert planted(200, *shares).verdict == verdict
+def test_h7_needs_an_effect_over_another_class_and_over_another_seed(shares, expected: str) -> None:
+    assert planted(200, *shares).verdict == expected
 
 
 def test_a_handful_of_images_decides_nothing() -> None:
@@ -49,6 +49,30 @@ def test_effects_by_hand() -> None:
     assert [change[0] for change in effect[1:]] == pytest.approx([0.5, 0.55, 0.3])
     for value, (low, high) in effect[1:]:
         assert low < value < high
+
+
+def test_five_images_more_are_no_effect_though_a_bootstrap_of_them_never_falls_to_nothing() -> None:
+    """Five of 40 are safe without the class and none in either control: a fair coin falls so in 1 of 16 cases."""
+    found = planted(40, 0.125, 0.0, 0.0)
+    assert min(ends.low for _, ends in found.values["effects"]["attack again"][1:3]) > 0
+    assert found.verdict == "undecided"
+    assert planted(40, 0.15, 0.0, 0.0).verdict == "supported"  # six: 1 in 32
+
+
+def test_h7_errs_within_its_level_where_safety_is_one_coin_and_finds_thirty_points() -> None:
+    """100 images, safe at random in every network: of 200 studies at most 5 % go either way."""
+    random, other = np.random.default_rng(0), np.full((3, 3), -1)
+    other[0, 1] = 2
+
+    def decided(share: float) -> str:
+        treated, *controls = (random.random(100) < rate for rate in (share, 0.3, 0.3, 0.3))
+        verdicts = Verdicts(np.stack([np.zeros(100, bool), treated, controls[0]]), controls[1], controls[2])
+        return verdict(Selected(np.zeros(100, int), np.ones(100, int)), verdicts, other)
+
+    null = [decided(0.3) for _ in range(200)]
+    assert null.count("supported") <= 10
+    assert null.count("refuted") <= 16
+    assert [decided(0.6) for _ in range(50)].count("supported") >= 45
 
 
 def test_a_pair_is_tested_against_the_control_that_is_closer() -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from classwise.errors import InputError
-from classwise.metrics.training import Training, curve, run_folder
+from classwise.metrics.training import Training, arrival, curve, run_folder
 
 FINAL = np.linspace(0.3, 0.9, 8)
 
@@ -31,11 +31,21 @@ def test_the_times_and_the_final_values_by_hand() -> None:
     accuracy = np.array([[0.2, 0.1], [0.5, 0.2], [0.5, 0.4], [0.5, 0.8], [0.5, 0.8], [0.5, 0.6]])
     found = curve(lines(accuracy))
     np.testing.assert_allclose(found.final, [0.5, (0.2 + 0.4 + 0.8 + 0.8 + 0.6) / 5])
-    assert found.time.tolist() == [2, 4]  # 0.4 and 0.448
+    # 0.4 lies two thirds of the way from 0.2 to 0.5, and 0.448 between 0.4 and what 0.8, 0.8 and 0.6 level out to.
+    np.testing.assert_allclose(found.time, [1 + 2 / 3, 3 + 0.048 / (2.2 / 3 - 0.4)])
+    assert found.n.tolist() == [200, 200]
     np.testing.assert_allclose(found.overfitting, [0.0, 0.2])
     worst, average = accuracy.min(1), accuracy.mean(1)
     assert found.jitter == pytest.approx((np.diff(worst).std(), np.diff(average).std()))
     np.testing.assert_allclose(found.band[0, 0], 1.96 * np.sqrt(0.2 * 0.8 / 200))
+
+
+def test_one_epoch_that_jumps_over_the_line_is_no_arrival() -> None:
+    steady = np.array([0.1, 0.2, 0.3, 0.4, 0.5, 0.5, 0.5, 0.5, 0.5])
+    jump = steady.copy()
+    jump[1] = 0.41
+    assert arrival(steady[:, None]).time[0] == pytest.approx(4)
+    assert arrival(jump[:, None]).time[0] == pytest.approx(4)
 
 
 def test_few_held_out_images_give_way_to_training_batches() -> None:

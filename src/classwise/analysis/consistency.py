@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from classwise.analysis.agreement import agreement_sheet, measure
+from classwise.analysis.agreement import agreement_sheet, correlations, measure
 from classwise.analysis.evidence import Subject
 from classwise.analysis.finding import Finding, decide, headline
 from classwise.errors import InputError
@@ -14,8 +14,9 @@ from classwise.report.tables import p_text
 def consistency(subject: Subject) -> Finding:
     """Compare the class accuracies under all attacks that met every image (A8).
 
-    H2 is supported if W is significant, every pair agrees, and a strong attack is among them, since agreement of PGD
-    with PGD is no evidence; refuted if some pair does not agree although both are reliable.
+    H2 is supported if the interval of the corrected rank correlation is at least 0.8 for every pair, and a strong
+    attack is among them, since agreement of PGD with PGD is no evidence; refuted if it is below 0.8 for some pair. That
+    unrelated attacks would agree less (Kendall's W) is said, and decides nothing: nobody doubts it.
 
     Raises:
         InputError: fewer than two such attacks.
@@ -29,8 +30,8 @@ def consistency(subject: Subject) -> Finding:
     verdict = decide(bool(subject.strong) and found.agrees, found.disagrees)
     sentence = (
         f"{headline('H2', verdict)}: {len(names)} attacks ({strong}) agree with Kendall's W = {found.w:.2f} "
-        f"(p = {p_text(found.p_value)}), lowest corrected rank correlation {found.lowest:.2f} over "
-        f"{len(subject.present)} classes."
+        f"(p = {p_text(found.p_value)}); lowest corrected rank correlation {found.lowest.corrected:.2f} (interval "
+        f"{correlations(found.lowest.interval)}) over {len(subject.present)} classes."
     )
     return Finding(
         "consistency", "H2", subject.label, verdict, sentence, (agreement_sheet(found, "attacks"),), found._asdict()

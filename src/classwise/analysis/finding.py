@@ -14,8 +14,8 @@ from classwise.report.sheet import Cell, Column, Sheet, Value, escape_markdown, 
 from classwise.report.tables import ABSENT, p_text, percent, span
 from classwise.texts import plain
 
-Verdict = Literal["supported", "refuted", "undecided", "described"]
-"""On this evidence; "described" where the analysis tests no claim."""
+Verdict = Literal["supported", "refuted", "undecided", "not applicable", "described"]
+"""On this evidence; "not applicable" where no outcome could decide, "described" where the analysis tests no claim."""
 
 Kind = Literal["words", "count", "share", "interval", "estimate", "points", "number", "fine", "p"]
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from classwise.analysis.finding import Finding, Kind, decide, headline, points, table
+from classwise.analysis.finding import Finding, Kind, Verdict, decide, headline, points, table
 from classwise.errors import InputError
 from classwise.metrics.hypotheses import holm
 from classwise.metrics.intervals import Interval
@@ -25,6 +25,8 @@ from classwise.report.tables import percent
 from classwise.texts import plain
 
 Bools = NDArray[np.bool_]
+ERROR = 0.05
+"""Of each two-sided test where images are as safe as in a control [ours]."""
 LEAST = 30
 """Images that a pair, and the study as a whole, need to decide anything."""
 FORMS = {
@@ -99,7 +101,8 @@ def homing(
     """Compare safety without the class with every control.
 
     H7 is supported if, attacked again, more images are safe without their class than without another class and than
-    with another seed, all pairs together (paired bootstrap over images), refuted if fewer than in either.
+    with another seed, all pairs together (exact McNemar test of each, 2.5 %); refuted if fewer than in either (1.25 %
+    each, as there are two to be fewer than).
 
     Args:
         classes: names (C,).
@@ -117,16 +120,27 @@ def homing(
     effects = {form: _effect(selected, verdicts, other) for form, verdicts in forms.items()}
     main = effects["attack again"]
     ends = [main.over_another[1], main.over_seed[1]]
-    enough = selected.y.size >= LEAST
-    verdict = decide(enough and min(end.low for end in ends) > 0, enough and min(end.high for end in ends) < 0)
+    decided = verdict(selected, forms["attack again"], other) if selected.y.size >= LEAST else "undecided"
     sentence = (
-        f"{headline('H7', verdict)}: of {selected.y.size:,} images that were sent to another class, "
+        f"{headline('H7', decided)}: of {selected.y.size:,} images that were sent to another class, "
         f"{percent(main.treated)} % are safe in a network without that class; that is {points(ends[0])} points "
         f"more than without a dissimilar class, and {points(ends[1])} more than with another seed (95 % intervals)."
     )
     pair_sheets = (_sheet(classes, selected, form, forms[form], other) for form in forms)
     sheets = (_summary(effects), *(sheet for sheet in pair_sheets if sheet.rows))
-    return Finding("homing", "H7", subject, verdict, sentence, sheets, {"effects": effects})
+    return Finding("homing", "H7", subject, decided, sentence, sheets, {"effects": effects})
+
+
+def verdict(selected: Selected, verdicts: Verdicts, other: Ints) -> Verdict:
+    """Decide by exact tests: with few images that disagree, a bootstrap takes the few for all there can be."""
+    treated, *controls = _rows(selected, verdicts, other)
+    counts = [pairs(control, treated, np.zeros(treated.size, dtype=np.int64), 1) for control in controls[:2]]
+    p_values = [float(mcnemar(each)[0]) for each in counts]
+    more, fewer = ([sign * each.change[0] > 0 for each in counts] for sign in (1, -1))
+    return decide(
+        all(more) and max(p_values) < ERROR,
+        any(less and p < ERROR / len(counts) for less, p in zip(fewer, p_values, strict=True)),
+    )
 
 
 def _rows(selected: Selected, verdicts: Verdicts, other: Ints) -> tuple[Bools, Bools, Bools, Bools]:

@@ -11,10 +11,13 @@ import numpy as np
 from classwise.analysis.evidence import Subject
 from classwise.analysis.finding import Finding, Kind, decide, headline, points, table
 from classwise.errors import InputError
+from classwise.metrics.hypotheses import binomial_test
 from classwise.metrics.intervals import Interval
 from classwise.metrics.outcomes import Outcomes, divide
 from classwise.metrics.resampling import percentiles, resample
 
+ERROR = 0.05
+"""Probability of a verdict for or against H5 where Temperature-PGD does what PGD does, at most [ours]."""
 _NAME = "temperature-pgd"
 _COLUMNS: dict[str, Kind] = {
     "against": "words",
@@ -34,12 +37,14 @@ class Contest(NamedTuple):
 
     `steps` are the most gradients that each may take an image, NaN if its settings do not say; `broken` is the
     difference of the share broken, `variance` and `gap` of the class accuracies, each with the paired bootstrap
-    interval within class (none for the gap, which is a difference of extremes).
+    interval within class (none for the gap, which is a difference of extremes). `broken_p` is the exact two-sided
+    p-value of McNemar's test of `broken`, which holds where a bootstrap does not: with few images that disagree.
     """
 
     steps: tuple[float, float]
     broken: float
     broken_interval: Interval
+    broken_p: float
     variance: float
     variance_interval: Interval
     gap: float
@@ -53,9 +58,10 @@ class Contest(NamedTuple):
 def temperature(subject: Subject) -> Finding:
     """Compare Temperature-PGD with every other attack that met every image.
 
-    H5 is supported if, against PGD on the cross-entropy with as many steps, both the share broken and the class
-    variance are larger beyond their intervals, refuted if one of them is smaller. What remains against the margin is
-    said too.
+    H5 is supported if, against PGD on the cross-entropy with as many steps, both the share broken (exact McNemar test)
+    and the class variance (interval) are larger, refuted if one of them is smaller. Either may refute, and there may be
+    several such PGDs: each test has its share of the error (Bonferroni), and one PGD for and one against decide
+    nothing. What remains against the margin is said too.
 
     Raises:
         InputError: Temperature-PGD is not among the attacks.
@@ -65,17 +71,16 @@ def temperature(subject: Subject) -> Finding:
         raise InputError(f"{subject.label} was not attacked with {_NAME}, so that H5 cannot be looked at.")
     seed, attacks = int(subject.result.header["seed"]), subject.result.header["attacks"]
     steps = {name: total_steps(str(attacks[name].get("settings", ""))) for name in subject.alone}
+    rivals = [name for name in subject.alone if name != ours]
+    even = [name for name in rivals if steps[name] == steps[ours] and name.partition("(")[0] == "pgd"]
+    error = ERROR / (2 * max(1, len(even)))
     found = {
-        name: _contest(subject.result.outcomes, (ours, name), (steps[ours], steps[name]), seed)
-        for name in subject.alone
-        if name != ours
+        name: _contest(subject.result.outcomes, (ours, name), (steps[ours], steps[name]), seed, error)
+        for name in rivals
     }
     fair = {name: contest for name, contest in found.items() if contest.even}
-    plain = [contest for name, contest in fair.items() if name.partition("(")[0] == "pgd"]
-    verdict = decide(
-        any(min(c.broken_interval.low, c.variance_interval.low) > 0 for c in plain),
-        any(min(c.broken_interval.high, c.variance_interval.high) < 0 for c in plain),
-    )
+    larger, smaller = (any(judge(found[name], error) for name in even) for judge in (_larger, _smaller))
+    verdict = decide(larger and not smaller, smaller and not larger)
     said = "; ".join(
         f"{name} at as many steps: {points(c.broken_interval)} points broken, variance {c.variance:+.4f} "
         f"({c.variance_interval.low:+.4f} to {c.variance_interval.high:+.4f})"
@@ -87,6 +92,14 @@ def temperature(subject: Subject) -> Finding:
         "temperature", caption, _COLUMNS, [_row(name, contest) for name, contest in found.items()], spare=_SPARE
     )
     return Finding("temperature", "H5", subject.label, verdict, sentence, (sheet,), {"contests": found})
+
+
+def _larger(found: Contest, error: float) -> bool:
+    return found.broken > 0 and found.broken_p < error and found.variance_interval.low > 0
+
+
+def _smaller(found: Contest, error: float) -> bool:
+    return (found.broken < 0 and found.broken_p < error) or found.variance_interval.high < 0
 
 
 def _row(name: str, found: Contest) -> list[object]:
@@ -111,7 +124,9 @@ def total_steps(settings: str) -> float:
     return numbers.get("steps", 1) * numbers.get("restarts", 1) * max(1, numbers.get("targets", 0)) * temperatures
 
 
-def _contest(outcomes: Outcomes, names: tuple[str, str], steps: tuple[float, float], seed: int) -> Contest:
+def _contest(
+    outcomes: Outcomes, names: tuple[str, str], steps: tuple[float, float], seed: int, error: float
+) -> Contest:
     ours, other = (outcomes.correct(name) for name in names)
     cells = [ours & other, ours & ~other, ~ours & other, ~ours & ~other]
     counts = np.stack([np.bincount(outcomes.y[which], minlength=outcomes.num_classes) for which in cells], axis=1)
@@ -121,9 +136,10 @@ def _contest(outcomes: Outcomes, names: tuple[str, str], steps: tuple[float, flo
     return Contest(
         steps,
         float(broken[0]),
-        percentiles(drawn_broken),
+        percentiles(drawn_broken, 1 - error),
+        binomial_test(int(counts[:, 2].sum()), int(counts[:, 1:3].sum())),
         float(variance[0]),
-        percentiles(drawn_variance),
+        percentiles(drawn_variance, 1 - error),
         float(gap[0]),
     )
 

@@ -12,6 +12,8 @@ from classwise.metrics.ranks import correlation_test, fisher_interval, partial_c
 from classwise.report.tables import p_text
 from classwise.texts import plain
 
+ERROR = 0.05
+"""Probability of a verdict for or against H8 where length and robustness have nothing to do with each other."""
 _MANY = 100
 """Classes from which on a correlation over classes can settle anything."""
 
@@ -19,10 +21,11 @@ _MANY = 100
 def weight_norm(subject: Subject, weight: Floats) -> Finding:
     """Correlate the length of each class's weights with its robust accuracy.
 
-    Pearson's r with Fisher's interval decides: H8 is supported if it lies above 0, refuted if below. Rank correlation,
-    permutation test, the lengths of centred rows (softmax does not see a common shift), the partial correlation given
-    clean accuracy and the correlation with clean accuracy stand beside it. A network whose rows all have one length (a
-    cosine head) leaves H8 undecided.
+    The permutation test of Pearson's r decides, which is exact whatever the lengths look like: H8 is supported if r is
+    above 0 with p < 0.05 (two-sided), refuted if below 0 likewise. Fisher's interval, rank correlation, the
+    lengths of centred rows (softmax does not see a common shift), the partial correlation given clean accuracy and the
+    correlation with clean accuracy stand beside it. A network whose rows all have one length (a cosine head) leaves H8
+    undecided.
 
     Args:
         subject: an evaluation of the network.
@@ -38,8 +41,8 @@ def weight_norm(subject: Subject, weight: Floats) -> Finding:
         return Finding("weight_norm", "H8", subject.label, "undecided", text, (), {"lengths": lengths})
     r = pearson(length, robust)
     interval = fisher_interval(r, len(present))
-    verdict = decide(interval.low > 0, interval.high < 0)
     p = correlation_test(length, robust, rank=False)
+    verdict = decide(r > 0 and p < ERROR, r < 0 and p < ERROR)
     doubt = "" if len(present) >= _MANY else f"; {len(present)} classes are {len(present)} points"
     sentence = (
         f"{headline('H8', verdict)}: r = {r:+.2f} (95 % interval {interval.low:+.2f} to {interval.high:+.2f}, "

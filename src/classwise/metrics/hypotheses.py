@@ -39,19 +39,22 @@ class ChiSquare:
 
 @dataclass(frozen=True)
 class EqualClasses:
-    """The permutation test of equal classes: three statistics, and χ² as a cross-check.
+    """The permutation test of equal classes, by several statistics of the same permutations.
 
     Attributes:
         permutations: number of permutations drawn.
         seed: seed of the draws.
-        variance: class variance, the default statistic.
+        permuted_chi_square: Pearson's χ², the default: it weighs each class by its images, so it keeps its power where
+            classes differ in size. With as many images in each it orders the permutations as the variance does.
+        variance: class variance; a class with few images drowns the others in its noise.
         gap: highest minus lowest class accuracy.
         minimum: lowest class accuracy; its p-value counts permutations that are at most as high.
-        chi_square: Pearson's test without permutations.
+        chi_square: Pearson's test without permutations, as a cross-check.
     """
 
     permutations: int
     seed: int
+    permuted_chi_square: Statistic
     variance: Statistic
     gap: Statistic
     minimum: Statistic
@@ -80,7 +83,7 @@ def equal_classes(correct: ArrayLike, n: ArrayLike, *, permutations: int = 10_00
         InputError: counts that are not 0 ≤ correct ≤ n, or no permutations.
 
     Example:
-        >>> equal_classes([90, 90, 60], [100, 100, 100]).variance.p_value < 0.001
+        >>> equal_classes([90, 90, 60], [100, 100, 100]).permuted_chi_square.p_value < 0.001
         True
     """
     right, total = np.asarray(correct, dtype=np.int64), np.asarray(n, dtype=np.int64)
@@ -89,33 +92,41 @@ def equal_classes(correct: ArrayLike, n: ArrayLike, *, permutations: int = 10_00
     if permutations < 1:
         raise InputError(f"The test needs permutations, not {permutations}; 10000 is the usual number.")
     right, total = right[total > 0], total[total > 0]
-    observed = {name: float(function(right / total)) for name, function in _STATISTICS.items()}
+    observed = {name: float(function(right / total, total)) for name, function in _STATISTICS.items()}
     as_extreme = _count_as_extreme(right, total, permutations, seed, observed) if right.size else {}
+    p_value = {name: (1 + as_extreme.get(name, permutations)) / (1 + permutations) for name in observed}
+    pearson = chi_square(right, total)
     return EqualClasses(
         permutations=permutations,
         seed=seed,
-        chi_square=chi_square(right, total),
-        **{
-            name: Statistic(abs(value), (1 + as_extreme.get(name, permutations)) / (1 + permutations))
-            for name, value in observed.items()
-        },
+        chi_square=pearson,
+        permuted_chi_square=Statistic(pearson.statistic, p_value.pop("permuted_chi_square")),
+        **{name: Statistic(abs(observed[name]), p) for name, p in p_value.items()},
     )
 
 
-def _spread(rates: Floats) -> Floats:
+def _weighted(rates: Floats, total: Ints) -> Floats:
+    """Return Σ_c n_c (r_c − r̄)²/Σ_c n_c: χ² but for a factor that permutations keep, and defined where χ² is not."""
+    share = divide(total, total.sum())
+    mean = (share * rates).sum(-1)[..., None]
+    return np.asarray((share * (rates - mean) ** 2).sum(-1))
+
+
+def _spread(rates: Floats, total: Ints) -> Floats:
     return np.ptp(rates, axis=-1) if rates.size else np.array(math.nan)
 
 
-def _variance(rates: Floats) -> Floats:
+def _variance(rates: Floats, total: Ints) -> Floats:
     return np.var(rates, axis=-1) if rates.size else np.array(math.nan)
 
 
-def _lowness(rates: Floats) -> Floats:
+def _lowness(rates: Floats, total: Ints) -> Floats:
     """Negate the minimum, so that more extreme is larger for every statistic."""
     return -np.min(rates, axis=-1) if rates.size else np.array(math.nan)
 
 
-_STATISTICS: dict[str, Callable[[Floats], Floats]] = {
+_STATISTICS: dict[str, Callable[[Floats, Ints], Floats]] = {
+    "permuted_chi_square": _weighted,
     "variance": _variance,
     "gap": _spread,
     "minimum": _lowness,
@@ -132,7 +143,7 @@ def _count_as_extreme(
         size = min(step, permutations - start)
         rates = random.multivariate_hypergeometric(total, int(right.sum()), size, method="marginals") / total
         for name, function in _STATISTICS.items():
-            found[name] += int((function(rates) >= observed[name] - _ROUNDING).sum())
+            found[name] += int((function(rates, total) >= observed[name] - _ROUNDING).sum())
     return found
 
 
@@ -188,6 +199,32 @@ def holm(p_values: ArrayLike) -> Floats:
     result = np.full(values.shape, np.nan)
     result[order] = np.minimum(1.0, np.maximum.accumulate(factor * values[order]))
     return result
+
+
+def hypergeometric_test(marked: int, drawn: int, all_marked: int, total: int) -> float:
+    """Return the exact two-sided p-value of a draw without replacement, twice the smaller tail and at most 1.
+
+    Twice the smaller tail, so that each side errs with half the level (Fisher's exact test in its central form).
+
+    Args:
+        marked: drawn items that are marked.
+        drawn: drawn items.
+        all_marked: marked items among all.
+        total: all items.
+
+    Raises:
+        InputError: counts that no draw can have.
+
+    Example:
+        >>> round(hypergeometric_test(0, 3, 3, 6), 6)
+        0.1
+    """
+    if not max(0, drawn + all_marked - total) <= marked <= min(drawn, all_marked) or max(drawn, all_marked) > total:
+        raise InputError(f"No draw of {drawn} out of {total}, {all_marked} of them marked, has {marked} marked.")
+    from scipy.stats import hypergeom  # takes a second to import, which few commands need
+
+    law = hypergeom(total, all_marked, drawn)
+    return float(min(1.0, 2 * min(law.cdf(marked), law.sf(marked - 1))))
 
 
 @lru_cache(maxsize=65_536)

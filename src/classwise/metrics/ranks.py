@@ -30,7 +30,16 @@ def ranks(values: ArrayLike) -> Floats:
         >>> ranks([0.5, 0.1, 0.5]).tolist()
         [2.5, 1.0, 2.5]
     """
-    return np.asarray(np.apply_along_axis(_ranks, -1, np.asarray(values, dtype=np.float64)))
+    array = np.asarray(values, dtype=np.float64)
+    order = np.argsort(array, axis=-1, kind="stable")
+    ordered, places = np.take_along_axis(array, order, axis=-1), np.arange(array.shape[-1])
+    new = np.diff(ordered, axis=-1, prepend=np.nan) != 0
+    last = np.flip(np.diff(np.flip(ordered, -1), axis=-1, prepend=np.nan) != 0, -1)
+    first_place = np.maximum.accumulate(np.where(new, places, 0), axis=-1)
+    last_place = np.flip(np.minimum.accumulate(np.flip(np.where(last, places, places.size), -1), axis=-1), -1)
+    found = np.empty(array.shape)
+    np.put_along_axis(found, order, (first_place + last_place) / 2 + 1, axis=-1)
+    return found
 
 
 def pearson(first: ArrayLike, second: ArrayLike) -> float:
@@ -48,9 +57,16 @@ def spearman(first: ArrayLike, second: ArrayLike) -> float:
     return pearson(ranks(first), ranks(second))
 
 
-def spearman_rows(first: ArrayLike, second: ArrayLike) -> Floats:
-    """Return Spearman's ρ of each row, (..., C) and (..., C) to (...)."""
-    return _correlations(ranks(first), ranks(second))
+def standardised_ranks(values: ArrayLike) -> Floats:
+    """Return ranks along the last axis less their mean, of length 1: products are Spearman's ρ; NaN if constant.
+
+    Example:
+        >>> standardised_ranks([3.0, 1.0]).round(3).tolist()
+        [0.707, -0.707]
+    """
+    centred = ranks(values)
+    centred -= centred.mean(-1, keepdims=True)
+    return divide(centred, np.sqrt((centred**2).sum(-1, keepdims=True)))
 
 
 def kendall(first: ArrayLike, second: ArrayLike) -> float:
@@ -177,11 +193,6 @@ def overlap(first: ArrayLike, second: ArrayLike, share: float = 0.2) -> float:
         raise InputError("The overlap of the weakest classes needs two vectors over the same classes.")
     one, two = set(weakest(first, share)), set(weakest(second, share))
     return len(one & two) / len(one | two)
-
-
-def _ranks(values: Floats) -> Floats:
-    ordered = np.sort(values)
-    return (np.searchsorted(ordered, values, "left") + np.searchsorted(ordered, values, "right") + 1) / 2
 
 
 def _signs(values: Floats) -> NDArray[np.float64]:

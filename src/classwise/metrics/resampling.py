@@ -5,6 +5,7 @@ Every draw comes from a generator seeded by the caller, so that the same outcome
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -65,6 +66,32 @@ def percentiles(values: ArrayLike, confidence: float = 0.95) -> Interval:
     cut = one_tail(confidence)
     low, high = np.quantile(np.asarray(values, dtype=np.float64), [cut, 1 - cut])
     return Interval(float(low), float(high))
+
+
+def centred(values: ArrayLike, estimate: float, confidence: float | tuple[float, float] = 0.95) -> Interval:
+    """Return `percentiles` of bootstrapped values, moved so that their mean is the estimate.
+
+    For an estimate that corrects for the noise of its images: drawn images have that noise twice, and a correction that
+    expects it once leaves the values too low. Undefined values count as low at the low end and as high at the high one.
+
+    Args:
+        values: of the draws.
+        estimate: of the data.
+        confidence: of the interval, or of each of its ends as if it were two-sided.
+
+    Returns:
+        the interval; NaN where the estimate, or every value, is.
+    """
+    drawn = np.asarray(values, dtype=np.float64)
+    defined = drawn[~np.isnan(drawn)]
+    if math.isnan(estimate) or not defined.size:
+        return Interval(math.nan, math.nan)
+    below, above = (np.nan_to_num(drawn, nan=end, posinf=np.inf, neginf=-np.inf) for end in (-np.inf, np.inf))
+    ends = confidence if isinstance(confidence, tuple) else (confidence, confidence)
+    low = np.quantile(below, one_tail(ends[0]), method="inverted_cdf")
+    high = np.quantile(above, 1 - one_tail(ends[1]), method="inverted_cdf")
+    shift = estimate - float(defined.mean())
+    return Interval(float(low) + shift, float(high) + shift)
 
 
 def resample(counts: ArrayLike, resamples: int = RESAMPLES, seed: int = 0) -> NDArray[np.int64]:

@@ -17,7 +17,8 @@ from classwise.metrics.outcomes import Floats, divide
 LOG_FILE, RUN_FILE, SUMMARY_FILE = "log.jsonl", "run.json", "summary.json"
 _RUN = r"run:(.+?)(?:@([\w-]+))?"
 QUANTILE = 0.8
-_LAST = 5  # epochs whose mean is the final value
+LAST = 5
+"""Epochs whose mean is the final value."""
 _ENOUGH = 100  # images of a class from which on held-out images are looked at, else training batches
 
 
@@ -105,16 +106,18 @@ class Curve(NamedTuple):
     Attributes:
         part: "valid" or "train", the images.
         accuracy: (E, C), NaN for an absent class.
+        n: images of each class, (C,), the mean over epochs.
         average: share of all images, (E,).
         band: 1.96 standard errors, (E, C).
         final: mean of the last five epochs, (C,).
-        time: first epoch, from 1, at 80 % of the final value, (C,); NaN where that is 0.
+        time: epochs until 80 % of the final value, (C,), by `arrival`; NaN where that value is 0.
         overfitting: best epoch less the last one, (C,).
         jitter: std of the changes from epoch to epoch of the worst class and of the average.
     """
 
     part: str
     accuracy: Floats
+    n: Floats
     average: Floats
     band: Floats
     final: Floats
@@ -138,14 +141,13 @@ def curve(lines: Sequence[Mapping[str, Any]]) -> Curve:
         raise InputError("Robustness over epochs takes a run of at least two epochs that was trained under attack.")
     correct, n = (np.array([entry[key] for entry in entries], dtype=np.float64) for key in ("correct", "n"))
     accuracy = divide(correct, n)
-    final = accuracy[-_LAST:].mean(0)
-    reached = accuracy >= QUANTILE * final
-    time = np.where((final > 0) & reached.any(0), reached.argmax(0) + 1.0, np.nan)
+    final, time = arrival(accuracy)
     average = np.asarray(divide(correct.sum(1), n.sum(1)))
     worst = np.nanmin(accuracy, axis=1)
     return Curve(
         part=part,
         accuracy=accuracy,
+        n=n.mean(0),
         average=average,
         band=1.96 * np.sqrt(divide(accuracy * (1 - accuracy), n)),
         final=final,
@@ -153,6 +155,41 @@ def curve(lines: Sequence[Mapping[str, Any]]) -> Curve:
         overfitting=accuracy.max(0) - accuracy[-1],
         jitter=(float(np.diff(worst).std()), float(np.diff(average).std())),
     )
+
+
+class Arrival(NamedTuple):
+    """Final values of curves, (C,), and the epochs until 80 % of them, (C,)."""
+
+    final: Floats
+    time: Floats
+
+
+def arrival(accuracy: Floats) -> Arrival:
+    """Say when curves (E, C) reach 80 % of their final values, the means of their last five epochs.
+
+    The first epoch that jumps over a line is early by that noise alone, and the earlier the noisier the curve. So the
+    time is that of the rising curve closest to it (isotonic regression), which is 0 before the first epoch, with
+    straight lines between epochs.
+
+    Returns:
+        finals, and times in epochs, NaN where the final value is 0 or undefined.
+
+    Example:
+        >>> found = arrival(np.array([[0.1], [0.7], [0.3], [0.5], [0.5], [0.5]]))
+        >>> found.final.tolist(), found.time.round(2).tolist()
+        ([0.5], [1.75])
+    """
+    from sklearn.isotonic import isotonic_regression  # takes a second to import, which few commands need
+
+    final = accuracy[-LAST:].mean(0)
+    found = np.full(final.shape, np.nan)
+    for c in np.flatnonzero(np.isfinite(accuracy).all(0) & (final > 0)):
+        rising = np.concatenate([[0.0], isotonic_regression(accuracy[:, c])])
+        # Its last value is the largest mean of a stretch up to the end, so that it reaches the line.
+        later = int(np.argmax(rising >= QUANTILE * final[c]))
+        below, above = rising[later - 1], rising[later]
+        found[c] = later - 1 + (QUANTILE * final[c] - below) / (above - below)
+    return Arrival(final, found)
 
 
 def _part(lines: Sequence[Mapping[str, Any]]) -> str:

@@ -133,7 +133,7 @@ def read(result: Result) -> Contents:
         flow=outcomes.flow(),
         confusion=outcomes.confusion(),
         broken_by=_broken_by(result),
-        p_value=test["variance"]["p_value"] if (n > 0).sum() > 1 else None,
+        p_value=test["permuted_chi_square"]["p_value"] if (n > 0).sum() > 1 else None,
         permutations=int(test["permutations"]),
         confidence=f"{100 * result.confidence:g}",
         order=weakest_first(worst.by_class),
