@@ -67,7 +67,7 @@ def test_an_attack_that_breaks_in_proportion_to_what_is_left_decides_h4_in_at_mo
 
 
 @pytest.mark.parametrize(
-    ("strong", "verdict"), [([0.4] * 5 + [0.1] * 5, "supported"), ([0.05] * 5 + [0.4] * 5, "refuted")]
+    ("strong", "verdict"), [([0.5] * 5 + [0.1] * 5, "supported"), ([0.05] * 5 + [0.4] * 5, "refuted")]
 )
 def test_an_attack_that_breaks_another_share_of_the_weak_half_decides_h4_alike_on_both_sides(strong, verdict) -> None:
     assert tried(strong, 20).count(verdict) >= 18
