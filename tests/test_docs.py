@@ -52,6 +52,17 @@ def test_every_committed_result_is_valid_and_derives_from_its_outcomes() -> None
         jsonschema.validate(Result.read(folder).document, schema())
 
 
+def test_the_figures_of_the_readme_are_those_of_the_demo_on_three_processors() -> None:
+    runs = json.loads((ROOT / "results" / "demo" / "processors.json").read_text())["processors"].values()
+    clean, robust, worst = ({round(run[key]) for run in runs} for key in ("clean", "robust", "worst"))
+    text = " ".join((ROOT / "README.md").read_text().split())
+    assert {run["worst_class"] for run in runs} == {"8"}
+    assert f"{clean.pop()} % accuracy" in text
+    assert not clean
+    assert f"{min(robust)} to {max(robust)} % of them survive" in text
+    assert f"only {min(worst)} to {max(worst)} % of the eights" in text
+
+
 def test_every_guarantee_names_tests_that_exist() -> None:
     rows = [line for line in (ROOT / "docs" / "guarantees.md").read_text().splitlines() if line.startswith("| ")]
     rows = [row for row in rows if not row.startswith(("| promise", "| ---"))]
