@@ -22,7 +22,7 @@ import classwise
 from classwise.analysis import Subject
 from classwise.analysis.consistency import consistency
 from classwise.analysis.disparity import disparity
-from classwise.analysis.epochs import converge_alike
+from classwise.analysis.epochs import ERROR, converge_alike
 from classwise.analysis.gain import decompose
 from classwise.analysis.homing import Selected, Verdicts, verdict
 from classwise.analysis.temperature import temperature
@@ -127,7 +127,7 @@ def h10(random: Random, final: list[float], lag: float, epochs: int) -> str:
     rates = ends * (1 - np.exp(-np.arange(1, epochs + 1)[:, None] * speed))
     rates = np.clip(rates + random.normal(0, 0.03, rates.shape), 0, 1)
     less, greater = converge_alike(random.binomial(100, rates) / 100, np.full(CLASSES, 100.0), permutations=1000)
-    return "supported" if less < 0.025 else "refuted" if greater < 0.025 else "undecided"
+    return "supported" if less < ERROR / 2 else "refuted" if greater < ERROR / 2 else "undecided"
 
 
 UNEVEN = [1000, 1000, 600, 600, 300, 300, 100, 100, 20, 20]

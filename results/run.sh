@@ -2,7 +2,8 @@
 # Makes every result in this folder, and the tables of docs/results.md from them. From the root of the repository:
 #     bash results/run.sh SHARED DATA
 # SHARED holds models/*/load.py (small robust networks that others trained), DATA the data sets in official formats
-# (python SHARED/data/unpack.py DATA). Folders that are finished are left as they are.
+# (python SHARED/data/unpack.py DATA). Folders that are finished are left as they are; after a change of statistics
+# python results/again.py DATA makes texts and tables anew from the outcomes that are stored.
 set -euo pipefail
 shared=$1 data=$2
 export OMP_WAIT_POLICY=PASSIVE

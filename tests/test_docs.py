@@ -90,12 +90,6 @@ def test_every_page_is_in_the_index() -> None:
     assert [page.name for page in PAGES if page.parent.name == "docs" and f"({page.name})" not in index] == ["index.md"]
 
 
-# Issue 18 changes intervals and rules in steps; tables, findings and studies are made again once, after the last step.
-# Remove this mark and its three uses with that commit.
-STALE = pytest.mark.xfail(reason="committed texts are made again after the last change of the statistics", strict=False)
-
-
-@STALE
 def test_the_findings_on_single_networks_are_what_the_analyses_say() -> None:
     module = script("findings")
     text = (ROOT / "docs" / "findings.md").read_text()
@@ -107,7 +101,6 @@ def test_the_findings_on_single_networks_are_what_the_analyses_say() -> None:
 STUDIES = sorted((ROOT / "results" / "studies").glob("*/analyses.json"))
 
 
-@STALE
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.parent.name)
 def test_what_a_committed_study_says_follows_from_its_outcomes(path: Path) -> None:
     """Every finding anew from result.json and outcomes.npz; the names of the models are the study's."""
@@ -125,7 +118,6 @@ def test_what_a_committed_study_says_follows_from_its_outcomes(path: Path) -> No
 TRAINED = sorted({path.parents[1] for path in (ROOT / "results" / "studies").glob("*/*/run.json")})
 
 
-@STALE
 @pytest.mark.parametrize("folder", TRAINED, ids=lambda folder: folder.name)
 def test_what_a_committed_study_with_training_says_follows_from_its_outcomes_and_logs(folder: Path) -> None:
     """Every finding anew from outcomes and logs, but those on weights, which are not committed."""
@@ -179,6 +171,19 @@ def test_the_tables_of_critical_eps_are_what_the_committed_outcomes_say() -> Non
         assert CriticalEps.read(folder).document(stored["radii"]) == stored
         assert module.table(name) in text
     assert module.beside() in text
+
+
+def test_how_often_the_rules_of_claims_err_in_the_docs_is_what_was_simulated() -> None:
+    text = (ROOT / "docs" / "analysis.md").read_text()
+    record = json.loads((ROOT / "benchmarks" / "results" / "claims.json").read_text())
+    assert len(record["claims"]) == 8
+    for claim, cases in record["claims"].items():
+        for case, shares in cases.items():
+            kind, _, what = case.partition(": ")
+            said = ", ".join(
+                f"{100 * share:.1f} % {verdict}" for verdict, share in shares.items() if verdict != "undecided"
+            )
+            assert f"| {claim} | {kind} | {what} | {said or '0.0 %'} |" in text
 
 
 @pytest.mark.slow

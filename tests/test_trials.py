@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.trials_for_tests import QUICK, RECIPE, of_given, tiny
+from tests.trials_for_tests import QUICK, RECIPE, of_given, tiny, trial
 
 from classwise import files, trials
 from classwise.errors import InputError
@@ -67,6 +67,13 @@ def test_every_setting_of_training_is_in_the_key(done: tuple[Trial, Where], chan
     assert other.key != trial.key
     assert other.folder(where.out) != trial.folder(where.out)
     assert other.state(where.out) == "open"
+
+
+@pytest.mark.parametrize(("nesterov", "recorded"), [(False, False), (True, True)])
+def test_a_setting_that_recipes_got_later_is_in_the_key_only_where_it_does_something_new(nesterov, recorded) -> None:
+    """Studies from before it would be trained anew else."""
+    given = trial("at", recipe=Recipe(epochs=10, steps=4, nesterov=nesterov))
+    assert ("nesterov" in given.settings["recipe"]) is recorded
 
 
 def test_the_version_is_in_both_hashes(done: tuple[Trial, Where], monkeypatch: pytest.MonkeyPatch) -> None:

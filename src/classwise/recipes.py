@@ -14,6 +14,10 @@ Schedule = Literal["piecewise", "cosine", "cyclic"]
 Mode = Literal["eval", "train"]
 
 
+LATER = {"nesterov": False}
+"""Settings that recipes got later, and what runs from before them had: such runs can be resumed, and stay finished."""
+
+
 @dataclass(frozen=True)
 class Recipe:
     """Settings of a training run that the method does not own.

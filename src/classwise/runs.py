@@ -21,7 +21,7 @@ from classwise.methods.base import Method
 from classwise.metrics.result import RESULT_FILE
 from classwise.metrics.training import RUN_FILE
 from classwise.models.checkpoint import weights_note
-from classwise.recipes import Recipe
+from classwise.recipes import LATER, Recipe
 from classwise.texts import portable_record
 from classwise.threat import ThreatModel
 from classwise.wrappers import Wrappers
@@ -73,9 +73,6 @@ class Run:
     def wrapped(self) -> Wrappers:
         """What goes around the method."""
         return wrappers.build(self.wrappers)
-
-
-_LATER = {"nesterov": False}  # settings of recipes that came later, and what runs from before them had
 
 
 def describe(
@@ -130,7 +127,7 @@ def refuse_other_settings(path: Path, stored: Mapping[str, Any], wanted: Mapping
     """Refuse to mix runs, naming the first setting that differs."""
     here = path.parent
     stored, wanted = portable_record(stored, here), portable_record(json.loads(json.dumps(wanted)), here)
-    stored = {**stored, "recipe": {**_LATER, **stored.get("recipe", {})}}
+    stored = {**stored, "recipe": {**LATER, **stored.get("recipe", {})}}
     for name in wanted:
         if name not in ("environment", "weights_note") and stored.get(name) != wanted[name]:
             old, new = _difference(name, stored.get(name), wanted[name])

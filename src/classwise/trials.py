@@ -33,7 +33,7 @@ from classwise.metrics.training import LOG_FILE, SUMMARY_FILE, read_log
 from classwise.models.checkpoint import weights_sha256
 from classwise.models.fingerprint import fingerprint, refuse_changed
 from classwise.models.foreign import trusting
-from classwise.recipes import Recipe
+from classwise.recipes import LATER, Recipe
 from classwise.study import Evaluation, Study
 from classwise.threat import ThreatModel
 from classwise.train import fit
@@ -149,7 +149,8 @@ class Trial:
             "train_sha256": self.train_sha256,
             "model": self.model,
             "method": self.method,
-            "recipe": asdict(self.recipe),
+            # A setting that came later changes no key while it does what was done before: finished runs stay finished.
+            "recipe": {name: v for name, v in asdict(self.recipe).items() if name not in LATER or v != LATER[name]},
             "wrappers": self.wrappers,
             "threat": asdict(self.threat),
             "precision": self.precision,

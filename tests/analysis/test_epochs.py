@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from tests.metrics.test_training import FINAL, lines, rising
 
-from classwise.analysis.epochs import converge_alike, epochs
+from classwise.analysis.epochs import ERROR, converge_alike, epochs
 from classwise.metrics.training import Training, curve
 
 
@@ -31,7 +31,7 @@ def noisy(final: np.ndarray, speed: np.ndarray | float, length: int, times: int)
 def decided(curves) -> tuple[int, int]:
     """Count verdicts for and against H10."""
     tails = [converge_alike(curve, np.full(10, 100.0), permutations=400) for curve in curves]
-    return sum(less < 0.025 for less, _ in tails), sum(greater < 0.025 for _, greater in tails)
+    return sum(less < ERROR / 2 for less, _ in tails), sum(greater < ERROR / 2 for _, greater in tails)
 
 
 @pytest.mark.parametrize("final", [np.full(10, 0.5), np.linspace(0.05, 0.6, 10)], ids=["one curve", "other heights"])
