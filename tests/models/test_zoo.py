@@ -1,3 +1,4 @@
+import socket
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -7,7 +8,7 @@ import torch
 from torch import nn
 
 from classwise.errors import InputError
-from classwise.models import load_model, save_weights
+from classwise.models import load_model, save_weights, zoo
 from classwise.models.zoo import IMAGENET_MEAN, IMAGENET_STD
 
 
@@ -60,6 +61,7 @@ def test_torchvision_asks_for_its_default_weights(monkeypatch):
         return nn.Flatten()
 
     monkeypatch.setattr(torchvision.models, "get_model", get_model)
+    monkeypatch.setattr(zoo, "_answers", lambda url: True)
     load_model("torchvision:resnet18")
     assert asked == {"name": "resnet18", "weights": "DEFAULT"}
 
@@ -71,6 +73,7 @@ def test_torchvision_offline_says_how_to_use_a_local_file(monkeypatch):
         raise OSError("Name or service not known")
 
     monkeypatch.setattr(torchvision.models, "get_model", offline)
+    monkeypatch.setattr(zoo, "_answers", lambda url: True)
     with pytest.raises(InputError, match=r"\(OSError: Name or service not known\).*torchvision:resnet18@FILE"):
         load_model("torchvision:resnet18")
 
@@ -114,6 +117,56 @@ def test_timm_with_a_local_file_downloads_nothing(timm, tmp_path):
 def test_what_timm_raises_is_said(timm):
     with pytest.raises(InputError, match=r"timm:none cannot be built \(RuntimeError: Unknown model \(none\)\)"):
         load_model("timm:none")
+
+
+@pytest.fixture(params=["closed", "silent"])
+def unreachable(request, monkeypatch):
+    """Address of a port that refuses, or of one that accepts and never answers."""
+    for variable in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setattr(zoo, "PATIENCE", 0.2)
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        if request.param == "silent":
+            server.listen()
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_timm_out_of_reach_of_the_hub_asks_it_once_and_then_only_the_cache(unreachable, before, monkeypatch):
+    hub = SimpleNamespace(HF_HUB_OFFLINE=before, ENDPOINT=unreachable)
+    asked = []
+
+    def create_model(name, pretrained):
+        asked.append(hub.HF_HUB_OFFLINE)
+        raise OSError("not in the cache")
+
+    monkeypatch.setitem(sys.modules, "huggingface_hub", SimpleNamespace(constants=hub))
+    monkeypatch.setitem(sys.modules, "huggingface_hub.constants", hub)
+    monkeypatch.setitem(sys.modules, "timm", SimpleNamespace(create_model=create_model))
+    with pytest.raises(InputError, match=r"timm:resnet18 cannot be built \(OSError: not in the cache\).*go online"):
+        load_model("timm:resnet18")
+    assert asked == [True]
+    assert hub.HF_HUB_OFFLINE is before
+
+
+def test_torchvision_out_of_reach_starts_no_download(unreachable, monkeypatch, tmp_path):
+    import torchvision.models
+
+    downloads = []
+    weights = SimpleNamespace(DEFAULT=SimpleNamespace(url=f"{unreachable}/w.pth"))
+    monkeypatch.setattr(torchvision.models, "get_model_weights", lambda name: weights)
+    monkeypatch.setattr(
+        torchvision.models, "get_model", lambda name, **settings: downloads.append(name) or nn.Flatten()
+    )
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    with pytest.raises(InputError, match=r"ConnectionError: no answer from .*w\.pth\).*torchvision:resnet18@FILE"):
+        load_model("torchvision:resnet18")
+    assert downloads == []
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "w.pth").touch()
+    load_model("torchvision:resnet18")
+    assert downloads == ["resnet18"]
 
 
 def test_importing_the_models_imports_neither_torchvision_nor_timm():
