@@ -93,7 +93,7 @@ def _answers(url: str) -> bool:
 def _from_the_cache_if_out_of_reach(pretrained: bool) -> Iterator[None]:
     """Keep huggingface_hub, through which timm downloads, from trying again and again where there is no network."""
     try:
-        constants = importlib.import_module("huggingface_hub.constants")
+        constants: Any = importlib.import_module("huggingface_hub.constants")
     except ImportError:
         yield
         return
