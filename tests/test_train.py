@@ -468,7 +468,7 @@ def test_other_pixels_are_refused(finished: Path) -> None:
 def test_a_damaged_file_is_named(finished: Path, file: str, damage: bytes) -> None:
     (finished / file).write_bytes(damage)
     before = contents(finished)
-    with pytest.raises(InputError, match=rf"{file} is damaged"):
+    with pytest.raises(InputError, match=rf"{file} (is damaged|cannot be read)"):
         go(finished)
     assert contents(finished) == before
 
@@ -834,8 +834,12 @@ def test_a_huge_learning_rate_ends_in_one_sentence_and_no_broken_checkpoint(
     tmp_path: Path, method: str, batch_size: int
 ) -> None:
     recipe = replace(RECIPE, lr=1e6, epochs=40, batch_size=batch_size, milestones=(), weight_decay=0.1)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        # In float32, whose largest number is reached within these epochs.
+        model = nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.Tanh(), nn.Linear(8, 3))
     with pytest.raises(InputError, match=r"in epoch \d+, batch \d+.*lower learning rate"):
-        go(tmp_path, method=method, model=smooth(), recipe=recipe)
+        go(tmp_path, method=method, model=model, recipe=recipe)
     if (tmp_path / "checkpoint.pt").exists():
         kept = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
         assert all(value.isfinite().all() for value in kept["model"].values())
@@ -1129,7 +1133,7 @@ def test_validation_that_is_not_finite_is_written_as_null_and_never_as_nan(tmp_p
 
 def test_the_checkpoint_is_plain_data_with_its_settings(finished: Path) -> None:
     stored = torch.load(finished / "checkpoint.pt", weights_only=True)
-    assert set(stored) == {"version", "settings", "model", "method", "optimizer", "averages", "log"}
+    assert set(stored) == {"version", "settings", "model", "method", "optimizer", "averages", "log", "function"}
     assert json.loads(stored["settings"])["seed"] == 0
     assert len(json.loads(stored["log"])) == 4
 
@@ -1221,6 +1225,7 @@ def test_dropout_draws_anew_in_every_epoch(tmp_path: Path) -> None:
     model = network()
     model[4].register_forward_hook(lambda layer, _, out: dropped.append(out == 0) if layer.training else None)
     go(tmp_path, model=model)
+    del dropped[0]  # of the look at the model before training
     assert len(dropped) == 12
     assert not torch.equal(dropped[0], dropped[3])
     assert not torch.equal(dropped[0], dropped[1])
