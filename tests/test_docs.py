@@ -6,6 +6,7 @@ import importlib.util
 import json
 import math
 import re
+import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
@@ -231,3 +232,16 @@ def test_the_method_of_the_docs_gives_weak_classes_more_weight() -> None:
     weak, strong, absent = method.weight.tolist()
     assert weak / strong == pytest.approx(math.exp(1.2))
     assert absent == 1
+
+
+def test_the_readme_of_a_package_index_has_no_link_or_picture_that_breaks_there() -> None:
+    hooks = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["metadata"]["hooks"]
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    relative = re.compile(r"\]\((?!https?://)[^)]*\)")
+    assert relative.search(text)
+    for step in hooks["fancy-pypi-readme"]["substitutions"]:
+        text = re.sub(step["pattern"], step["replacement"], text)
+    assert not relative.search(text)
+    assert "![" not in text
+    assert "The picture" not in text
+    assert "docs/quickstart.md" in text
