@@ -426,6 +426,7 @@ def test_evaluate_prints_the_verdict_the_weakest_class_and_what_next(run: Run, t
 def test_the_command_on_record_makes_the_same_result_again(run: Run, trained: Path, tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text("limit: 30\nattacks: pgd(steps=3)\neps: 0.1\n")
     assert run("evaluate", f"run:{trained}", "--config", "c.yaml", "--batch_size", "9", "--out", "my out").status == 0
+    before = tree(tmp_path / "my out")
     first = Result.read(tmp_path / "my out")
     words = shlex.split(first.header["command"])
     assert words[:3] == [
@@ -434,6 +435,8 @@ def test_the_command_on_record_makes_the_same_result_again(run: Run, trained: Pa
         f"run:{os.path.relpath(trained)}",
     ]  # not whose machine it was
     assert "--config" not in words
+    assert run(*words[1:]).status == 0  # the folder is named absolutely there, and relatively here
+    assert tree(tmp_path / "my out") == before
     words[words.index("my out")] = "again"
     assert run(*words[1:]).status == 0
     again = Result.read(tmp_path / "again")
@@ -506,7 +509,7 @@ def test_critical_eps_prints_and_writes_the_radius_that_breaks_each_class(
     brief = ("--limit", "60", "--attack", "narrowing(fab_steps=5, halvings=2, steps=5)")
     done = run(
         "critical-eps",
-        f"run:{os.path.relpath(trained)}",
+        f"run:{trained}",
         *brief,
         "--eps-max",
         "0.3",

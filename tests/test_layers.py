@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "classwise"
 
 # What each module or package may import, besides itself; docs/design.md says why.
-GROUND = {"errors", "files", "registry", "memory", "classifier", "schemas", "texts"}
+GROUND = {"errors", "files", "npy", "registry", "memory", "classifier", "schemas", "texts"}
 LAYER_0 = GROUND | {
     "threat",
     "losses",
@@ -54,6 +54,7 @@ MAY_IMPORT = {
     "console": {"texts"},
     "schemas": {"errors", "texts"},
     "files": {"errors", "texts"},
+    "npy": {"memory"},
     "supervised": set(),
     "registry": {"errors"},
     "noise": set(),
@@ -62,7 +63,7 @@ MAY_IMPORT = {
     "threat": {"errors", "noise", "tolerance"},
     "losses": {"errors", "registry"},
     "recipes": {"errors", "registry"},
-    "metrics": {"errors", "files", "schemas", "texts", "tolerance"},
+    "metrics": {"errors", "files", "npy", "schemas", "texts", "tolerance"},
     "data": GROUND | {"noise", "threat"},
     "corrections": {"errors", "registry", "losses"},
     "models": GROUND | {"corrections"},
@@ -71,7 +72,7 @@ MAY_IMPORT = {
     "wrappers": GROUND | {"noise", "attacks", "methods"},
     "loggers": {"errors", "registry"},
     "selection": set(),
-    "records": {"errors", "files", "data", "identity", "metrics", "models"},
+    "records": {"errors", "files", "npy", "data", "identity", "metrics", "models"},
     "flags": {"errors", "losses", "attacks", "metrics"},
     "probe": {"losses", "noise", "threat", "attacks", "flags"},
     "memory": set(),

@@ -7,6 +7,7 @@ and no command has the name of a public function of the package, since jsonargpa
 
 from __future__ import annotations
 
+import errno
 import inspect
 import os
 import re
@@ -43,6 +44,8 @@ Listed = Literal[
 _SEVERAL = {"runs": "folders that `classwise evaluate --out` or `classwise train --out` wrote."}
 _GATE_CLOSED = 3
 _TRUST = "--trust-code"
+_DECIMAL = r"[+-]?(0|[1-9]\d*)(\.\d*)?([eE][+-]?\d+)?|[+-]?\.\d+([eE][+-]?\d+)?"
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _LONGEST = 2000  # characters of a sentence that says what was wrong
 # Commands that go on where they were stopped, if they have a folder.
 _RESUMED = ("demo", "train", "evaluate", "critical-eps", "homing", "study")
@@ -808,6 +811,7 @@ def _run(words: Sequence[str]) -> int:
     try:
         if not 0 <= settings.get("seed", 0) < 2**63:
             raise InputError(f"--seed is {settings['seed']}, but must be a whole number from 0 to 2^63 - 1.")
+        _refuse_odd_numbers(settings, arguments)
         with _consent(settings, words):
             COMMANDS[command](**{name: value for name, value in settings.items() if name != "config"})
     except _GateClosed as closed:
@@ -816,16 +820,38 @@ def _run(words: Sequence[str]) -> int:
         return _fail(f"{_LEFT} ({done!r}); remove that call.", 2, debug)
     except InputError as error:
         return _fail(str(error), 2, debug)
+    except OSError as error:  # a path that cannot be: too long, through a file, in a circle, without permission
+        if error.filename is None and error.errno not in _FULL:
+            return _fault(error, debug)
+        where = f" {error.filename}" if error.filename is not None else ""
+        return _fail(f"Cannot use{where or ' a file'}: {error.strerror}; give another path.", 2, debug)
     except KeyboardInterrupt:
         kept = command in _RESUMED and settings.get("out") is not None and not settings.get("until")
         remedy = "run the same command again to go on from the last saved state" if kept else "nothing was kept"
         return _fail(f"Interrupted; {remedy}.", 130, debug)
     except Exception as error:
-        reason = f"{type(error).__name__}: {error}".partition("\n")[0]
-        return _fail(f"This should not happen ({reason}); run again with --debug and report what it prints.", 1, debug)
+        return _fault(error, debug)
     finally:
         _leave_group()
     return 0
+
+
+def _fault(error: Exception, debug: bool) -> int:
+    reason = f"{type(error).__name__}: {error}".partition("\n")[0]
+    return _fail(f"This should not happen ({reason}); run again with --debug and report what it prints.", 1, debug)
+
+
+def _refuse_odd_numbers(settings: Mapping[str, Any], words: Sequence[str]) -> None:
+    """Refuse numbers that YAML, which reads the options, takes for others than they seem, as 010 for 8.
+
+    Raises:
+        InputError: a number is not written in plain decimals.
+    """
+    given = dict(zip(words, [*words[1:], ""], strict=True)) | dict(word.split("=", 1) for word in words if "=" in word)
+    for name, value in settings.items():
+        text = given.get(f"--{name}", "")
+        if type(value) in (int, float) and text and not re.fullmatch(_DECIMAL, text, flags=re.ASCII):
+            raise InputError(f"--{name.replace('_', '-')} is {text}; write a number in plain decimals, such as 10.")
 
 
 def _leave_group() -> None:

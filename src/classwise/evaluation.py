@@ -203,9 +203,35 @@ class _Job:
         """Hash of everything that verdicts depend on."""
         return self.identity_of(self.attacks)
 
-    def identity_of(self, attacks: Mapping[str, Contender]) -> str:
-        """Return what the identity would be with these attacks."""
-        parts: list[Any] = [self.about, {name: repr(attack) for name, attack in attacks.items()}]
+    def identities(self, attacks: Mapping[str, Contender], stored: Mapping[str, Any]) -> list[str]:
+        """Return the identities that a record of this model under these attacks may have.
+
+        Earlier versions hashed the model's name as it was typed. What it was is on record; it is believed where a
+        fingerprint beside it says what the model computes.
+
+        Args:
+            attacks: by name.
+            stored: what the record says of itself.
+        """
+        names = [None, self.about["model"]["name"]]
+        if (stored.get("functions") or {}).get(_MODEL) is not None:
+            names.append((stored.get("model") or {}).get("name"))
+        return [self.identity_of(attacks, name) for name in names]
+
+    def identity_of(self, attacks: Mapping[str, Contender], name: str | None = None) -> str:
+        """Return what the identity would be with these attacks.
+
+        How the model is called is no part of it where a fingerprint tells what it computes: a path may be written in
+        many ways.
+
+        Args:
+            attacks: by name.
+            name: of the model, where it is a part of the identity.
+        """
+        if self.functions[_MODEL] is None:
+            name = self.about["model"]["name"]
+        model = {key: value for key, value in {**self.about["model"], "name": name}.items() if value is not None}
+        parts: list[Any] = [{**self.about, "model": model}, {each: repr(attacks[each]) for each in attacks}]
         # Only what is used takes part, so that results without a plan keep the identity they always had.
         if _audited(attacks):
             parts.append({"audit": self.settings.audit})
@@ -305,7 +331,7 @@ def _ready(job: _Job) -> Iterator[tuple[Engine, list[flags.Flag]]]:
             found = Searched(called, trial, job.settings.search_precision, around)
             seen += [] if found.note is None else [flags.Flag("plain_search", found.note)]
             searched = found if rows is None else FixedShape(found, rows)
-            known = Records.open(len(job.data), job.partial, job.identity, job.claim)
+            known = Records.open(len(job.data), job.partial, job.identity, job.claim, job.identities(job.attacks, {}))
             known.save()  # a folder that cannot be written is noticed now, not hours later
             yield Engine(model, searched, job.data, known, job.settings.seed, size, device, job.fabric, job.watch), seen
             seen += looked.again(model)
@@ -541,7 +567,10 @@ def _earlier(job: _Job) -> Result | None:
     done = result.outcomes.attacks
     first = {name: attack for name, attack in job.attacks.items() if name in done}
     begun = list(done) == list(job.attacks)[: len(done)]
-    if not begun or result.header.get("identity") not in (job.identity, job.identity_of(first)):
+    if not begun or result.header.get("identity") not in [
+        *job.identities(job.attacks, result.header),
+        *job.identities(first, result.header),
+    ]:
         _refuse_other(job, result.header, done)
     refuse_changed(result.header.get("functions"), job.functions, f"{job.folder} holds the result")
     if job.rank == 0:  # where a process was killed between its last two acts

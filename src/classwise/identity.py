@@ -21,7 +21,7 @@ _NAMES = {
     "audit": "the audit",
     "seed": "the seed",
 }
-_LATE = ("threat.eps", "model.parameters", "data.n")  # follow from others, which say more
+_LATE = ("threat.eps", "model.parameters", "model.name", "data.n")  # follow from others, which say more
 _LONGEST = 60
 
 

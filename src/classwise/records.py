@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import time
-import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from classwise import npy
 from classwise.data.images import ImageSet
 from classwise.errors import InputError
 from classwise.files import remove_leftovers, write_bytes
@@ -23,7 +23,7 @@ from classwise.metrics.outcomes import Outcomes
 from classwise.models.fingerprint import refuse_changed
 
 _SAVE_EVERY = 10.0  # seconds; a crash loses at most this much work and one batch
-_DAMAGE = (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile)
+_DAMAGE = (OSError, ValueError, KeyError, TypeError)
 Arrays = dict[str, Tensor]
 
 
@@ -94,6 +94,7 @@ class Records:
         path: file they are saved in; None for none.
         identity: of the evaluation they belong to.
         claim: the same in words, with the fingerprints of the models.
+        formerly: identities that earlier versions gave the same evaluation.
     """
 
     clean: Clean
@@ -101,16 +102,24 @@ class Records:
     path: Path | None
     identity: str
     claim: Mapping[str, Any] = field(default_factory=dict)
+    formerly: Sequence[str] = ()
     _saved: float = field(default_factory=time.monotonic)
 
     @classmethod
-    def open(cls, size: int, path: Path | None, identity: str, claim: Mapping[str, Any] | None = None) -> Records:
+    def open(
+        cls,
+        size: int,
+        path: Path | None,
+        identity: str,
+        claim: Mapping[str, Any] | None = None,
+        formerly: Sequence[str] = (),
+    ) -> Records:
         """Go on from ``path`` if it exists, else begin with records of ``size`` images.
 
         Raises:
             InputError: the file belongs to another evaluation, or to other code with the same weights, or is damaged.
         """
-        records = cls(Clean.empty(size), {}, path, identity, claim or {})
+        records = cls(Clean.empty(size), {}, path, identity, claim or {}, formerly)
         if path is not None and path.exists():
             records._load(path)
         return records
@@ -143,12 +152,11 @@ class Records:
 
     def _load(self, path: Path) -> None:
         try:
-            with np.load(path, allow_pickle=False) as stored:
-                owner = str(stored["identity"])
-                claim = json.loads(str(stored["claim"])) if "claim" in stored.files else {}
-                words = ("identity", "claim")
-                arrays = {name: torch.from_numpy(stored[name]) for name in stored.files if name not in words}
-            if owner == self.identity:
+            stored = npy.read_archive(path)
+            owner = str(stored.pop("identity"))
+            claim = json.loads(str(stored.pop("claim", "{}")))
+            arrays = {name: torch.from_numpy(values) for name, values in stored.items()}
+            if owner in (self.identity, *self.formerly):
                 self.clean = Clean(**_part(arrays, "clean."))
                 keys = {name.removeprefix("turn.").rpartition("\t")[0] for name in arrays if name.startswith("turn.")}
                 self.turns = {_key(key): Turn(**_part(arrays, f"turn.{key}\t")) for key in sorted(keys)}
@@ -158,7 +166,7 @@ class Records:
 
     def _refuse_other(self, path: Path, owner: str, claim: Mapping[str, Any]) -> None:
         """Refuse what belongs to another evaluation, and name what differs."""
-        if owner != self.identity:
+        if owner not in (self.identity, *self.formerly):
             reason = first_difference(claim, self.claim)
             raise InputError(
                 f"{path.parent} holds an unfinished evaluation with other settings{f': {reason}' if reason else ''}; "
@@ -182,8 +190,7 @@ def clear(folder: Path, identity: str | None = None) -> None:
 
 def _owner(path: Path) -> str | None:
     try:
-        with np.load(path, allow_pickle=False) as stored:
-            return str(stored["identity"])
+        return str(npy.read_member(path, "identity"))
     except _DAMAGE:
         return None
 

@@ -44,6 +44,8 @@ def parse_eps(value: float | str) -> float:
 
 def _fraction(text: str) -> float:
     """Read a number, or two with a stroke between them, such as 0.5/255."""
+    if "_" in text or not text.isascii():  # which Python would read
+        raise ValueError("no plain number")
     over, stroke, under = text.partition("/")
     return float(Fraction(Decimal(over)) / int(under) if stroke else Fraction(over))
 

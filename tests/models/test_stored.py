@@ -8,6 +8,7 @@ import json
 import os
 import pathlib
 import tarfile
+import zipfile
 from collections import OrderedDict, defaultdict
 from collections.abc import Mapping
 
@@ -287,6 +288,37 @@ def test_whole_numbers_in_the_place_of_weights_are_refused(net):
     state = {name: value.char() if name == "linear.weight" else value for name, value in net.state_dict().items()}
     torch.save(state, "w.pt")
     with pytest.raises(InputError, match=r"holds linear\.weight as int8, not as floating point"):
+        read("w.pt")
+
+
+@pytest.mark.parametrize(
+    ("kind", "made"),
+    [
+        ("on the meta device, without values", lambda value: torch.empty(10**12, device="meta")),
+        ("sparse", lambda value: value.to_sparse()),
+        ("sparse", lambda value: torch.sparse_coo_tensor(torch.zeros(2, 1).long(), torch.ones(1), (10**6, 10**6))),
+        ("nested", lambda value: torch.nested.nested_tensor([torch.ones(2), torch.ones(3)])),
+        ("quantised", lambda value: torch.quantize_per_tensor(value, 0.1, 0, torch.qint8)),
+    ],
+)
+@pytest.mark.filterwarnings("ignore")
+def test_tensors_that_are_no_plain_values_are_refused_by_name_and_kind(net, kind, made):
+    state = net.state_dict()
+    torch.save({"net": {**state, "linear.weight": made(state["linear.weight"])}}, "w.pt")
+    with pytest.raises(InputError, match=rf"holds linear\.weight as a tensor {kind}; save the dense"):
+        read("w.pt")
+
+
+def test_a_tensor_that_repeats_one_number_terabytes_long_is_refused_by_its_shape(net):
+    torch.save({**net.state_dict(), "linear.weight": torch.zeros(1).expand(10**6, 10**6)}, "w.pt")
+    with pytest.raises(InputError, match=r"linear\.weight is \(1000000, 1000000\) there"):
+        read("w.pt")
+
+
+def test_an_archive_that_unpacks_to_many_times_its_size_is_refused(net):
+    with zipfile.ZipFile("w.pt", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("w/data.pkl", bytes(10_000_000))
+    with pytest.raises(InputError, match=r"unpacks to 10,000,000, where torch\.save compresses nothing"):
         read("w.pt")
 
 

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from classwise import npy
 from classwise.data.images import Images
 from classwise.data.pixels import class_numbers, labels_of
 from classwise.data.sources import Facts, dataset
@@ -72,9 +70,8 @@ def _pair(names: frozenset[str], split: str, directory: Path) -> tuple[str, str]
 
 def _names(archive: Path) -> list[str]:
     try:
-        with zipfile.ZipFile(archive) as opened:
-            return [Path(name).stem for name in opened.namelist()]
-    except (OSError, zipfile.BadZipFile) as error:
+        return npy.names(archive)
+    except (OSError, ValueError) as error:
         raise InputError(f"{archive} is no .npz file; save it with numpy.savez.") from error
 
 
@@ -82,14 +79,10 @@ def read_array(path: Path, name: str | None = None) -> Array:
     """Return the array in an .npy file, or the one called ``name`` in an .npz file.
 
     Raises:
-        InputError: it is missing or damaged, or holds Python objects.
+        InputError: it is missing or damaged, claims more than it or memory holds, or holds Python objects.
     """
     try:
-        opened = np.load(path, allow_pickle=False)
-        if name is None:
-            return np.asarray(opened)
-        with opened:
-            return np.asarray(opened[name])
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        return npy.read_array(path) if name is None else npy.read_member(path, name)
+    except (OSError, ValueError) as error:
         what = f"{name} in {path}" if name else str(path)
         raise InputError(f"{what} cannot be read ({error}); save plain numbers again with NumPy.") from error

@@ -85,6 +85,8 @@ def labels_of(y: NDArray[Any] | Tensor) -> Tensor:
         array = array[:, 0]
     if array.ndim == 2 and array.shape[1] > 1:
         raise InputError(_matrix(array))
+    if array.ndim != 1:
+        raise InputError(f"Labels have {array.ndim} dimensions; give one class number an image, of shape (N,).")
     if array.dtype.kind not in "iu":
         raise InputError(f"Labels must be integers, but are {array.dtype}; number the classes from 0.")
     return torch.from_numpy(np.array(array, dtype=np.int64))

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import io
-import zipfile
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from classwise import npy
 from classwise.errors import InputError
 from classwise.files import write_bytes
 from classwise.metrics.outcomes import INVALID, Ints, Outcomes
 
 EXAMPLES_FILE = "examples.npz"
 
-_DAMAGE = (ValueError, KeyError, EOFError, OSError, zipfile.BadZipFile, zlib.error)
+_DAMAGE = (ValueError, KeyError, OSError)
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,8 +59,8 @@ class Examples:
         if not path.exists():
             return None
         try:
-            with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as stored:
-                found = cls(str(stored["identity"]), *(stored[name] for name in ("index", "x", "x_adv")))
+            stored = npy.read_archive(path)
+            found = cls(str(stored["identity"]), *(stored[name] for name in ("index", "x", "x_adv")))
         except _DAMAGE as error:
             raise InputError(f"{path} is damaged; delete it, and the report will do without examples.") from error
         return found if found.identity == identity else None

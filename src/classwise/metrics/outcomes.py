@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import io
-import zipfile
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,6 +11,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from classwise import npy
 from classwise.errors import InputError
 from classwise.files import write_bytes
 
@@ -24,7 +23,7 @@ CLEAN = "clean"
 WORST_CASE = "worst_case"
 
 # Everything that reading an archive of arrays raises when the file is cut off, altered or something else.
-_DAMAGE = (ValueError, KeyError, EOFError, OSError, RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error)
+_DAMAGE = (ValueError, KeyError)
 
 
 @dataclass(frozen=True, eq=False)
@@ -301,8 +300,7 @@ class Outcomes:
         except OSError as error:
             raise InputError(f"Cannot read {path}: {error.strerror or error}; evaluate the model again.") from error
         try:
-            arrays = _read_archive(content)
-            return cls._from_arrays(arrays)
+            return cls._from_arrays(npy.archived(content))
         except InputError as error:
             raise InputError(f"{path} contradicts itself ({error}) Evaluate the model again.") from error
         except _DAMAGE as error:
@@ -349,14 +347,6 @@ def divide(numerator: ArrayLike, denominator: ArrayLike) -> Floats:
 
 def _signature(outcomes: Outcomes) -> tuple[tuple[str, ...], ...]:
     return (outcomes.classes, *(tuple(group) for _, group in outcomes._groups()))
-
-
-def _read_archive(content: bytes) -> dict[str, NDArray[Any]]:
-    # np.load would take other formats too, and offers to unpickle them.
-    if not zipfile.is_zipfile(io.BytesIO(content)):
-        raise ValueError("not a zip archive")
-    with np.load(io.BytesIO(content), allow_pickle=False) as archive:
-        return {name: archive[name] for name in archive.files}
 
 
 def _integers(what: str, values: ArrayLike, size: int, low: int, high: int | None) -> Ints:

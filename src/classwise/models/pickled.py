@@ -40,6 +40,7 @@ _KNOWN = re.compile(
 
 _MAPPING = re.compile(r"(dict|cfgnode)$", re.IGNORECASE)
 _PICKLES_OF_A_FILE = 5  # of the format before zip archives: mark, version, system, content, names of storages
+_UNPACKED = 10  # times its size that an archive may unpack to
 _NAMED = 3  # names that a message lists
 
 
@@ -98,6 +99,12 @@ def _refuse_programs(path: Path) -> None:
     """Tell whoever gives a program, or a format that PyTorch reads by running code, what to do instead."""
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
+            whole, packed = sum(info.file_size for info in archive.infolist()), path.stat().st_size
+            if whole > _UNPACKED * packed:
+                raise InputError(
+                    f"{path} has {packed:,} bytes and unpacks to {whole:,}, where torch.save compresses nothing; save "
+                    "the weights again."
+                )
             inside = [name.partition("/")[2] for name in archive.namelist()]
         if "constants.pkl" in inside or any(name.startswith("code/") for name in inside):
             raise InputError(
