@@ -25,7 +25,7 @@ from classwise.attacks.plan import members_of
 from classwise.attacks.transfer import transfer
 from classwise.data import Images
 from classwise.errors import InputError
-from classwise.evaluation import Snapshot, evaluate
+from classwise.evaluation import Snapshot, _Job, evaluate
 from classwise.metrics.result import Result
 from classwise.noise import Noise
 from classwise.threat import ThreatModel
@@ -249,6 +249,38 @@ def test_the_result_of_the_same_weights_in_other_code_is_refused_and_an_older_on
     del document["functions"]  # as older versions wrote it
     path.write_text(json.dumps(document))
     evaluate(Preprocessed(model, 0.01), data, attacks, directory=tmp_path, name="mine.py")
+
+
+def test_a_result_belongs_to_the_function_however_its_path_is_spelled(tmp_path: Path) -> None:
+    model, data = blurry()
+    attacks = build("fgsm", THREAT)
+    first = evaluate(model, data, attacks, directory=tmp_path, name="mine.py:f")
+    again = evaluate(model, data, attacks, directory=tmp_path, name="/home/me/mine.py:f")
+    assert again.header["model"]["name"] == first.header["model"]["name"]
+    assert again.header["seconds"] == first.header["seconds"]
+
+
+def test_a_result_whose_identity_holds_the_name_as_older_versions_hashed_it_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, data = blurry()
+    attacks = build("fgsm", THREAT)
+    whole = _Job.identity_of
+    with monkeypatch.context() as patch:
+        patch.setattr(_Job, "identity_of", lambda job, attacks, name=None: whole(job, attacks, job.settings.name))
+        first = evaluate(model, data, attacks, directory=tmp_path, name="mine.py:f")
+    for name in ("mine.py:f", "/home/me/mine.py:f"):
+        again = evaluate(model, data, attacks, directory=tmp_path, name=name)
+        assert [again.header[key] for key in ("identity", "seconds")] == [
+            first.header[key] for key in ("identity", "seconds")
+        ]
+    path = tmp_path / "result.json"
+    document = json.loads(path.read_text())
+    del document["functions"]  # nothing tells then that the other name means the same
+    path.write_text(json.dumps(document))
+    evaluate(model, data, attacks, directory=tmp_path, name="mine.py:f")
+    with pytest.raises(InputError, match="the model's name"):
+        evaluate(model, data, attacks, directory=tmp_path, name="other.py:g")
 
 
 def test_the_unfinished_evaluation_of_the_same_weights_in_other_code_is_refused(

@@ -241,7 +241,7 @@ def test_a_wrong_key_is_named_with_its_line(tmp_path: Path, old: str, new: str, 
 
 
 def test_a_missing_file_is_an_input_error(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="No such file"):
+    with pytest.raises(InputError, match="is no file; give the TOML file of a study"):
         study.read(tmp_path / "none.toml")
 
 

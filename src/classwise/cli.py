@@ -671,12 +671,12 @@ def run_study(
     from classwise.trials import Where, grid
 
     found = studies.read(file)
-    for text in studies.models_of(found):
-        refuse_code(text, str(file))
     if shrink:
         found, absent = found.standing_in(data_dir)
         terminal.stand_ins(absent, studies.STAND_IN)
         found = found.shrunk(len(arguments.images(found.data, data_dir, "test", None, 0).classes))
+    for text in studies.models_of(found):  # after --shrink, which puts others in their place
+        refuse_code(text, str(file))
     where = Where(out or Path("runs") / found.name, data_dir, accelerator, command, trusted())
     trials = grid(found, where)
     if plan:
@@ -803,11 +803,14 @@ def _run(words: Sequence[str]) -> int:
             raise InputError("An argument holds a NUL character, which no name or path can hold; leave it out.")
         if command and command not in COMMANDS:
             raise InputError(unknown("command", command, COMMANDS))
+        _refuse_unbounded(arguments)
         settings = vars(parser().parse_args(_joined(_gathered(arguments)))[command])
     except SystemExit as done:  # after --help, --version and --print-config
         return int(done.code or 0)
     except InputError as error:
         return _fail(str(error), 2, debug)
+    except (ValueError, RecursionError) as error:  # of YAML, which reads the options
+        return _fail(f"The options cannot be read ({error}); write plain texts and numbers.", 2, debug)
     try:
         if not 0 <= settings.get("seed", 0) < 2**63:
             raise InputError(f"--seed is {settings['seed']}, but must be a whole number from 0 to 2^63 - 1.")
@@ -839,6 +842,16 @@ def _run(words: Sequence[str]) -> int:
 def _fault(error: Exception, debug: bool) -> int:
     reason = f"{type(error).__name__}: {error}".partition("\n")[0]
     return _fail(f"This should not happen ({reason}); run again with --debug and report what it prints.", 1, debug)
+
+
+def _refuse_unbounded(words: Sequence[str]) -> None:
+    """Look at files of options before they are read whole."""
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        option, equals, value = word.partition("=")
+        if option == "--config" and (equals or following):
+            from classwise.schemas import refuse_unbounded_yaml
+
+            refuse_unbounded_yaml(Path(value if equals else following))
 
 
 def _refuse_odd_numbers(settings: Mapping[str, Any], words: Sequence[str]) -> None:

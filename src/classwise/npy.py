@@ -98,7 +98,7 @@ def _read(file: IO[bytes], size: int) -> Array:
         raise ValueError(f"its header claims {needed:,} bytes, and {left:,} follow")
     _refuse_too_large(needed)
     content = np.empty(needed, np.uint8)
-    _fill(memoryview(content), start[head.tell() :], file)
+    _fill(content.data, start[head.tell() :], file)
     values = content.view(dtype) if count else np.empty(0, dtype)
     return values.reshape(shape[::-1]).transpose() if fortran else values.reshape(shape)
 

@@ -15,6 +15,7 @@ from classwise.texts import plain
 Schema = Mapping[str, Any]
 
 _LARGEST = 256 * 2**20  # bytes
+_LARGEST_OPTIONS = 2**20  # bytes
 _DEEPEST = 64
 TEXT: Schema = {"type": "string", "maxLength": 100_000}
 _TEXTS: Schema = {"type": "array", "items": TEXT, "maxItems": 1_000_000}
@@ -106,6 +107,32 @@ def read(path: Path, schema: Schema, remedy: str) -> dict[str, Any]:
         InputError: it cannot be read, is too large or too deep, is no JSON, or is not what the schema says.
     """
     return parsed(content(path, remedy), schema, str(path), remedy)
+
+
+def refuse_unbounded_yaml(path: Path) -> None:
+    """Refuse a YAML file of options that is too large, nested too deeply, or refers to itself or to parts of it.
+
+    A few lines of references to references stand for more than memory holds.
+
+    Raises:
+        InputError: it is one, or cannot be read.
+    """
+    import yaml  # type: ignore[import-untyped]  # only files of options need it
+
+    depth, remedy = 0, "write the options one a line"
+    if (size := len(content(path, remedy))) > _LARGEST_OPTIONS:
+        raise InputError(f"{path} has {size:,} bytes, too many for options; {remedy}.")
+    try:
+        for event in yaml.parse(content(path, remedy)):
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if isinstance(event, yaml.AliasEvent):
+                raise InputError(f"{path} refers to a part of itself (*{event.anchor}); {remedy}.")
+            if depth > _DEEPEST:
+                raise InputError(f"{path} is nested too deeply; {remedy}.")
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path} is no YAML ({plain(' '.join(str(error).split()))}); {remedy}.") from error
 
 
 def content(path: Path, remedy: str) -> bytes:

@@ -37,7 +37,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from classwise import arguments, registry
+from classwise import arguments, registry, schemas
 from classwise.analysis import QUESTIONS
 from classwise.attacks.base import kinds
 from classwise.errors import InputError
@@ -333,10 +333,12 @@ def read(path: Path | str) -> Study:
         InputError: the file cannot be read; the message names the line, and the key that is missing or wrong.
     """
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        text = schemas.content(Path(path), "give the TOML file of a study").decode()
         found = tomllib.loads(text)
-    except OSError as error:
-        raise InputError(f"Cannot read the study {path}: {error.strerror or error}.") from error
+    except InputError:
+        raise
+    except RecursionError as error:
+        raise InputError(f"The study {path} is nested too deeply; write its tables as docs/studies.md does.") from error
     except ValueError as error:
         raise InputError(f"The study {path} is no TOML: {error}; mend that line.") from error
     try:

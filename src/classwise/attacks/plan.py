@@ -160,7 +160,11 @@ def read(path: Path, threat: ThreatModel) -> Plan:
         InputError: the file cannot be read, or says something that a plan does not.
     """
     try:
+        if not path.is_file():  # a device has no end
+            raise ValueError("no such file")
         found = tomllib.loads(path.read_text(encoding="utf-8"))
+    except RecursionError as error:
+        raise InputError(f"Cannot read the plan {path}: it is nested too deeply.") from error
     except (OSError, ValueError) as error:
         raise InputError(f"Cannot read the plan {path}: {error}.") from error
     stages, full = found.pop("stage", None), found.pop("full", "")
