@@ -4,8 +4,9 @@
 
 Everything goes through ``classwise.cli.main`` in this process. Of each call four things are asked: the status is 0,
 2 or 3; what it says on standard error is one line; no character in it drives a terminal; and no code ran that a file
-named. A call that is at work after some seconds is ended, and counted: its words were good. The exit status is 1 where
-a promise was broken; the calls that broke it are in the result.
+named. A call that trains or attacks after some seconds is ended, and counted: its words were good. One that does
+neither by then hangs, and one that takes more than its share of memory blows up: both are faults. The exit status is 1
+where a promise was broken; the calls that broke it are in the result.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import json
 import os
 import pkgutil
 import random
+import resource
 import shlex
 import signal
 import sys
@@ -26,6 +28,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import torch
@@ -156,12 +159,41 @@ WHOLE = {
 }
 
 
+WORK = (
+    "engine.py",
+    "train.py",
+    "trials.py",
+    "preflight.py",
+    "flags.py",
+    "repair.py",
+    "homing.py",
+    "attacks/",
+    "fingerprint.py",
+)
+"""Files of classwise that are on the stack while a call trains or attacks, or looks at a model before."""
+MEMORY = 512  # MiB that one call may add to the peak
+
+
 class Enough(BaseException):
     """A call has worked long enough to see that its words were good."""
 
 
-def _enough(*_: object) -> None:
-    raise Enough
+class Hang(BaseException):
+    """A call neither trains nor attacks, and does not end."""
+
+
+def _enough(_: int, frame: FrameType | None) -> None:
+    files = []
+    while frame is not None:
+        files.append(frame.f_code.co_filename)
+        frame = frame.f_back
+    at_work = any(f"classwise/{part}" in file or f"/{part}" in file for file in files for part in WORK)
+    raise Enough if at_work else Hang
+
+
+def _peak() -> int:
+    """Return the largest memory that this process has taken, in MiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
 
 
 def line(dice: random.Random) -> list[str]:
@@ -246,18 +278,22 @@ def poisoned(dice: random.Random) -> str:
 
 def fault(words: list[str]) -> str:
     """Run a command line and say what was wrong with how it ended, "" for nothing."""
-    out, err = io.StringIO(), io.StringIO()
+    out, err, before = io.StringIO(), io.StringIO(), _peak()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
             signal.setitimer(signal.ITIMER_REAL, SECONDS)
             status = main(words)
         except Enough:
             return ""
+        except Hang:
+            return f"no end after {SECONDS:g} s, and no work"
         except BaseException as error:
             return f"raised {type(error).__name__}: {error}"[:300]
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
     said = err.getvalue()
+    if _peak() - before > MEMORY:
+        return f"took {_peak() - before} MiB"
     if Path(MARKER).exists():
         Path(MARKER).unlink()
         return "ran code"
