@@ -146,7 +146,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "sparse": (Odd(lambda model, x: votes(x).to_sparse()), "a tensor without plain values"),
     "meta": (Odd(lambda model, x: votes(x).to("meta")), "a tensor without plain values"),
     "fixed batch": (Odd(lambda model, x: votes(x.view(32, 1, 3, 2))), "In the forward pass of Odd, .*fixed_shape"),
-    "no single image": (Odd(_no_single), r"on images \(1, 1, 3, 2\) .*one image is too few. .*fixed_shape"),
+    "no single image": (Odd(_no_single), r"on images \(1, 1, 3, 2\) .*one image is too few; .*fixed_shape"),
     "sys.exit": (Odd(_exits), "In the forward pass of Odd, .*SystemExit"),
     "BaseException": (Odd(_raises), "In the forward pass of Odd, .*GeneratorExit: as it likes"),
     "class": (Odd, "is the class Odd"),

@@ -1025,7 +1025,7 @@ BAD = [
     (("evaluate", "mine.py:nan", *EVALUATE[2:]), ["NaN"]),
     (("evaluate", "mine.py:flat", *EVALUATE[2:]), ["logits"]),
     (("evaluate", "mine.py:pairs", *EVALUATE[2:]), ["tuple", "logits"]),
-    (("evaluate", "mine.py:large", *EVALUATE[2:]), ["1x8x8"]),
+    (("evaluate", "mine.py:large", *EVALUATE[2:]), ["on images (2, 1, 8, 8)"]),
     (("evaluate", "mine.py:seven", *EVALUATE[2:]), ["7 logits", "10 classes"]),
     (("evaluate", "mine.py:raises", *EVALUATE[2:]), ["the flux capacitor is empty"]),
     (("evaluate", "mine.py:quits", *EVALUATE[2:]), ["SystemExit"]),

@@ -167,8 +167,8 @@ def check_sizes(model: nn.Module, x: Tensor) -> None:
     """
     error = {len(part): _refusal(model, part) for part in (x, x[:1])}
     remedy = {
-        1: f"It takes several images at a time but not one: {_FIXED.format(64)}",
-        len(x): f"It takes images one at a time only: {_FIXED.format(1)}",
+        1: f"it takes several images at a time but not one: {_FIXED.format(64)}",
+        len(x): f"it takes images one at a time only: {_FIXED.format(1)}",
     }
     for size, refusal in error.items():
         if refusal is not None:
@@ -191,11 +191,11 @@ def taken_from(model: Classifier, x: Tensor) -> Iterator[Flag]:
 
 
 _FIXED = "evaluate it with fixed_shape={0} (--fixed-shape {0}), or wrap it in classwise.models.fixed_shape.FixedShape"
-_ONE_SIZE = f"If it takes batches of one size only: {_FIXED.format('that')}"
+_ONE_SIZE = f"if it takes batches of one size only, {_FIXED.format('that')}"
 
 
 def _with(remedy: str, error: InputError) -> InputError:
-    return InputError(f"{str(error).rstrip('.')}. {remedy}.")
+    return InputError(f"{str(error).rstrip('.')}; {remedy}.")
 
 
 def _refusal(model: nn.Module, x: Tensor) -> InputError | None:
