@@ -155,7 +155,7 @@ def test_a_dependence_of_a_network_in_bfloat16_is_seen_all_the_same() -> None:
 
 
 def test_a_model_that_answers_otherwise_after_many_calls_is_flagged() -> None:
-    found = fired(evaluated(after(60, lambda x: votes(x.flip(2)))))
+    found = fired(evaluated(after(120, lambda x: votes(x.flip(2))), "pgd(steps=200)"))
     assert "After the attacks" in found["non_deterministic"]["message"]
     assert "batch_dependent" not in found
 
@@ -195,8 +195,8 @@ def test_an_exception_in_the_middle_of_an_attack_is_a_sentence() -> None:
     def fail(x: Tensor) -> Tensor:
         raise RuntimeError("no more")
 
-    with pytest.raises(InputError, match=r"In the forward pass of Odd, .* with gradients: RuntimeError: no more"):
-        evaluated(after(60, fail))
+    with pytest.raises(InputError, match=r"In the forward pass of Odd, .* gradients: RuntimeError: no more"):
+        evaluated(after(120, fail), "pgd(steps=200)")
 
 
 def test_an_exception_in_the_backward_pass_is_a_sentence() -> None:
