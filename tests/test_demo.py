@@ -16,6 +16,8 @@ from classwise.cli import main, parser
 from classwise.data import load
 from classwise.metrics.result import Result
 
+RELATIVE = Path("classwise demo")
+
 
 class Demo(NamedTuple):
     """A demo that has run."""
@@ -33,8 +35,9 @@ def demonstrate(folder: Path) -> str:
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
-    folder = tmp_path_factory.mktemp("where the demo goes") / "classwise demo"
-    return Demo(folder, demonstrate(folder))
+    where = tmp_path_factory.mktemp("where the demo goes")
+    with contextlib.chdir(where):  # so that records name it as it was typed
+        return Demo(where / "classwise demo", demonstrate(RELATIVE))
 
 
 def test_it_ends_by_naming_the_report_and_what_to_try_next(demo: Demo) -> None:
@@ -44,13 +47,14 @@ def test_it_ends_by_naming_the_report_and_what_to_try_next(demo: Demo) -> None:
     assert str(report) in end.splitlines()[0]
     commands = [shlex.split(line) for line in end.splitlines() if line.strip().startswith("classwise ")]
     assert len(commands) >= 3
-    assert ["classwise", "evaluate", f"run:{demo.folder / 'run'}"] in [words[:3] for words in commands]
+    assert ["classwise", "evaluate", f"run:{RELATIVE / 'run'}"] in [words[:3] for words in commands]
 
 
 def test_what_to_try_next_can_be_typed(demo: Demo) -> None:
-    for line in demo.out.splitlines():
-        if line.strip().startswith("classwise "):
-            parser().parse_args([word.replace("data-dir", "data_dir") for word in shlex.split(line)[1:]])
+    commands = [line for line in demo.out.splitlines() if line.strip().startswith("classwise ")]
+    assert len(commands) == 3
+    for line in commands:
+        parser().parse_args([word.replace("data-dir", "data_dir") for word in shlex.split(line)[1:]])
 
 
 def test_every_test_digit_meets_the_fast_plan_and_its_audit(demo: Demo) -> None:
@@ -59,7 +63,7 @@ def test_every_test_digit_meets_the_fast_plan_and_its_audit(demo: Demo) -> None:
     assert list(result.outcomes.attacks) == ["fast"]
     assert result.header["attacks"]["fast"]["audit"]["at_most"] <= 9
     assert result.header["threat"] == {"norm": "Linf", "eps": 0.15, "eps_text": "0.15"}
-    assert result.header["model"]["name"] == f"run:{demo.folder / 'run'}"
+    assert result.header["model"]["name"] == f"run:{RELATIVE / 'run'}"
 
 
 def test_the_figures_are_those_of_the_readme(demo: Demo) -> None:
@@ -79,8 +83,8 @@ def test_the_training_log_shows_it_learning(demo: Demo) -> None:
 
 def test_the_page_can_be_made_again_from_the_command_it_shows(demo: Demo) -> None:
     command = shlex.split(Result.read(demo.folder / "evaluation").header["command"])
-    assert command[:3] == ["classwise", "evaluate", f"run:{demo.folder / 'run'}"]
-    assert command[-2:] == ["--out", str(demo.folder / "evaluation")]
+    assert command[:3] == ["classwise", "evaluate", f"run:{RELATIVE / 'run'}"]
+    assert command[-2:] == ["--out", str(RELATIVE / "evaluation")]
 
 
 def test_run_again_it_attacks_nothing_and_shows_the_same_figures(demo: Demo, monkeypatch: pytest.MonkeyPatch) -> None:

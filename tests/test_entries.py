@@ -156,7 +156,7 @@ def test_a_correction_of_an_odd_model_is_that_of_the_plain_one(name: str) -> Non
         [point.average for point in repair(model, _held_out(), "iv-offsets", build(NEAREST, THREAT)).rounds]
         for model in (WORKS[name], votes)
     ]
-    assert curves[0] == pytest.approx(curves[1], abs=0.1)
+    assert curves[0] == curves[1]
 
 
 @pytest.mark.parametrize("name", [name for name in REFUSED if name != "fixed batch"])

@@ -255,7 +255,7 @@ def test_a_result_belongs_to_the_function_however_its_path_is_spelled(tmp_path: 
     model, data = blurry()
     attacks = build("fgsm", THREAT)
     first = evaluate(model, data, attacks, directory=tmp_path, name="mine.py:f")
-    again = evaluate(model, data, attacks, directory=tmp_path, name="/home/me/mine.py:f")
+    again = evaluate(model, data, attacks, directory=tmp_path, name="/srv/me/mine.py:f")
     assert again.header["model"]["name"] == first.header["model"]["name"]
     assert again.header["seconds"] == first.header["seconds"]
 
@@ -269,7 +269,7 @@ def test_a_result_whose_identity_holds_the_name_as_older_versions_hashed_it_is_r
     with monkeypatch.context() as patch:
         patch.setattr(_Job, "identity_of", lambda job, attacks, name=None: whole(job, attacks, job.settings.name))
         first = evaluate(model, data, attacks, directory=tmp_path, name="mine.py:f")
-    for name in ("mine.py:f", "/home/me/mine.py:f"):
+    for name in ("mine.py:f", "/srv/me/mine.py:f"):
         again = evaluate(model, data, attacks, directory=tmp_path, name=name)
         assert [again.header[key] for key in ("identity", "seconds")] == [
             first.header[key] for key in ("identity", "seconds")

@@ -125,7 +125,7 @@ def test_a_run_with_a_state_path_resumes_after_any_attack(
             adversary.run_standard_evaluation(x, y, state_path=state)
     resumed = adversary.run_standard_evaluation(x, y, state_path=state)
     assert torch.equal(resumed, whole)
-    assert names[:done] + names[done + (done < 4) :] == list(adversary.attacks)
+    assert names[:done] + names[done + (done < 4) :] == adversary.attacks_to_run
 
 
 @pytest.mark.usefixtures("brief")
@@ -276,7 +276,9 @@ class Border:
         return x + self.threat.eps * sign[:, None, None]
 
 
-def test_a_candidate_at_exactly_eps_counts_although_float32_rounds_its_distance_up() -> None:
+def test_a_candidate_at_exactly_eps_counts_although_float32_rounds_its_distance_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Successes were lost to a float comparison with eps: Trusted-AI/adversarial-robustness-toolbox #507.
 
     Guards the tolerance of ``contains`` in the verdict, and that it is no larger than rounding.
@@ -291,7 +293,7 @@ def test_a_candidate_at_exactly_eps_counts_although_float32_rounds_its_distance_
     data = Images.from_arrays(pixels, y)
     assert evaluate(Tallest(), data, {"border": Border(threat)}).outcomes.counts().tolist() == [0] * 4
     adversary = AutoAttack(Tallest(), eps=threat.eps, verbose=False)
-    adversary.attacks = {"border": Border(threat)}
+    monkeypatch.setattr(AutoAttack, "_attacks", lambda self: {"border": Border(threat)})
     assert not right(Tallest(), torch.as_tensor(adversary.run_standard_evaluation(pixels, y)), y).any()
 
 
@@ -562,7 +564,7 @@ def test_no_file_that_is_read_can_run_code(tmp_path: Path, monkeypatch: pytest.M
     assert not (tmp_path / "evil").exists()
     safe = {"torch.load": "weights_only=True", "np.load": "allow_pickle=False"}
     loads = calls(*safe)
-    assert len(loads) >= 6
+    assert len(loads) >= 4
     for place, node in loads.items():
         assert safe[ast.unparse(node.func)] in [ast.unparse(keyword) for keyword in node.keywords], place
     assert not calls("pickle.load", "pickle.loads", "joblib.load", "torch.jit.load", "dill.load")

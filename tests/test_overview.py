@@ -31,7 +31,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Trial], Path]:
     trials = [trial(name, seed=seed, evaluation={"images": 200}) for name in METHODS for seed in (0, 1)]
     for each in trials[:-1]:
         large(METHODS[each.name]).write(each.evaluation_folder(out, "best"))
-        (each.folder(out) / "trial.json").write_text(json.dumps({"key": each.key, "code": ["a"]}))
+        (each.folder(out) / "trial.json").write_text(json.dumps({"name": each.name, "key": each.key, "code": ["a"]}))
         (each.folder(out) / "summary.json").write_text("{}")
     overview.write_reports(trials, out)
     overview.write(study, trials, rows(study, trials, out), out)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from classwise.errors import InputError
 from classwise.evaluation import evaluate
 from classwise.metrics.examples import Examples
 from classwise.metrics.result import Result
+from classwise.recraft import recraft
 from classwise.threat import ThreatModel
 
 THREAT = ThreatModel("Linf", 0.02)
@@ -102,10 +104,18 @@ def test_a_candidate_that_does_not_break_its_image_again_is_not_shown(tmp_path: 
     assert found is None or len(found) < 6
 
 
-def test_images_larger_than_a_batch_of_one_need_no_more_memory(tmp_path: Path) -> None:
-    """Each image is attacked alone, so that the largest batch of the second evaluation is one image."""
+def test_images_larger_than_a_batch_of_one_need_no_more_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each image is attacked alone, whatever the number of examples."""
     model, data = blurry(12)
-    sizes = list[int]()
+    sizes, made = list[int](), list[int]()
+
+    def spy(*given: Any) -> Any:
+        before = len(sizes)
+        found = recraft(*given)
+        made.extend(sizes[before:])
+        return found
+
+    monkeypatch.setattr("classwise.evaluation.recraft", spy)
     model.register_forward_pre_hook(lambda _, x: sizes.append(len(x[0])))
     evaluate(model, Images(data.x, data.y, data.classes, data.index), attack("fgsm"), batch_size=1, directory=tmp_path)
-    assert max(sizes[-6:]) == 1
+    assert max(made) == 1

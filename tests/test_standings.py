@@ -191,7 +191,7 @@ def test_seconds_count_every_run_below_once(tmp_path: Path) -> None:
 def finished(tmp_path: Path, seed: int, code: str) -> Trial:
     each = trial("at", seed=seed, evaluation={"images": 8})
     result([4, 4], [3, 1]).write(each.evaluation_folder(tmp_path, "best"))
-    (each.folder(tmp_path) / "trial.json").write_text(json.dumps({"key": each.key, "code": [code]}))
+    (each.folder(tmp_path) / "trial.json").write_text(json.dumps({"name": each.name, "key": each.key, "code": [code]}))
     return each
 
 

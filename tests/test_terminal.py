@@ -162,7 +162,7 @@ def grid(tmp_path: Path) -> tuple[list[Trial], Path]:
     for each in runs[:3]:
         folder = each.folder(tmp_path)
         folder.mkdir(parents=True)
-        (folder / "trial.json").write_text(json.dumps({"key": each.key, "code": []}))
+        (folder / "trial.json").write_text(json.dumps({"name": each.name, "key": each.key, "code": []}))
         (folder / "log.jsonl").write_text("{}\n{}\n")
     for each, weights in ((runs[0], both), (runs[2], both[:1])):
         (each.folder(tmp_path) / "summary.json").touch()

@@ -1331,7 +1331,8 @@ def test_an_attack_in_eval_mode_makes_no_pass_over_batchnorm_and_the_step_one(
     recipe = replace(RECIPE, epochs=1, attack_mode=mode, holdout=0.0)
     go(tmp_path, method="at", model=convolutional(), recipe=recipe)
     compared = 8  # passes of the plain network, in steps 1 and 2: two batches, with a graph and without
-    assert len(calls) == compared + 3 * passes  # of three steps, whose attack has two gradients each
+    looked = 4  # before training: one without a gradient, two with, one in train mode
+    assert len(calls) == looked + compared + 3 * passes  # of three steps, whose attack has two gradients each
 
 
 @pytest.mark.parametrize("method", ["at", "trades", "fat"])

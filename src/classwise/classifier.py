@@ -89,8 +89,10 @@ class Classifier(nn.Module):
         if (fault := _fault(logits, output, len(x), self.num_classes)) is not None:
             raise InputError(f"{self.name} returns {fault[0]} {where}; {fault[1]}.")
         assert logits is not None
+        if _holds_its_values(logits):
+            logits = logits.as_subclass(Tensor)
         # A copy as well: some models return the same buffer each time, and overwrite what they returned before.
-        return logits.as_subclass(Tensor).flatten(1).to(x.device, copy=True), how
+        return logits.flatten(1).to(x.device, copy=True), how
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -197,13 +199,19 @@ def _fits(part: Any, rows: int, num_classes: int | None) -> bool:
     return shaped and num_classes in (None, part.shape[1])
 
 
+def _holds_its_values(tensor: Tensor) -> bool:
+    """Tell whether a tensor means the same without its class, unlike those that do their own arithmetic."""
+    return type(tensor).__torch_dispatch__ is Tensor.__torch_dispatch__
+
+
 def _fault(logits: Tensor | None, output: Any, rows: int, num_classes: int | None) -> tuple[str, str] | None:
     """Say what is wrong with an output and what to do, None where nothing is."""
     if logits is None and isinstance(output, Mapping | tuple | list):
         return f"a {type(output).__name__}", f"which of its parts are the logits cannot be told: {WRAP}"
     if logits is None:
         return "None" if output is None else f"a {type(output).__name__}", f"attacks need a tensor: {WRAP}"
-    if logits.layout != torch.strided or logits.is_quantized or logits.device.type == "meta":
+    valueless = logits.device.type == "meta" and _holds_its_values(logits)
+    if logits.layout != torch.strided or logits.is_quantized or valueless:
         return f"a tensor without plain values ({logits.layout}, {logits.dtype}, {logits.device})", WRAP
     if logits.dim() < 2 or len(logits) != rows or any(side != 1 for side in logits.shape[2:]):
         return f"the shape {tuple(logits.shape)}", "it must return logits of shape (N, classes)"

@@ -846,7 +846,7 @@ def _fault(error: Exception, debug: bool) -> int:
 
 def _refuse_unbounded(words: Sequence[str]) -> None:
     """Look at files of options before they are read whole."""
-    for word, following in zip(words, [*words[1:], ""], strict=True):
+    for word, following in zip(words, [*words, ""][1:], strict=True):
         option, equals, value = word.partition("=")
         if option == "--config" and (equals or following):
             from classwise.schemas import refuse_unbounded_yaml
@@ -860,7 +860,7 @@ def _refuse_odd_numbers(settings: Mapping[str, Any], words: Sequence[str]) -> No
     Raises:
         InputError: a number is not written in plain decimals.
     """
-    given = dict(zip(words, [*words[1:], ""], strict=True)) | dict(word.split("=", 1) for word in words if "=" in word)
+    given = dict(zip(words, [*words, ""][1:], strict=True)) | dict(word.split("=", 1) for word in words if "=" in word)
     for name, value in settings.items():
         text = given.get(f"--{name}", "")
         if type(value) in (int, float) and text and not re.fullmatch(_DECIMAL, text, flags=re.ASCII):

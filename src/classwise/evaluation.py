@@ -48,6 +48,7 @@ from classwise.preflight import LOOK, check_sizes, preflight, taken_from
 from classwise.probe import probe
 from classwise.records import Clean, Records, Row, Turn
 from classwise.recraft import SHOWN, recraft
+from classwise.texts import portable
 from classwise.threat import ThreatModel
 
 __all__ = ["AUDIT", "Snapshot", "evaluate"]
@@ -364,7 +365,7 @@ def _sources(attacks: Mapping[str, Contender]) -> dict[str, nn.Module]:
     while held:
         attack = held.pop()
         if isinstance(attack, Transfer):
-            found[f"the source {attack.name}"] = attack.source
+            found[f"the source {portable(attack.name)}"] = attack.source
         held += [*getattr(attack, "attacks", ()), *([attack.attack] if hasattr(attack, "attack") else ())]
     return found
 

@@ -75,8 +75,8 @@ def _sound() -> Iterator[None]:
 
 
 def _names(archive: zipfile.ZipFile) -> list[str]:
-    found = [name for name in archive.namelist() if name.endswith(_ENDING) and "/" not in name]
-    return [name.removesuffix(_ENDING) for name in dict.fromkeys(found)]
+    # Nothing is unpacked into files, so a name may hold what a path holds, as the names of attacks do.
+    return [name.removesuffix(_ENDING) for name in dict.fromkeys(archive.namelist()) if name.endswith(_ENDING)]
 
 
 def _member(archive: zipfile.ZipFile, name: str) -> Array:

@@ -280,7 +280,8 @@ def next_steps(page: Path, out: Path) -> None:
         ("no defence, to compare", "classwise train standard --model digits_cnn --data digits --out runs/standard"),
         ("your own model", "classwise evaluate FILE.py:FUNCTION --data cifar10 --data-dir DIR --out runs/mine"),
     ):
-        say(f"  {purpose}:\n    {command}")
+        say(f"  {purpose}:")
+        say(f"    {command}")
 
 
 def wrote(paths: Sequence[Path]) -> None:

@@ -93,10 +93,11 @@ def test_its_repr_and_identity_are_its_attack_and_the_name_of_its_source() -> No
 def source_file(folder: Path, seed: int = 0) -> str:
     path = folder / f"source_{seed}.py"
     path.write_text(SOURCE.format(seed=seed))
-    return f"{path}:build"
+    return f"{path.name}:build"
 
 
-def test_the_words_of_a_command_line_load_the_source(tmp_path: Path) -> None:
+def test_the_words_of_a_command_line_load_the_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     data = load("digits").subset(torch.arange(5))
     one = f"transfer(source='{source_file(tmp_path)}')"
     other = f"transfer(source='{source_file(tmp_path, 1)}', attack='pgd(steps=3, keep=\"last\")')"
@@ -123,7 +124,8 @@ def test_no_attack_at_all_is_refused() -> None:
         arguments.attacks("", THREAT, load("digits").subset(torch.arange(5)), 0)
 
 
-def test_an_evaluation_records_the_weights_of_the_source(tmp_path: Path) -> None:
+def test_an_evaluation_records_the_weights_of_the_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     target, name = source_file(tmp_path, 1), f"transfer(source='{source_file(tmp_path)}')"
     words = ["evaluate", target, "--data", "digits", "--limit", "50", "--attacks", f"{name},square(queries=20)"]
     assert main([*words, "--out", str(tmp_path / "out")]) == 0

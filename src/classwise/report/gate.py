@@ -31,7 +31,9 @@ from classwise.texts import plain, portable
 
 __all__ = ["FLAGS", "HARMLESS", "Check", "Condition", "Gate", "Raised", "conditions", "gate", "unreachable", "waived"]
 
-HARMLESS = frozenset({"few_classes", "near_chance", "non_finite", "plain_search", "train_mode", "unmeasured_classes"})
+HARMLESS = frozenset(
+    {"few_classes", "logits_taken", "near_chance", "non_finite", "plain_search", "train_mode", "unmeasured_classes"}
+)
 """Flags that do not say that a number is too high, so the gate lets them pass.
 
 Conditions on all classes fail by themselves where a class has no images.

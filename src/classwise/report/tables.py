@@ -87,7 +87,7 @@ def verdict_lines(contents: Contents) -> tuple[str, str, str]:
         average = f"Average clean accuracy {clean} % on {images}; no attack was run."
     worst = (
         f"Worst class: {contents.weakest}, {percent(view.by_class[view.worst], contents.decimals)} %; "
-        f"simultaneous {contents.confidence} % interval of the minimum {span(low, high, contents.decimals)} %."
+        f"the lowest class accuracy is in {span(low, high, contents.decimals)} % ({contents.confidence} % interval)."
     )
     return average, worst, _difference(contents)
 
@@ -163,7 +163,7 @@ def attack_sheet(contents: Contents) -> Sheet:
         Column(
             f"{contents.confidence} % interval",
             ("worst_interval_low", "worst_interval_high"),
-            note="simultaneous interval of the lowest class accuracy, whichever class it is",
+            note="interval of the lowest class accuracy, whichever class it is",
             spare=True,
         ),
         Column("W10", ("worst_q10",), note="mean of the weakest tenth of the classes, at least one", spare=True),
