@@ -5,8 +5,10 @@ third part, the average of weights with an admission rule, is the wrapper ``fawa
 
 Departures from the released code: class accuracies count the images of each class, where it multiplies by C/N, which
 is right for balanced data only; the classes differ from the second epoch on, as in the paper, where it begins at the
-eleventh; the attack runs in the mode of the recipe (released: train mode); base TRADES keeps its scale (released:
-divided by 1 + β). The base FAT of the paper is not offered. The algorithm of the paper prints ε where its text has β.
+eleventh; the attack runs in the mode of the recipe (released: train mode); clean images are not sent through the
+network for the log (released: in train mode, which moves BatchNorm's statistics); λ₁ is that of the paper, 0.5 for
+base "at" and 0.3 for "trades" (released: 0.5 for both); base TRADES keeps its scale (released: divided by 1 + β). The
+base FAT of the paper is not offered. The algorithm of the paper prints ε where its text has β.
 """
 
 from __future__ import annotations

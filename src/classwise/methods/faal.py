@@ -7,7 +7,9 @@ the number of its images, which punishes a class for being frequent (``official=
 are not sent through the network in its adversarial form; there is no base MART; with ``--wrappers awp(gamma=0.005)``
 the weights are perturbed along the weighted loss, and not along the unweighted one.
 
-The release takes a robust network and trains it for two more epochs: ``--model run:FOLDER --recipe finetune-faal``.
+The release takes a robust network and trains it for two more epochs: ``--model run:FOLDER --recipe finetune-faal``. Its
+scripts from scratch stop on an assertion, so nothing is published of what this method does by default: the score of the
+mean margin, from fresh weights, with the recipe of the data set.
 """
 
 from __future__ import annotations

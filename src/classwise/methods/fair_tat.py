@@ -2,7 +2,8 @@
 
 Of the paper (arXiv 2410.23142) only the abstract was at hand; the rest follows TejaswiniMedi/FAIR-TAT. Departures: the
 accuracy of a class divides by its images, where the release takes the classes to be of equal size; an epoch without
-errors gives uniform targets, where the release divides by zero; the radius of a class never exceeds (λ + 1)·ε;
+errors gives uniform targets, where the release divides by zero; the radius of a class never exceeds (λ + 1)·ε; the
+attack runs in the mode of the recipe (released: train mode, so that each of its passes moves BatchNorm's statistics);
 targets adapt whatever the radii do; the optional divergence of clean and attacked predictions, off in the release, is
 left out. The release goes with an average of weights: ``--wrappers "ema(each='epoch', decay=0.85)"``.
 """

@@ -2,9 +2,11 @@
 
 The network ends in a cosine head, z = s·cos θ, which is part of what is attacked (:mod:`classwise.models.heads`); this
 file adds the margin of the training loss. Departures from the released code (ShawnXYang/AT_HE): there the network
-returns bare cosines, s exists in the training loss only, and the released evaluation attacks unscaled cosines, which is
-weak. Radius and step are those of the run (released 0.031 and 0.007). Logits of this head are flat: report AutoAttack
-beside PGD, whose cross-entropy overstates robustness here by four to seven points.
+returns bare cosines; each pass scales the rows of its last layer to length 1 in place, so they begin at length 1 and
+their gradient does not pass through the division, as it does here, where rows begin shorter; s exists in the training
+loss only, and the released evaluation attacks unscaled cosines, which is weak. Radius and step are those of the run
+(released 0.031 and 0.007). Logits of this head are flat: report AutoAttack beside PGD, whose cross-entropy overstates
+robustness here by four to seven points.
 """
 
 from __future__ import annotations
