@@ -66,7 +66,7 @@ def test_what_does_not_fit_into_memory_is_refused_before_it_is_unpacked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     np.savez_compressed(tmp_path / "a.npz", x=np.zeros((1000, 32, 32), np.uint8))
-    monkeypatch.setattr(npy, "free_memory", lambda device: 1_000_000)
+    monkeypatch.setattr(npy, "free_main_memory", lambda: 1_000_000)
     with pytest.raises(ValueError, match=r"needs 1,024,000 bytes of memory, and 1,000,000 are free"):
         npy.read_member(tmp_path / "a.npz", "x")
     with pytest.raises(ValueError, match="of memory"):

@@ -9,9 +9,11 @@ import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor, nn
+if TYPE_CHECKING:  # else only where it is needed: what reads files asks for free memory without it
+    import torch
+    from torch import Tensor, nn
 
 _GROUP = Path("/sys/fs/cgroup")
 _MEMINFO = Path("/proc/meminfo")
@@ -44,6 +46,8 @@ def batch_that_fits(model: nn.Module, x: Tensor, processes: int = 1) -> int:
 
 def bytes_saved(model: nn.Module, x: Tensor) -> int:
     """Return the bytes that a forward pass of images (N, C, H, W) keeps for its gradient, weights included."""
+    import torch
+
     kept: dict[int, int] = {}
 
     def note(tensor: Tensor) -> Tensor:
@@ -60,7 +64,14 @@ def bytes_saved(model: nn.Module, x: Tensor) -> int:
 def free_memory(device: torch.device) -> int:
     """Return the bytes that are free on a device."""
     if device.type == "cuda":
+        import torch
+
         return int(torch.cuda.mem_get_info(device)[0])
+    return free_main_memory()
+
+
+def free_main_memory() -> int:
+    """Return the bytes that are free for the CPU."""
     if _MEMINFO.exists():  # Linux: what the system would give away of its caches counts as well
         found = re.search(r"^MemAvailable:\s+(\d+) kB", _MEMINFO.read_text(), flags=re.MULTILINE)
         if found:
@@ -96,6 +107,8 @@ def freed_memory_kept() -> Iterator[None]:
 
 def out_of_memory(error: Exception) -> bool:
     """Tell whether an error says that memory has run out."""
+    import torch
+
     texts = ("out of memory", "can't allocate memory")  # CUDA and the CPU's allocator, which has no error of its own
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(text in str(error) for text in texts)
 
@@ -117,6 +130,8 @@ def _ask_glibc(function: str, *numbers: int) -> None:
 def peak_memory(device: torch.device) -> int | None:
     """Return the most bytes held so far: by PyTorch on a GPU, by the process on the CPU; None where none can tell."""
     if device.type == "cuda":
+        import torch
+
         return int(torch.cuda.max_memory_allocated(device))
     try:
         import resource

@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from classwise.memory import free_memory
+from classwise.memory import free_main_memory
 
 Array = NDArray[Any]
 
@@ -128,7 +127,7 @@ def _fill(content: memoryview, start: bytes, file: IO[bytes]) -> None:
 
 
 def _refuse_too_large(needed: int) -> None:
-    free = free_memory(torch.device("cpu"))
+    free = free_main_memory()
     if needed > free:
         raise ValueError(f"it needs {needed:,} bytes of memory, and {free:,} are free")
 

@@ -135,7 +135,7 @@ def test_a_file_that_is_no_plan_is_refused_in_one_sentence(folder: Path, text: s
 
 
 def test_a_missing_file_is_named(folder: Path) -> None:
-    with pytest.raises(InputError, match=r"^Cannot read the plan nowhere.toml: .*No such file"):
+    with pytest.raises(InputError, match=r"^Cannot read the plan nowhere.toml: .*[Nn]o such file"):
         contenders("nowhere.toml", LINF)
 
 
