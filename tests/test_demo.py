@@ -93,7 +93,8 @@ def test_run_again_it_attacks_nothing_and_shows_the_same_figures(demo: Demo, mon
 
     before = figures()
     monkeypatch.setattr("classwise.attacks.nearest.NearestPGD.__call__", lambda *_, **__: pytest.fail("attacked again"))
-    again = demonstrate(demo.folder)
+    monkeypatch.chdir(demo.folder.parent)
+    again = demonstrate(RELATIVE)
     assert figures() == before
     assert again[again.index("The report: ") :] == demo.out[demo.out.index("The report: ") :]
 
