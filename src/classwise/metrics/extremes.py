@@ -65,7 +65,7 @@ def worst_interval(correct: ArrayLike, n: ArrayLike, confidence: float = 0.95) -
 
     Example:
         >>> [round(end, 3) for end in worst_interval([30, 60, 90], [100, 100, 100])]
-        [0.212, 0.404]
+        [0.212, 0.402]
     """
     error = one_tail(confidence)
     right, total = _present(correct, n)
