@@ -1398,6 +1398,23 @@ def test_a_run_of_the_same_weights_in_other_code_is_not_gone_on_with(tmp_path: P
     assert len(go(tmp_path, model=Scaled(1.1))) == RECIPE.epochs
 
 
+def test_a_run_whose_teacher_has_the_same_weights_in_other_code_is_not_gone_on_with(tmp_path: Path) -> None:
+    def learn(scale: float) -> int:
+        attack = Run("", "", RECIPE, THREAT).attack
+        made = registry.build("method", "ard", 3, attack, teacher=Teacher(Scaled(scale), "same/path"))
+        return len(go(tmp_path, method="ard(teacher='same/path')", made=made))
+
+    assert learn(1.0) == learn(1.0) == RECIPE.epochs
+    with pytest.raises(InputError, match="holds a run of other code: the weights of the teacher are the same, but its"):
+        learn(1.1)
+    path = tmp_path / "checkpoint.pt"
+    stored = torch.load(path)
+    function = json.loads(stored["function"])
+    del function["the teacher"]  # as older versions wrote it
+    torch.save({**stored, "function": json.dumps(function)}, path)
+    assert learn(1.1) == RECIPE.epochs
+
+
 # Warm-up of the radius
 
 WARM = replace(RECIPE, eps_warmup=3)

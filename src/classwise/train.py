@@ -250,10 +250,17 @@ class _State:
 
     @property
     def function(self) -> dict[str, Any]:
-        """What the network computes with the weights that it has now, on a few training images."""
+        """What the network computes with the weights that it has now, and its teacher, on a few training images."""
         with judging(self.step.model, self.x.device) as called:
             found = fingerprint(called, self.x)
-        return {"the network": found and found.record}
+        return {"the network": found and found.record, **self.taught}
+
+    @cached_property
+    def taught(self) -> dict[str, Any]:
+        """What the teacher computes, which stays the same from epoch to epoch; empty without one."""
+        teacher = self.step.method.teacher
+        found = None if teacher is None else fingerprint(teacher, self.x)
+        return {} if found is None else {"the teacher": found.record}
 
     def content(self, record: Mapping[str, Any]) -> bytes:
         content = io.BytesIO()

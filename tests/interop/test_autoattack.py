@@ -400,3 +400,83 @@ def test_a_state_that_the_released_class_wrote_is_gone_on_from(tmp_path: Path) -
     path.write_text("{}")
     with pytest.raises(InputError, match="no state of an attack"):
         adversary.run_standard_evaluation(x, y, state_path=path)
+
+
+class Edited(nn.Module):
+    """A model whose code changes and whose weights do not."""
+
+    def __init__(self, model: nn.Module, shift: float) -> None:
+        super().__init__()
+        self.model, self.shift = model, shift
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.model((x + self.shift).clamp(0, 1))
+        return logits
+
+
+@pytest.mark.parametrize(
+    "wrap", [Edited, lambda model, shift: Edited(model, shift).forward], ids=["module", "function"]
+)
+def test_a_state_is_refused_once_the_code_of_the_model_has_changed(
+    wrap: Callable[[nn.Module, float], nn.Module], tmp_path: Path
+) -> None:
+    """A function has no weights at all that would tell it from another."""
+    model, x, y = problem()
+    path = tmp_path / "state.json"
+    x_adv = custom(wrap(model, 0.0), "square").run_standard_evaluation(x, y, state_path=path)
+    assert torch.equal(custom(wrap(model, 0.0), "square").run_standard_evaluation(x, y, state_path=path), x_adv)
+    sentence = "holds the run of other code.* the weights of the model are the same, but its logits differ by"
+    with pytest.raises(InputError, match=f"{sentence}.*choose another state_path"):
+        custom(wrap(model, 0.1), "square").run_standard_evaluation(x, y, state_path=path)
+
+
+def test_a_state_from_before_fingerprints_is_gone_on_from(tmp_path: Path) -> None:
+    model, x, y = problem()
+    path = tmp_path / "state.json"
+    x_adv = custom(model, "square").run_standard_evaluation(x, y, state_path=path)
+    beside = Path(f"{path}.images")
+    torch.save({key: value for key, value in torch.load(beside).items() if key != "function"}, beside)
+    assert torch.equal(custom(model, "square").run_standard_evaluation(x, y, state_path=path), x_adv)
+
+
+# Sequences of calls in public scripts.
+
+
+def test_the_calls_of_robustbench_benchmark_run_and_resume(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """``benchmark()`` of RobustBench/robustbench, eval.py at 78fcc9e, with and without ``aa_state_path``."""
+    model, x, y = problem(n=14)
+    state_path, log_path = tmp_path / "state.json", tmp_path / "log.txt"
+
+    def benchmark(aa_state_path: Path | None) -> float:
+        device = torch.device("cpu")
+        adversary = AutoAttack(model, norm="Linf", eps=EPS, version="standard", device=device, log_path=log_path)
+        x_adv = adversary.run_standard_evaluation(x, y, bs=8, state_path=aa_state_path)
+        assert isinstance(x_adv, Tensor)
+        if aa_state_path is None:
+            return float((model(x_adv).max(1)[1] == y).float().mean())
+        flags = EvaluationState.from_disk(aa_state_path).robust_flags
+        assert flags is not None
+        return flags.mean().item()
+
+    robust = benchmark(None)
+    assert benchmark(state_path) == robust
+    capsys.readouterr()
+    assert benchmark(state_path) == robust
+    assert capsys.readouterr().out.splitlines()[:6] == [
+        "setting parameters for standard version",
+        f"Restored state from {state_path}",
+        "using standard version including .",
+        "apgd-ce, apgd-t, fab-t, square was/were already run.",
+        "initial clean accuracy: 85.71%",
+        f"robust accuracy at the time of restoring the state: {robust:.2%}",
+    ]
+
+
+def test_the_readme_example_of_robustbench_runs() -> None:
+    """README.md of RobustBench/robustbench at 78fcc9e: no device, two attacks, restarts set afterwards."""
+    model, x, y = problem()
+    adversary = AutoAttack(model, norm="Linf", eps=EPS, version="custom", attacks_to_run=["apgd-ce", "apgd-dlr"])
+    adversary.apgd.n_restarts = 1
+    x_adv = adversary.run_standard_evaluation(x, y)
+    assert isinstance(x_adv, Tensor)
+    assert 0 < int((predict(model(x_adv), y) == y).sum()) < len(x)

@@ -12,12 +12,13 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from classwise.attacks import Attack, predict
-from classwise.classifier import as_module
+from classwise.classifier import as_classifier, as_module
 from classwise.errors import InputError
 from classwise.interop.evaluation_state import EvaluationState
 from classwise.interop.released import (
@@ -32,6 +33,7 @@ from classwise.interop.released import (
 from classwise.judging import forward, judging
 from classwise.memory import freed_memory_kept
 from classwise.models.checkpoint import weights_sha256
+from classwise.models.fingerprint import fingerprint, refuse_changed
 from classwise.noise import Noise
 from classwise.preflight import LOOK, preflight
 from classwise.registry import unknown
@@ -46,6 +48,7 @@ _VERSIONS: Mapping[str, tuple[str, ...]] = {
     "rand": ("apgd-ce", "apgd-dlr"),
     "custom": (),
 }
+_PRINTED = 16  # images that say what the model computes
 _ROUNDING = 1e-6  # that resizing may leave a pixel outside [0, 1] by; it is clipped
 
 
@@ -254,25 +257,27 @@ class AutoAttack:
 
         Raises:
             InputError: pixels that are not in [0, 1], labels that do not fit, no attack, or a state file of another
-                run.
+                run, or of a model that computed something else with the same weights.
         """
         x, y = _checked(x_orig, y_orig, bs)
         attacks = self._attacks()
         path = None if state_path is None else Path(state_path)
-        self._say(f"using {self.version} version including {', '.join(attacks)}.")
         with judging(self._module, self._where):
+            state = self._begin(path, x, y, attacks)
+            left = [name for name in attacks if name not in state.run_attacks]
+            self._say(f"using {self.version} version including {', '.join(left)}.")
+            if state.run_attacks:
+                self._say(f"{', '.join(state.run_attacks)} was/were already run.")
             self._look(x, y, bs)
-            right = self._predicted(x, y, bs) == y
-            self._say(f"initial accuracy: {right.float().mean():.2%}")
-            state = self._begin(path, x, y, right, attacks)
+            self._start(state, x, y, bs)
+            if path is not None:
+                state.to_disk(path)
             start = time.perf_counter()
-            for name, attack in attacks.items():
+            for name in left:
                 assert state.robust is not None
-                if name in state.run_attacks:
-                    continue
                 if not state.robust.any():
                     break
-                self._attack(attack, name, x, y, state, bs)
+                self._attack(attacks[name], name, x, y, state, bs)
                 state.run_attacks.append(name)
                 if path is not None:
                     state.to_disk(path)
@@ -340,13 +345,12 @@ class AutoAttack:
             return self.apgd_targeted
         return self.apgd if name.startswith("apgd") else self.fab if name.startswith("fab") else self.square
 
-    def _begin(
-        self, path: Path | None, x: Tensor, y: Tensor, right: Tensor, attacks: Mapping[str, Attack]
-    ) -> EvaluationState:
+    def _begin(self, path: Path | None, x: Tensor, y: Tensor, attacks: Mapping[str, Attack]) -> EvaluationState:
         """Return the state of a run that starts, or of the one that a file tells of."""
-        identity = self._identity(x, y, attacks)
+        identity = "" if path is None else self._identity(x, y, attacks)
+        function = {} if path is None else self._function(x)
         if path is None or not path.exists():
-            state = EvaluationState(tuple(attacks), [], right.clone(), float(right.float().mean()), x.clone(), identity)
+            state = EvaluationState(tuple(attacks), x_adv=x.clone(), identity=identity, function=function)
             if path is not None:
                 state.to_disk(path)
                 self._say(f"Created state in {path}")
@@ -355,12 +359,23 @@ class AutoAttack:
         other = state.identity not in ("", identity) or (state.robust is not None and len(state.robust) != len(x))
         if other or set(state.attacks_to_run) != set(attacks):
             raise InputError(f"{path} belongs to another model, data or settings; choose another state_path.")
+        refuse_changed(state.function, function, f"{path} holds the run", "choose another state_path")
         self._say(f"Restored state from {path}")
         if state.x_adv is None:  # the released package keeps no images
             self._say("Only the adversarial examples of this run are going to be returned.")
         state.x_adv = x.clone() if state.x_adv is None else state.x_adv
-        state.robust, state.identity = right.clone() if state.robust is None else state.robust, identity
+        state.identity, state.function = identity, function
         return state
+
+    def _start(self, state: EvaluationState, x: Tensor, y: Tensor, bs: int) -> None:
+        """Count the clean images that are right, unless the state knows them, and say what is robust at the start."""
+        if state.robust is None:
+            state.robust = self._predicted(x, y, bs) == y
+            state.clean_accuracy = state.robust_accuracy
+            self._say(f"initial accuracy: {state.clean_accuracy:.2%}")
+        else:
+            self._say(f"initial clean accuracy: {state.clean_accuracy:.2%}")
+            self._say(f"robust accuracy at the time of restoring the state: {state.robust_accuracy:.2%}")
 
     def _attack(
         self, attack: Attack, name: str, x: Tensor, y: Tensor, state: EvaluationState, bs: int, aloud: bool = True
@@ -422,6 +437,12 @@ class AutoAttack:
         digest.update(x.numpy().tobytes())
         digest.update(y.numpy().tobytes())
         return digest.hexdigest()
+
+    def _function(self, x: Tensor) -> dict[str, Any]:
+        """Return what the model computes, which its weights alone do not say, for JSON."""
+        evenly = torch.linspace(0, len(x) - 1, min(_PRINTED, len(x))).long()
+        seen = fingerprint(as_classifier(self._module), self._moved(x[evenly]))
+        return {"the model": seen and seen.record}
 
     def _say(self, line: str) -> None:
         self.logger.log(line, aloud=self.verbose)

@@ -34,7 +34,9 @@ class EvaluationState:
         robust: which images are robust so far (N,) bool; None before the clean accuracy is known.
         clean_accuracy: share of images that are right when clean.
         x_adv: adversarial images so far (N, C, H, W) on the CPU; None if the file beside is missing.
-        identity: of model, data and settings; empty if the file beside is missing.
+        identity: of weights, data and settings; empty if the file beside is missing.
+        function: what the model computes, as :attr:`classwise.models.fingerprint.Fingerprint.record` by the name of the
+            model; empty if the file beside is missing or older.
     """
 
     attacks_to_run: tuple[str, ...]
@@ -43,6 +45,7 @@ class EvaluationState:
     clean_accuracy: float = math.nan
     x_adv: Tensor | None = None
     identity: str = ""
+    function: dict[str, Any] = field(default_factory=dict)
 
     @property
     def robust_flags(self) -> Tensor | None:
@@ -81,6 +84,7 @@ class EvaluationState:
             if beside.exists():
                 images = torch.load(beside, weights_only=True)
                 state.x_adv, state.identity = images["x_adv"], images["identity"]
+                state.function = dict(images.get("function", {}))
         except Exception as error:
             raise InputError(f"{path} is no state of an attack; delete it to start anew.") from error
         return state
@@ -89,7 +93,7 @@ class EvaluationState:
         """Write the state, and the images into a file beside it, atomically each; the images first."""
         if self.x_adv is not None:
             content = io.BytesIO()
-            torch.save({"identity": self.identity, "x_adv": self.x_adv}, content)
+            torch.save({"identity": self.identity, "function": self.function, "x_adv": self.x_adv}, content)
             files.write_bytes(Path(f"{path}{_IMAGES}"), content.getvalue())
         document: dict[str, Any] = {
             "_attacks_to_run": list(self.attacks_to_run),
