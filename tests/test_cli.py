@@ -483,14 +483,16 @@ def test_report_reads_the_folder_once_whatever_it_writes(
 
 def test_evaluate_until_the_worst_class_names_it_and_what_it_took(run: Run, trained: Path, tmp_path: Path) -> None:
     words = ("evaluate", f"run:{trained}", "--limit", "200", "--until", "worst-class", "--out", "found")
-    done = run(*words, "--attacks", "pgd(steps=5),margin-pgd(steps=5)")
+    done = run(*words, "--attacks", "pgd(steps=5),margin-pgd(steps=5, step_size=0.01)")
     assert (done.status, done.err) == (0, "")
     assert "With 95 % confidence" in done.out
+    assert "Warning (short_steps): " in done.out
     document = json.loads((tmp_path / "found/worst-class.json").read_text())
     values = document["findings"][0]["values"]
     assert values["worst"]
     assert values["share"] < 1
     assert document["attack"].startswith("Ensemble(attacks=(PGD(")
+    assert "short_steps" in {flag["flag"] for flag in document["flags"]}
     assert not (tmp_path / "found/result.json").exists()
     assert_one_sentence(run(*words, "--attacks", "upper-bound"), "A plan is run over all images")
 

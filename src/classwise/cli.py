@@ -250,12 +250,14 @@ def _find_worst(network: Any, fabric: Any, images: Any, attacks: str, threat: An
     terminal.taken(network, images)
     terminal.say(f"Looking for the worst class of {len(images):,} images of {images.name} at {threat}")
     cheap = arguments.single("pgd(steps=10, start='clean')", threat, images, seed)
-    race = until_worst(network, images, cheap, strong, seed=seed, watch=terminal.round_of)
+    race, seen = until_worst(network, images, cheap, strong, seed=seed, watch=terminal.round_of)
     finding = worst_class(race, images.classes, images.name)
+    noticed = [flag.record() for flag in seen]
     terminal.found([finding], [])
+    terminal.warned(noticed)
     if out is not None:
         about = {"classwise": __version__, "attack": repr(strong), "cheap": repr(cheap), "seed": seed}
-        files.write_json(out / "worst-class.json", {**about, "findings": [finding.as_dict()]})
+        files.write_json(out / "worst-class.json", {**about, "findings": [finding.as_dict()], "flags": noticed})
         terminal.wrote([out / "worst-class.json"])
 
 

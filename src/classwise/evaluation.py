@@ -28,6 +28,7 @@ from classwise.attacks.square import Square
 from classwise.attacks.transfer import Transfer
 from classwise.classifier import Classifier, as_classifier, as_module
 from classwise.data.images import ImageSet
+from classwise.data.splits import evenly
 from classwise.engine import Engine, Field, Snapshot, alone, channels_last
 from classwise.errors import InputError
 from classwise.identity import first_difference
@@ -39,12 +40,11 @@ from classwise.metrics.outcomes import CLEAN, Outcomes
 from classwise.metrics.result import RESULT_FILE, Result
 from classwise.metrics.training import RUN_FILE
 from classwise.models.checkpoint import weights_note, weights_sha256
-from classwise.models.corrected import FITTED_ON_TEST, fitted_on_test
 from classwise.models.fingerprint import fingerprint, refuse_changed
 from classwise.models.fixed_shape import FixedShape
 from classwise.models.searched import Precision, Searched
 from classwise.noise import Noise
-from classwise.preflight import LOOK, check_sizes, preflight, taken_from
+from classwise.preflight import LOOK, check_sizes, preflight, standing, taken_from
 from classwise.probe import probe
 from classwise.records import Clean, Records, Row, Turn
 from classwise.recraft import SHOWN, recraft
@@ -182,7 +182,7 @@ class _Job:
     def functions(self) -> dict[str, Any]:
         """Fingerprints of the model and of the sources of transfer attacks, on images of the data, for JSON."""
         device, rows = self.settings.device, self.settings.fixed_shape
-        x = self.data.fetch(_evenly(self.data, torch.ones(len(self.data), dtype=torch.bool), _PRINTED)).to(device)
+        x = self.data.fetch(evenly(self.data.index, _PRINTED)).to(device)
         found: dict[str, Any] = {}
         for name, model in {_MODEL: self.model, **_sources(self.attacks)}.items():
             model.to(device)  # whatever it returns
@@ -304,17 +304,11 @@ def _refuse_boundless(threat: ThreatModel, shape: Sequence[int]) -> None:
 @contextmanager
 def _ready(job: _Job) -> Iterator[tuple[Engine, list[flags.Flag]]]:
     """Put the model in order, look at it, and yield the engine with what was noticed; put the model back."""
-    device, rows, seen = job.settings.device, job.settings.fixed_shape, list[flags.Flag]()
+    device, rows, seen = job.settings.device, job.settings.fixed_shape, list(standing(job.model))
     job.model.to(device)  # whatever it returns
-    if getattr(job.model, "training", False):
-        seen.append(
-            flags.Flag("train_mode", "The model was in train mode; it was evaluated in eval mode and put back.")
-        )
-    if fitted_on_test(job.model):
-        seen.append(flags.Flag("fitted_on_test", FITTED_ON_TEST))
     called = Classifier(job.model, job.settings.name, len(job.data.classes))
     with judging(called, device):
-        sample = _evenly(job.data, torch.ones(len(job.data), dtype=torch.bool), LOOK)
+        sample = evenly(job.data.index, LOOK)
         x, y = job.data.fetch(sample).to(device), job.data.y[sample].to(device)
         trial = x[:2] if rows is None else x.repeat(-(-rows // len(x)), 1, 1, 1)[:rows]  # a size that the model takes
         model: nn.Module = called if rows is None else FixedShape(called, rows)
@@ -384,13 +378,6 @@ _OF_THE_MODEL = (
 )
 
 
-def _evenly(data: ImageSet, mask: Tensor, count: int) -> Tensor:
-    """Return positions of a few images of a mask, evenly spread over the data set whatever the order of the images."""
-    which = mask.nonzero().squeeze(1)
-    which = which[data.index[which].argsort()]
-    return which[torch.linspace(0, len(which) - 1, min(count, len(which))).long()]
-
-
 def _run(job: _Job, engine: Engine, seen: list[flags.Flag], earlier: Result | None) -> _Found:
     """Settle every verdict that an earlier result does not hold already."""
     clean = engine.look()
@@ -441,7 +428,7 @@ def _attack(job: _Job, field: Field, contender: Contender, seen: list[flags.Flag
 
 def _probe(job: _Job, engine: Engine, survivors: Tensor) -> list[flags.Flag]:
     """Climb once more with a few survivors, evenly spread, and say what looks odd; the same in every process."""
-    which = _evenly(job.data, survivors, max(1, min(LOOK, engine.batch_size)))
+    which = evenly(job.data.index, max(1, min(LOOK, engine.batch_size)), among=survivors)
     x, y = job.data.fetch(which).to(engine.device), job.data.y[which].to(engine.device)
     noise = Noise(job.settings.seed, job.data.index[which].to(engine.device)).fold("probe")
     threat = next(iter(job.attacks.values())).threat

@@ -237,7 +237,7 @@ def after(outcomes: Outcomes, attacks: Mapping[str, Attack], rejected: Sequence[
         attacks: by the names that the outcomes have.
         rejected: for each attack, in that order, how many of its candidates lay outside the threat set.
     """
-    yield from _unmeasured(outcomes)
+    yield from unmeasured(outcomes.n, outcomes.classes)
     yield from _near_chance(outcomes)
     yield from _non_finite(outcomes)
     for (name, attack), outside in zip(attacks.items(), rejected, strict=True):
@@ -248,11 +248,22 @@ def after(outcomes: Outcomes, attacks: Mapping[str, Attack], rejected: Sequence[
                 attack=name,
                 value=float(outside),
             )
-        for member in members(attack, name):
-            yield from _short_steps(name, member)
-            yield from _few_classes(name, member, len(outcomes.classes))
+        yield from of_settings(name, attack, len(outcomes.classes))
     yield from _scale(outcomes, attacks)
     yield from _black_box(outcomes, attacks)
+
+
+def of_settings(name: str, attack: Attack, num_classes: int) -> Iterator[Flag]:
+    """Flag settings of an attack, or of those that it is made of, with which it cannot do what is expected of it.
+
+    Args:
+        name: of the attack.
+        attack: of any kind.
+        num_classes: that the model tells apart.
+    """
+    for member in members(attack, name):
+        yield from _short_steps(name, member)
+        yield from _few_classes(name, member, num_classes)
 
 
 def black_box_gain(
@@ -371,15 +382,21 @@ def _balanced(predicted: Tensor, y: Tensor, num_classes: int) -> float:
     return float((right[n > 0] / n[n > 0]).mean())
 
 
-def _unmeasured(outcomes: Outcomes) -> Iterator[Flag]:
-    absent = tuple(name for name, n in zip(outcomes.classes, outcomes.n, strict=True) if not n)
+def unmeasured(n: ArrayLike, classes: Sequence[str]) -> Iterator[Flag]:
+    """Flag classes without images.
+
+    Args:
+        n: images of each class, (C,).
+        classes: names of the classes.
+    """
+    absent = tuple(name for name, size in zip(classes, np.asarray(n), strict=True) if not size)
     if absent:
         shown = ", ".join(repr(name) for name in absent[:_NAMED])
         verb = "has" if len(absent) == 1 else "have"
         more = f" and {len(absent) - _NAMED} more" if len(absent) > _NAMED else ""
         yield Flag(
             "unmeasured_classes",
-            f"{len(absent)} of {outcomes.num_classes} classes {verb} no images: {shown}{more}. Nothing is known of "
+            f"{len(absent)} of {len(classes)} classes {verb} no images: {shown}{more}. Nothing is known of "
             "them, and the weakest class may be among them; evaluate images of every class.",
             classes=absent,
             value=float(len(absent)),

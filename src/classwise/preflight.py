@@ -20,6 +20,7 @@ from classwise.errors import InputError
 from classwise.flags import Flag, concerned
 from classwise.judging import forward
 from classwise.memory import out_of_memory
+from classwise.models.corrected import FITTED_ON_TEST, fitted_on_test
 
 LOOK = 64
 """Images that a model is looked at with."""
@@ -81,6 +82,18 @@ class Preflight:
                 "depends on when it was made; freeze its state.",
                 value=effect.difference,
             )
+
+
+def standing(model: nn.Module) -> Iterator[Flag]:
+    """Flag what is known of a model before it is asked anything: its mode, and what it was fitted on.
+
+    Args:
+        model: as it was given, before it is put into eval mode.
+    """
+    if getattr(model, "training", False):
+        yield Flag("train_mode", "The model was in train mode; it was evaluated in eval mode and put back.")
+    if fitted_on_test(model):
+        yield Flag("fitted_on_test", FITTED_ON_TEST)
 
 
 def preflight(

@@ -148,7 +148,7 @@ def evaluated(result: Result, out: Path | None) -> None:
     for line in verdict(result):
         console.print(Text(line, style="bold"), soft_wrap=True)
     console.print(Text(which_number(result)), soft_wrap=True)
-    _warn(result.header["flags"])
+    warned(result.header["flags"])
     if out is not None:
         say(f"Outcomes of every image are in {out}; for a page to read: classwise report {shlex.quote(str(out))}")
 
@@ -163,10 +163,11 @@ def critical(found: CriticalEps, radii: Sequence[float]) -> None:
     console.print(to_rich(critical_sheet(found, radii), console.width))
     console.print(Text(sentence(found), style="bold"), soft_wrap=True)
     console.print(Text(remark(found)), soft_wrap=True)
-    _warn(found.about["flags"])
+    warned(found.about["flags"])
 
 
-def _warn(flags: Sequence[Mapping[str, Any]]) -> None:
+def warned(flags: Sequence[Mapping[str, Any]]) -> None:
+    """Print the signs that a number may be wrong."""
     for flag in flags:
         Console().print(Text(f"Warning ({flag['flag']}): {flag['message']}", style="yellow"), soft_wrap=True)
 
@@ -222,8 +223,8 @@ def corrected(found: Repair, out: Path) -> None:
     """Print the trade-off curve of a fit, what was chosen, and where the final number comes from."""
     curve = found.curve()
     if curve["warning"]:
-        _warn([{"flag": "fitted_on_test", "message": curve["warning"]}])
-    _warn(curve.get("flags", []))
+        warned([{"flag": "fitted_on_test", "message": curve["warning"]}])
+    warned(curve.get("flags", []))
     Console().print(_curve_table(curve))
     say("In per cent of the images it was fitted on, with 95 % intervals; * is the chosen round.")
     say("Not adaptive: worst class on candidates made against the uncorrected model; an illustration, too high.")

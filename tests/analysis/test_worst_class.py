@@ -58,7 +58,7 @@ def test_a_candidate_outside_the_set_is_none() -> None:
 
 def test_the_race_names_the_class_near_the_edge_and_counts_what_it_took() -> None:
     seen: list[Race] = []
-    race = until_worst(Edge(), IMAGES, CHEAP, STRONG, watch=seen.append)
+    race, _ = until_worst(Edge(), IMAGES, CHEAP, STRONG, watch=seen.append)
     assert race.worst == [1]
     assert race.survivors.tolist() == [90, 40]
     assert race.broken.sum() == 0
@@ -68,11 +68,11 @@ def test_the_race_names_the_class_near_the_edge_and_counts_what_it_took() -> Non
 
 @pytest.mark.parametrize("batch", [1, 50])
 def test_the_seed_decides_and_not_the_batch(batch: int) -> None:
-    assert until_worst(Edge(), IMAGES, CHEAP, STRONG, batch=batch).worst == [1]
+    assert until_worst(Edge(), IMAGES, CHEAP, STRONG, batch=batch)[0].worst == [1]
 
 
 def test_a_tie_is_settled_by_all_survivors() -> None:
-    race = until_worst(Edge(), data([[60] * 5 + [5] * 5] * 2), CHEAP, STRONG)
+    race, _ = until_worst(Edge(), data([[60] * 5 + [5] * 5] * 2), CHEAP, STRONG)
     assert race.worst == [0, 1]
     found = worst_class(race, ("far", "near"), "model")
     assert "far, near tie for the worst class" in found.sentence
@@ -87,3 +87,68 @@ def test_the_finding_names_class_bounds_and_cost() -> None:
     assert [row[0].text for row in found.sheets[0].rows] == ["b", "a\\x1b"]
     assert found.values["worst"] == ["b"]
     assert np.all(found.values["sampled"] == [30, 8])
+
+
+# Signs that the answer may be wrong, as an evaluation of the same model raises them.
+
+
+class Among(nn.Module):
+    """Its logits depend on the images beside."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = Edge()(x - x.mean() + 0.5)
+        return logits
+
+
+class Moody(nn.Module):
+    """Another function with gradients than without."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = Edge()(x)
+        return -logits if torch.is_grad_enabled() else logits
+
+
+class Wordy(nn.Module):
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"logits": Edge()(x)}
+
+
+class Tired(nn.Module):
+    """Changes with its calls."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = 0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        logits: torch.Tensor = Edge()(x)
+        return logits if self.calls < 40 else 2 * logits
+
+
+def raised(model: nn.Module, images: Images = IMAGES, strong: PGD = STRONG) -> set[str]:
+    return {flag.flag for flag in until_worst(model, images, CHEAP, strong)[1]}
+
+
+@pytest.mark.parametrize(
+    ("model", "flag"),
+    [
+        (Among().eval(), "batch_dependent"),
+        (Moody().eval(), "gradient_dependent"),
+        (Wordy().eval(), "logits_taken"),
+        (Tired().eval(), "non_deterministic"),
+        (Edge().train(), "train_mode"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_race_raises_the_flags_that_an_evaluation_raises_of_the_model(model: nn.Module, flag: str) -> None:
+    assert flag in raised(model)
+    assert raised(Edge().eval()) == set()
+
+
+def test_a_race_raises_the_flags_of_its_attack_and_of_classes_without_images() -> None:
+    assert raised(Edge().eval(), strong=PGD(THREAT, steps=2, step_size=0.01)) >= {"short_steps"}
+    gap = Images(IMAGES.x, IMAGES.y, ("far", "near", "nowhere"), IMAGES.index)
+    three = lambda x: torch.cat([Edge()(x), torch.full((len(x), 1), -9.0)], 1)  # noqa: E731
+    found = until_worst(three, gap, CHEAP, STRONG)[1]
+    assert [(flag.flag, flag.classes) for flag in found] == [("unmeasured_classes", ("nowhere",))]

@@ -17,7 +17,8 @@ from classwise.judging import judging
 from classwise.losses import cross_entropy
 from classwise.noise import Noise
 
-_BATCH = 250
+BATCH = 250
+"""Images attacked at once."""
 
 
 def crafted(model: nn.Module, data: ImageSet, attack: Attack, seed: int = 0) -> Tensor:
@@ -25,9 +26,9 @@ def crafted(model: nn.Module, data: ImageSet, attack: Attack, seed: int = 0) -> 
 
     The numbers that an image draws depend on the seed and its position in the data set alone.
     """
-    device, parts = _device(model), [torch.zeros(0, *data.shape)]
+    device, parts = device_of(model), [torch.zeros(0, *data.shape)]
     with judging(model, device) as model:
-        for which, x, y in batches(data, _BATCH, device):
+        for which, x, y in batches(data, BATCH, device):
             noise = Noise(seed, data.index[which].to(device)).fold("crafted")
             parts.append(attack(model, x, y, noise=noise).detach().cpu())
     return torch.cat(parts)
@@ -35,10 +36,10 @@ def crafted(model: nn.Module, data: ImageSet, attack: Attack, seed: int = 0) -> 
 
 def predicted(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     """Return the predicted classes (N,) of images (N, C, H, W) with labels (N,) by the verdict rule, on the CPU."""
-    device, parts = _device(model), [y[:0]]
+    device, parts = device_of(model), [y[:0]]
     with judging(model, device) as model, torch.no_grad():
-        for start in range(0, len(y), _BATCH):
-            part = slice(start, start + _BATCH)
+        for start in range(0, len(y), BATCH):
+            part = slice(start, start + BATCH)
             parts.append(predict(model(x[part].to(device)), y[part].to(device)).cpu())
     return torch.cat(parts)
 
@@ -48,9 +49,9 @@ def survives(model: nn.Module, data: ImageSet, attack: Attack, seed: int = 0) ->
 
     Only images that are right when clean are attacked, and a batch at a time is held, so that the data may be large.
     """
-    device, left = _device(model), np.zeros(len(data), dtype=bool)
+    device, left = device_of(model), np.zeros(len(data), dtype=bool)
     with judging(model, device) as model:
-        for which, x, y in batches(data, _BATCH, device):
+        for which, x, y in batches(data, BATCH, device):
             right = _right(model, x, y)
             x, y, which = x[right], y[right], which[right.cpu()]
             noise = Noise(seed, data.index[which].to(device)).fold("crafted")
@@ -104,5 +105,6 @@ def _right(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     return predict(model(x), y) == y
 
 
-def _device(model: nn.Module) -> torch.device:
+def device_of(model: nn.Module) -> torch.device:
+    """Return where a model is."""
     return next(model.parameters(), torch.zeros(())).device

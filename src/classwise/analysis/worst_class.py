@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from classwise import flags
 from classwise.analysis.finding import Finding, table
-from classwise.analysis.fooling import survives
+from classwise.analysis.fooling import BATCH, device_of, survives
 from classwise.attacks.base import Attack
+from classwise.classifier import Classifier, as_module
 from classwise.data.images import ImageSet
+from classwise.data.splits import evenly
+from classwise.flags import Flag
+from classwise.judging import judging
 from classwise.metrics.race import Race
 from classwise.metrics.resampling import generator
+from classwise.noise import Noise
+from classwise.preflight import LOOK, check_sizes, preflight, standing, taken_from
+from classwise.probe import probe
 from classwise.report.tables import percent, span
 from classwise.texts import plain
 
 
 def until_worst(
-    model: nn.Module,
+    model: nn.Module | Callable[[Tensor], Tensor],
     data: ImageSet,
     cheap: Attack,
     strong: Attack,
@@ -28,11 +37,11 @@ def until_worst(
     confidence: float = 0.95,
     batch: int = 8,
     watch: Callable[[Race], None] = lambda race: None,
-) -> Race:
+) -> tuple[Race, list[Flag]]:
     """Attack in rounds until one class is worst at a confidence, or the tied ones are known for sure.
 
     Args:
-        model: takes [0, 1], returns logits; left as it was.
+        model: a module or function that takes [0, 1] and returns logits; left as it was.
         data: images; all of them meet the cheap attack.
         cheap: an image that it breaks counts as broken.
         strong: meets as many survivors as it takes, drawn at random within their classes.
@@ -43,19 +52,58 @@ def until_worst(
         watch: called after each round.
 
     Returns:
-        The race at its end; `worst` names one class, or those tied.
+        The race at its end, whose `worst` names one class, or those tied; and the signs that it may be wrong, which an
+        evaluation would raise of the same model and attacks.
+
+    Raises:
+        InputError: the model fails, or returns no logits for these classes.
     """
-    left = survives(model, data, cheap, seed)
+    model = as_module(model)
     y, size = data.y.numpy(), len(data.classes)
-    order = [generator(seed).permutation(np.flatnonzero(left & (y == c))) for c in range(size)]
-    race = Race.start(np.bincount(y, minlength=size), [len(which) for which in order], confidence)
-    while not race.decided:
-        drawn = race.draw(batch)
-        which = np.concatenate([order[c][race.sampled[c] : race.sampled[c] + drawn[c]] for c in range(size)])
-        broken = ~survives(model, data.subset(torch.from_numpy(which)), strong, seed)
-        race = race.after(drawn, np.bincount(y[which[broken]], minlength=size))
-        watch(race)
-    return race
+    with _watching(model, data) as seen:
+        left = survives(model, data, cheap, seed)
+        order = [generator(seed).permutation(np.flatnonzero(left & (y == c))) for c in range(size)]
+        race, kept = (
+            Race.start(np.bincount(y, minlength=size), [len(which) for which in order], confidence),
+            left & False,
+        )
+        while not race.decided:
+            drawn = race.draw(batch)
+            which = np.concatenate([order[c][race.sampled[c] : race.sampled[c] + drawn[c]] for c in range(size)])
+            robust = survives(model, data.subset(torch.from_numpy(which)), strong, seed)
+            kept[which[robust]] = True
+            race = race.after(drawn, np.bincount(y[which[~robust]], minlength=size))
+            watch(race)
+        seen += flags.unmeasured(race.n, data.classes)
+        seen += flags.of_settings("the strong attack", strong, size)
+        seen += _probed(model, data, strong, torch.from_numpy(kept if kept.any() else left), seed)
+    return race, flags.distinct(seen)
+
+
+@contextmanager
+def _watching(model: nn.Module, data: ImageSet) -> Iterator[list[Flag]]:
+    """Look at a model before and after a block, which may add to what is noticed."""
+    seen, few = list(standing(model)), evenly(data.index, LOOK)
+    called, device = Classifier(model, None, len(data.classes)), device_of(model)
+    x, y = data.fetch(few).to(device), data.y[few].to(device)
+    with judging(called, device):
+        check_sizes(called, x[:2])
+        seen += taken_from(called, x[:2])
+        looked = preflight(called, x, y, data.classes, min(BATCH, len(data)))
+        seen += looked.flags
+        seen += flags.look(called, x, y, data.classes)
+    yield seen
+    with judging(called, device):
+        seen += looked.again(called)
+
+
+def _probed(model: nn.Module, data: ImageSet, strong: Attack, survivors: Tensor, seed: int) -> list[Flag]:
+    """Climb once more with a few images that the strong attack did not break, and say what looks odd."""
+    few, device = evenly(data.index, LOOK, among=survivors), device_of(model)
+    x, y = data.fetch(few).to(device), data.y[few].to(device)
+    noise = Noise(seed, data.index[few].to(device)).fold("probe")
+    with judging(model, device) as called:
+        return list(probe(called, x, y, strong.threat, noise, data.classes))
 
 
 def worst_class(race: Race, classes: tuple[str, ...], subject: str) -> Finding:

@@ -76,6 +76,23 @@ def stratified_sample(y: Tensor, limit: int, seed: int = 0) -> Tensor:
     return turn.argsort(stable=True)[:limit].sort().values
 
 
+def evenly(index: Tensor, count: int, among: Tensor | None = None) -> Tensor:
+    """Return positions of a few images, evenly spread over the data set whatever the order of the images.
+
+    Args:
+        index: of each image in its split, (N,).
+        count: of images, or as many as there are.
+        among: the images to choose from (N,) bool; all if None.
+
+    Example:
+        >>> evenly(torch.tensor([4, 3, 2, 1, 0]), 3).tolist()
+        [4, 2, 0]
+    """
+    which = torch.arange(len(index)) if among is None else among.nonzero().squeeze(1)
+    which = which[index[which].argsort()]
+    return which[torch.linspace(0, len(which) - 1, min(count, len(which))).long()]
+
+
 def draw_by_class(y: Tensor, probs: Tensor, noise: Noise) -> Tensor:
     """Draw images with replacement: first a class, then an image of that class, each with equal probability.
 
