@@ -20,7 +20,6 @@ from torch import Tensor, nn
 
 import classwise
 from classwise import flags, ladder, records
-from classwise.attacks.autoattack import autoattack
 from classwise.attacks.base import Attack, input_gradient
 from classwise.attacks.ensemble import Ensemble
 from classwise.attacks.plan import Contender, Plan, members
@@ -35,6 +34,7 @@ from classwise.identity import first_difference
 from classwise.judging import judging
 from classwise.losses import cross_entropy
 from classwise.memory import batch_that_fits, freed_memory_kept
+from classwise.metrics.autoattack import version
 from classwise.metrics.examples import EXAMPLES_FILE, Examples
 from classwise.metrics.outcomes import CLEAN, Outcomes
 from classwise.metrics.result import RESULT_FILE, Result
@@ -389,7 +389,8 @@ def _run(job: _Job, engine: Engine, seen: list[flags.Flag], earlier: Result | No
     for name, contender in job.attacks.items():
         if name not in known:
             field = fields[name] = Field(engine, name, _first_row(clean, earlier))
-            headers[name] = _view_header(contender, field, _attack(job, field, contender, seen), known)
+            ending = _attack(job, field, contender, seen)
+            headers[name] = _view_header(contender, field, ending, known, job.settings.search_precision)
             seen += _black_box(field, job.data.classes)
     stages = {name: field.names for name, field in fields.items() if "stages" in headers[name]}
     outcomes = records.outcomes(job.data, clean, {name: field.row for name, field in fields.items()}, stages)
@@ -487,7 +488,9 @@ def _header(job: _Job, found: _Found) -> dict[str, Any]:
     }
 
 
-def _view_header(contender: Contender, field: Field, ending: ladder.Ending, known: tuple[str, ...]) -> dict[str, Any]:
+def _view_header(
+    contender: Contender, field: Field, ending: ladder.Ending, known: tuple[str, ...], precision: str
+) -> dict[str, Any]:
     """Say how a view came about: its settings, its stages, and how it ended."""
     header: dict[str, Any] = {
         "settings": repr(contender),
@@ -498,16 +501,19 @@ def _view_header(contender: Contender, field: Field, ending: ladder.Ending, know
     if field.names != [field.view] and field.names:
         header["stages"] = [_stage(name, turn, field) for name, turn in zip(field.names, field.turns, strict=True)]
     if isinstance(contender, Plan):
-        header |= {"full": [stage.name for stage in contender.full], "suite": _suite(contender)}
+        header |= {"full": [stage.name for stage in contender.full], "suite": _suite(contender, precision)}
         header |= {"reasons": ending.reasons, "audit": ending.audit}
     return header
 
 
-def _suite(plan: Plan) -> str:
-    """Name the suite that a plan stands in for, which is AutoAttack only if its members are."""
-    standard = autoattack(plan.threat).attacks
-    if tuple(stage.attack for stage in plan.full) == standard:
-        return "AutoAttack standard"
+def _suite(plan: Plan, precision: str) -> str:
+    """Name the suite that a plan stands in for, which is AutoAttack only if its settings are a version's."""
+    whole = all((stage.closest, stage.go_on, stage.if_closer) == (1, 0, False) for stage in plan.full)
+    found = (
+        version(repr(Ensemble(tuple(stage.attack for stage in plan.full))), precision) if plan.full and whole else None
+    )
+    if found is not None:
+        return f"AutoAttack {found}"
     return ", ".join(stage.name for stage in plan.full)
 
 

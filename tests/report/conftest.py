@@ -17,6 +17,12 @@ GROUPS = {
     "vehicles": ["airplane", "automobile", "ship", "truck"],
     "animals": ["bird", "cat", "deer", "dog", "frog", "horse"],
 }
+THREAT = "threat=ThreatModel(norm='Linf', eps=0.03)"
+AUTOATTACK = (
+    f"Ensemble(attacks=(APGD({THREAT}, steps=100, loss='cross_entropy', restarts=1, targets=0), "
+    f"APGD({THREAT}, steps=100, loss='dlr', restarts=1, targets=9), FAB({THREAT}, steps=100, restarts=1, targets=9), "
+    f"Square({THREAT}, queries=5000, restarts=1)))"
+)
 ATTACKS = ("pgd", "margin-pgd", "temperature-pgd")
 
 
@@ -65,8 +71,7 @@ def make_result(
         "identity": "planted",
         "attacks": {
             name: {
-                "settings": f"{'Ensemble' if name.startswith('autoattack') else 'PGD'}"
-                f"(threat=ThreatModel(norm='Linf', eps=0.03), loss={name!r})",
+                "settings": AUTOATTACK if name == "autoattack" else f"PGD({THREAT}, loss={name!r})",
                 "seconds": 10.0 + a,
             }
             for a, name in enumerate(attacks)

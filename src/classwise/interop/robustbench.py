@@ -7,7 +7,6 @@ number, since that code takes any value there for a number.
 
 from __future__ import annotations
 
-import ast
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,13 +14,13 @@ from typing import Any
 
 from classwise import files
 from classwise.errors import InputError
+from classwise.metrics.autoattack import version
 from classwise.metrics.outcomes import CLEAN, WORST_CASE
 from classwise.metrics.result import Result
 from classwise.metrics.summaries import literature_names
 from classwise.registry import unknown
 from classwise.report import which_number
 
-_VIEW = "autoattack"
 _NUMBER = re.compile(r"\d+(\.\d+)?")
 # What a result does not know, by the type of its value; "number" is a per cent value that is written as text.
 _ABOUT = {
@@ -42,25 +41,14 @@ _WANTED = {
     "int": "a whole number of at least 1",
     "number": "a per cent value such as 56.14",
 }
-# AutoAttack standard (Croce & Hein 2020) by the settings that make it that; others may be anything.
-_STANDARD: tuple[tuple[str, dict[str, Any]], ...] = (
-    ("APGD", {"steps": 100, "loss": "cross_entropy", "restarts": 1, "targets": 0}),
-    ("APGD", {"steps": 100, "loss": "dlr", "restarts": 1, "targets": 9}),
-    ("FAB", {"steps": 100, "restarts": 1, "targets": 9}),
-    ("Square", {"queries": 5000, "restarts": 1}),
-)
-_STANDARD_L1 = (
-    ("APGD", {"steps": 100, "loss": "cross_entropy", "restarts": 5, "targets": 0}),
-    ("APGD", {"steps": 100, "loss": "dlr", "restarts": 1, "targets": 5}),
-    *_STANDARD[2:],
-)
 _HARMLESS = {"train_mode", "plain_search"}  # flags that say what was mended, not that a number may be too high
 
 
 def entry(result: Result, **about: Any) -> dict[str, Any]:
     """Return a result in the form of RobustBench's model_info files.
 
-    ``autoattack_acc`` is there only if the evaluation ran AutoAttack standard, unchanged, as the attack "autoattack".
+    ``autoattack_acc`` is there only if the evaluation ran AutoAttack standard on every image, by its settings
+    (:func:`classwise.metrics.autoattack.version`).
     Any other robust accuracy stands in the block ``classwise``, with the label that says which one it is, and then
     ``unreliable`` is true and the footnote says why. A flag of the evaluation makes it true as well.
 
@@ -107,44 +95,13 @@ def write(result: Result, path: Path | str, **about: Any) -> Path:
     return Path(path)
 
 
-def is_standard(settings: str) -> bool:
-    """Tell whether the settings of an attack, as a result records them, are those of AutoAttack standard.
-
-    The name alone would not do: in Python, any attack may be given the name "autoattack".
-
-    Example:
-        >>> is_standard("Ensemble(attacks=(Square(threat=ThreatModel(norm='Linf', eps=0.3), queries=5000),))")
-        False
-    """
-    try:
-        members = _members(ast.parse(settings, mode="eval").body)
-    except (SyntaxError, ValueError):
-        return False
-    standard = _STANDARD_L1 if "norm='L1'" in settings else _STANDARD
-    return len(members) == len(standard) and all(
-        name == wanted and needed.items() <= found.items()
-        for (name, found), (wanted, needed) in zip(members, standard, strict=True)
-    )
-
-
-def _members(node: ast.expr) -> list[tuple[str, dict[str, Any]]]:
-    """Read Ensemble(attacks=(A(key=value), B(…))) as names and plain settings; what else it may be has no members."""
-    if not isinstance(node, ast.Call) or ast.unparse(node.func) != "Ensemble" or len(node.keywords) != 1:
-        return []
-    attacks = node.keywords[0].value
-    calls = attacks.elts if isinstance(attacks, ast.Tuple) else []
-    return [(ast.unparse(call.func), _settings(call)) for call in calls if isinstance(call, ast.Call)]
-
-
-def _settings(call: ast.Call) -> dict[str, Any]:
-    plain = [keyword for keyword in call.keywords if isinstance(keyword.value, ast.Constant)]
-    return {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in plain}
-
-
 def _autoattack(result: Result) -> str | None:
-    found = result.header["attacks"].get(_VIEW)
-    alone = found is not None and is_standard(str(found.get("settings"))) and not found.get("after")
-    return _per_cent(result, _VIEW) if alone else None
+    """Return the accuracy under AutoAttack standard, where it met every image; whatever the attack is called."""
+    precision = str(result.header.get("search_precision", "float32"))
+    for name, about in result.header["attacks"].items():
+        if version(str(about.get("settings")), precision) == "standard" and not about.get("after"):
+            return _per_cent(result, name)
+    return None
 
 
 def _per_cent(result: Result, view: str) -> str:

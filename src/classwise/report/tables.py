@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 from rich.table import Table
 
+from classwise.metrics.autoattack import version
 from classwise.metrics.flow import asymmetry, group_accuracy, within_group_share
 from classwise.metrics.result import Result
 from classwise.report.contents import Contents, Floats, View, read
@@ -97,8 +98,9 @@ def number_label(contents: Contents) -> str:
     count = len(contents.attacks)
     kinds = dict.fromkeys(view.name.partition("(")[0] for view in contents.attacks)
     names = ", ".join(view.name for view in contents.attacks) if count < 7 else f"{count} attacks ({', '.join(kinds)})"
-    standard = any(view.name == "autoattack" and view.settings.startswith("Ensemble(") for view in contents.attacks)
-    planned = None if standard else plan_label(contents)
+    precision = str(contents.header.get("search_precision", "float32"))
+    versions = {version(view.settings, precision) for view in contents.attacks}
+    planned = None if "standard" in versions else plan_label(contents)
     if planned is not None:
         return planned
     if not kinds:
@@ -106,10 +108,10 @@ def number_label(contents: Contents) -> str:
     worst = f"point-wise worst case of {names}" if count > 1 else f"{names} alone"
     if all(kind == "fgsm" or (kind.endswith("pgd") and kind != "apgd") for kind in kinds):
         return f"PGD only: {worst} – PGD family only, not AutoAttack."
-    # With settings it may be weaker, and from Python any attack may have that name.
-    named = {view.name for view in contents.attacks if view.settings.startswith("Ensemble(")}
-    if {"autoattack", "autoattack-plus"} & named:
+    if "standard" in versions:
         return f"AutoAttack as implemented here: {worst}."
+    if strong := next((each for each in ("plus", "rand") if each in versions), None):
+        return f"AutoAttack {strong} as implemented here, not standard: {worst}."
     return f"Not AutoAttack: {worst}."
 
 
