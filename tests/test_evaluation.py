@@ -13,19 +13,22 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import numpy as np
 import pytest
 import torch
 from tests.models_for_tests import MASKS, Smooth, labelled
 from torch import Tensor, nn
 
-from classwise import records, registry
+from classwise import metrics, records, registry
 from classwise.attacks import PGD, Ensemble, Plan, Stage, build
+from classwise.attacks.base import described
 from classwise.attacks.plan import members_of
 from classwise.attacks.transfer import transfer
 from classwise.data import Images
 from classwise.errors import InputError
 from classwise.evaluation import Snapshot, _Job, evaluate
+from classwise.metrics.autoattack import parsed
 from classwise.metrics.result import Result
 from classwise.noise import Noise
 from classwise.threat import ThreatModel
@@ -899,8 +902,11 @@ def test_the_suite_of_a_plan_is_called_autoattack_only_if_it_is() -> None:
     model, data = blurry(n=20)
     stages = (Stage("fgsm", build("fgsm", ThreatModel("Linf", 0.01))["fgsm"]),)
     mine = Plan(stages, members_of("square(queries=2)", ThreatModel("Linf", 0.01)))
-    header = evaluate(model, data, {"mine": mine}).header["attacks"]["mine"]
+    result = evaluate(model, data, {"mine": mine})
+    header = result.header["attacks"]["mine"]
     assert header["suite"] == "square(queries=2)"
+    assert header["attack"] == described(mine) == parsed(header["settings"])
+    jsonschema.validate(result.document, json.loads((Path(metrics.__file__).parent / "result.schema.json").read_text()))
 
 
 @pytest.mark.parametrize(

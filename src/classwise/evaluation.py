@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 import classwise
 from classwise import flags, ladder, records
-from classwise.attacks.base import Attack, input_gradient
+from classwise.attacks.base import Attack, described, input_gradient
 from classwise.attacks.ensemble import Ensemble
 from classwise.attacks.plan import Contender, Plan, members
 from classwise.attacks.square import Square
@@ -34,7 +34,7 @@ from classwise.identity import first_difference
 from classwise.judging import judging
 from classwise.losses import cross_entropy
 from classwise.memory import batch_that_fits, freed_memory_kept
-from classwise.metrics.autoattack import version
+from classwise.metrics.autoattack import suite
 from classwise.metrics.examples import EXAMPLES_FILE, Examples
 from classwise.metrics.outcomes import CLEAN, Outcomes
 from classwise.metrics.result import RESULT_FILE, Result
@@ -494,6 +494,7 @@ def _view_header(
     """Say how a view came about: its settings, its stages, and how it ended."""
     header: dict[str, Any] = {
         "settings": repr(contender),
+        "attack": described(contender),
         "seconds": sum(float(turn.seconds) for turn in field.turns),
     }
     if known:
@@ -501,20 +502,9 @@ def _view_header(
     if field.names != [field.view] and field.names:
         header["stages"] = [_stage(name, turn, field) for name, turn in zip(field.names, field.turns, strict=True)]
     if isinstance(contender, Plan):
-        header |= {"full": [stage.name for stage in contender.full], "suite": _suite(contender, precision)}
-        header |= {"reasons": ending.reasons, "audit": ending.audit}
+        header["full"] = [stage.name for stage in contender.full]
+        header |= {"suite": suite(header, precision), "reasons": ending.reasons, "audit": ending.audit}
     return header
-
-
-def _suite(plan: Plan, precision: str) -> str:
-    """Name the suite that a plan stands in for, which is AutoAttack only if its settings are a version's."""
-    whole = all((stage.closest, stage.go_on, stage.if_closer) == (1, 0, False) for stage in plan.full)
-    found = (
-        version(repr(Ensemble(tuple(stage.attack for stage in plan.full))), precision) if plan.full and whole else None
-    )
-    if found is not None:
-        return f"AutoAttack {found}"
-    return ", ".join(stage.name for stage in plan.full)
 
 
 def _stage(name: str, turn: Turn, field: Field) -> dict[str, Any]:

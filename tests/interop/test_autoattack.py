@@ -56,7 +56,7 @@ def test_it_returns_images_in_the_ball_with_their_labels_and_says_the_accuracies
     x_adv, y_adv = adversary.run_standard_evaluation(x, y, bs=8, return_labels=True)
     assert ThreatModel("Linf", EPS).contains(x_adv, x).all()
     assert torch.equal(y_adv, predict(model(x_adv), y))
-    lines = capsys.readouterr().out.splitlines()
+    lines = [line for line in capsys.readouterr().out.splitlines() if not line.startswith("warning")]  # of the budget
     assert lines[:3] == [
         "setting parameters for standard version",
         "using standard version including apgd-ce, apgd-t, fab-t, square.",
@@ -251,6 +251,24 @@ def test_the_versions_are_those_of_the_released_class(norm: str) -> None:
         name: EoT(APGD(threat, steps=4, loss=loss, large_eps=False), 20)
         for name, loss in (("apgd-ce", "cross_entropy"), ("apgd-dlr", "dlr"))
     }
+
+
+@pytest.mark.parametrize("norm", ["Linf", "L2", "L1"])
+@pytest.mark.parametrize("version", ["standard", "plus", "rand"])
+def test_a_version_with_changed_settings_is_not_passed_off_as_it(
+    norm: str, version: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.undo()  # the released budgets; no attack runs where no image is right
+    model, x, y = problem(n=2)
+    wrong = (predict(model(x), y) + 1) % 4
+    adversary = AutoAttack(model, norm=norm, eps=EPS, version=version)
+    adversary.seed = 5
+    adversary.run_standard_evaluation(x, wrong)
+    assert "warning" not in capsys.readouterr().out
+    adversary.apgd.n_iter = 99
+    adversary.run_standard_evaluation(x, wrong)
+    said = f"warning: the settings were changed, so this is not AutoAttack {version}."
+    assert said in capsys.readouterr().out.splitlines()
 
 
 def test_a_subset_of_standard_is_assigned_after_the_constructor() -> None:

@@ -220,6 +220,19 @@ def test_standard_settings_count_whatever_the_attack_is_called() -> None:
     assert entry(result({"mine": AUTOATTACK}))["autoattack_acc"] == "75.00"
 
 
+def test_a_search_in_bfloat16_earns_no_autoattack_number() -> None:
+    made = result({"autoattack": AUTOATTACK})
+    coarse = Result({**made.header, "search_precision": "bfloat16"}, made.outcomes)
+    assert "autoattack_acc" not in entry(coarse)
+    assert which_number(coarse) == "Not AutoAttack: autoattack alone, searched in bfloat16."
+
+
+def test_autoattack_on_a_part_of_the_images_says_on_how_many() -> None:
+    found = entry(result({"autoattack": AUTOATTACK}))
+    assert found["autoattack_acc"] == "75.00"
+    assert "on 8 images" in found["footnote"]
+
+
 def test_writing_an_entry_does_not_wait_for_torch() -> None:
     code = "import sys, classwise.interop.robustbench; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
+from classwise.attacks import build, contenders
+from classwise.attacks.base import described as record_of
 from classwise.metrics.result import Result
 from classwise.report import markdown_tables, rich_stage_table, which_number
+from classwise.threat import ThreatModel
 
 CLASSES = 10
+THREAT = ThreatModel("Linf", 8 / 255)
+FAST: Any = contenders("fast", THREAT)["fast"]
 MAKE = Callable[..., Result]
 
 
@@ -36,16 +42,15 @@ def make_plan(make: MAKE) -> MAKE:
 
     def made(name: str = "fast", attacks: tuple[str, ...] = (), **about: Any) -> Result:
         header = {
-            "settings": "Plan(…)",
+            "settings": repr(FAST),
             "seconds": 2.0,
             "stages": [stage("nearest-pgd", 900, 300)],
-            "full": ["apgd-ce", "square"],
-            "suite": "AutoAttack standard",
+            "full": [each.name for each in FAST.full],
             "reasons": [],
             "audit": None,
             **about,
         }
-        others = {other: {"settings": "Ensemble(…)", "seconds": 1.0} for other in attacks}
+        others = {other: {"settings": repr(build(other, THREAT)[other]), "seconds": 1.0} for other in attacks}
         return described(make(attacks=(*attacks, name)), {**others, name: header})
 
     return made
@@ -83,14 +88,16 @@ def test_where_every_survivor_met_autoattack_the_reason_is_named(make_plan: MAKE
 
 
 def test_another_suite_is_never_called_autoattack(make_plan: MAKE) -> None:
+    plan = record_of(dataclasses.replace(FAST, full=FAST.full[:2]))
+    others = {"attack": plan, "full": ["fgsm", "square(queries=2)"], "suite": "AutoAttack standard"}
     for about in ({"reasons": ["it was time"]}, {"audit": audit(turn(500, 40))}):
-        said = which_number(make_plan(suite="fgsm, square(queries=2)", **about))
+        said = which_number(make_plan(**others, **about))
         assert "fgsm, square(queries=2)" in said
         assert "AutoAttack standard" not in said
 
 
 def test_a_plan_without_a_suite_is_an_upper_bound(make_plan: MAKE) -> None:
-    said = which_number(make_plan(name="upper-bound", full=[], suite=""))
+    said = which_number(make_plan(name="upper-bound", full=[]))
     assert said.startswith("Upper bound only: upper-bound")
 
 

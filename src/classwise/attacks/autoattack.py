@@ -24,21 +24,22 @@ def members(version: str, steps: int = 100, queries: int = 5000, norm: Norm = "L
         version: "standard", "plus" or "rand".
         steps: of Auto-PGD and FAB.
         queries: of Square.
-        norm: of the threat; standard in L1 is five restarts of APGD-CE, and five targets of APGD-T.
+        norm: of the threat; standard in L1 is five restarts of APGD-CE, and five targets of APGD-T, both on their way
+            through larger balls, which plus and rand do without there too.
 
     Raises:
         KeyError: another version.
     """
-    targeted = (f"apgd-t(steps={steps})", f"fab-t(steps={steps})")
-    square = f"square(queries={queries})"
-    several = (f"{name}(steps={steps}, restarts=5)" for name in ("apgd-ce", "apgd-dlr", "fab"))
-    standard = (f"apgd-ce(steps={steps})", *targeted)
+    square, fab_t = f"square(queries={queries})", f"fab-t(steps={steps})"
+    standard = (f"apgd-ce(steps={steps})", f"apgd-t(steps={steps})")
     if norm == "L1":
-        standard = (f"apgd-ce(steps={steps}, restarts=5)", f"apgd-t(steps={steps}, targets=5)", targeted[1])
+        standard = (f"apgd-ce(steps={steps}, restarts=5)", f"apgd-t(steps={steps}, targets=5)")
+    direct = ", large_eps=False" if norm == "L1" else ""
+    several = (f"{name}(steps={steps}, restarts=5{direct})" for name in ("apgd-ce", "apgd-dlr"))
     return {
-        "standard": (*standard, square),
-        "plus": (*several, square, *targeted),
-        "rand": (f"apgd-ce(steps={steps})", f"apgd-dlr(steps={steps})"),
+        "standard": (*standard, fab_t, square),
+        "plus": (*several, f"fab(steps={steps}, restarts=5)", square, f"apgd-t(steps={steps}{direct})", fab_t),
+        "rand": (f"apgd-ce(steps={steps}{direct})", f"apgd-dlr(steps={steps}{direct})"),
     }[version]
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Literal, Protocol
+from dataclasses import fields, is_dataclass
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -91,6 +92,32 @@ def predict(logits: Tensor, y: Tensor) -> Tensor:
     lost = best >= logits.gather(1, y[:, None]).squeeze(1)
     predicted = torch.where(lost, rivals.argmax(1), y)
     return torch.where(logits.isfinite().all(1), predicted, INVALID)
+
+
+def described(attack: Any) -> Any:
+    """Return an attack, or a plan, as its kind and its fields, for JSON: what a record holds of it.
+
+    The kind is the name of its class, with the module where that is none of classwise, since another class may have the
+    same name. Fields that ``repr`` leaves out change no verdict and stay out. What is no plain value, such as a loss
+    that is a function, is named by its kind alone.
+
+    Args:
+        attack: a frozen dataclass of settings, or a value of one of its fields.
+
+    Example:
+        >>> described(ThreatModel("L2", 0.5))
+        {'kind': 'ThreatModel', 'norm': 'L2', 'eps': 0.5}
+    """
+    if attack is None or isinstance(attack, bool | int | float | str):
+        return attack
+    if isinstance(attack, tuple | list):
+        return [described(each) for each in attack]
+    kind = type(attack)
+    own = kind.__module__.partition(".")[0] == "classwise"
+    found = {"kind": kind.__qualname__ if own else f"{kind.__module__}.{kind.__qualname__}"}
+    if not is_dataclass(attack):
+        return found
+    return found | {each.name: described(getattr(attack, each.name)) for each in fields(attack) if each.repr}
 
 
 def worth_dropping(right: Tensor) -> bool:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from classwise.attacks import Attack, predict
+from classwise.attacks.base import described
 from classwise.classifier import as_classifier, as_module
 from classwise.errors import InputError
 from classwise.interop.evaluation_state import EvaluationState
@@ -32,6 +33,7 @@ from classwise.interop.released import (
 )
 from classwise.judging import forward, judging
 from classwise.memory import freed_memory_kept
+from classwise.metrics.autoattack import version
 from classwise.models.checkpoint import weights_sha256
 from classwise.models.fingerprint import fingerprint, refuse_changed
 from classwise.noise import Noise
@@ -265,7 +267,7 @@ class AutoAttack:
         with judging(self._module, self._where):
             state = self._begin(path, x, y, attacks)
             left = [name for name in attacks if name not in state.run_attacks]
-            self._say(f"using {self.version} version including {', '.join(left)}.")
+            self._introduce(attacks, left)
             if state.run_attacks:
                 self._say(f"{', '.join(state.run_attacks)} was/were already run.")
             self._look(x, y, bs)
@@ -296,7 +298,7 @@ class AutoAttack:
         x, y = _checked(x_orig, y_orig, bs)
         attacks = self._attacks()
         results: dict[str, Tensor | tuple[Tensor, Tensor]] = {}
-        self._say(f"using {self.version} version including {', '.join(attacks)}")
+        self._introduce(attacks, list(attacks))
         with judging(self._module, self._where):
             self._look(x, y, bs)
             right = self._predicted(x, y, bs) == y
@@ -396,6 +398,13 @@ class AutoAttack:
             if aloud:
                 found = f"{len(where)} out of {len(positions)} successfully perturbed"
                 self._say(f"{name} - {number}/{len(batches)} - {found}")
+
+    def _introduce(self, attacks: Mapping[str, Attack], left: Sequence[str]) -> None:
+        """Say which attacks are left to run, and whether a setting was changed that the version does not leave open."""
+        self._say(f"using {self.version} version including {', '.join(left)}.")
+        ensemble = {"kind": "Ensemble", "attacks": [described(attack) for attack in attacks.values()]}
+        if self.version not in ("custom", version({"attack": ensemble})):
+            self._say(f"warning: the settings were changed, so this is not AutoAttack {self.version}.")
 
     def _look(self, x: Tensor, y: Tensor, bs: int) -> None:
         """Pass a few images first, and say where the model is no function of one image."""

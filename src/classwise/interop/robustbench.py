@@ -99,7 +99,7 @@ def _autoattack(result: Result) -> str | None:
     """Return the accuracy under AutoAttack standard, where it met every image; whatever the attack is called."""
     precision = str(result.header.get("search_precision", "float32"))
     for name, about in result.header["attacks"].items():
-        if version(str(about.get("settings")), precision) == "standard" and not about.get("after"):
+        if version(about, precision) == "standard" and not about.get("after"):
             return _per_cent(result, name)
     return None
 

@@ -1,115 +1,166 @@
 """Which version of AutoAttack the recorded settings of an attack are: the one place that says so of a number.
 
-Croce & Hein, ICML 2020; fra31/auto-attack. Settings are read from what a result records, since reports know no more,
-and compared one by one: a name proves nothing, as in Python any attack may be called "autoattack".
+Croce & Hein, ICML 2020; fra31/auto-attack. A record holds an attack as its kind and its fields
+(:func:`classwise.attacks.described`), and they are compared one by one: a name proves nothing, as in Python any attack
+may be called "autoattack". Older records hold Python's text of the attack alone, which is read whole or not at all.
 """
 
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, Literal
 
 Version = Literal["standard", "plus", "rand"]
-Member = tuple[str, Mapping[str, Any]]
-"""Class of an attack, and its settings other than the threat."""
+Described = Mapping[str, Any]
+"""An attack: its ``kind``, which is the name of its class, and its fields; lists for tuples."""
+
+Rule = Mapping[str, tuple[Any, ...]]
+"""The values that each field may have."""
 
 _SAMPLES = 20  # passes that version rand takes the mean of
-
-
-def version(settings: str, precision: str = "float32") -> Version | None:
-    """Return the version of AutoAttack that the settings of an attack are, None if they are no version's.
-
-    Every setting counts. One that an older record lacks had no other value then; one that is not known here makes it
-    another attack, since nothing says that it is harmless.
-
-    Args:
-        settings: ``repr`` of the attack, as ``attacks.NAME.settings`` of result.json has it.
-        precision: what the evaluation searched in; in bfloat16 it is another attack.
-
-    Example:
-        >>> version("Ensemble(attacks=(Square(threat=ThreatModel(norm='Linf', eps=0.3), queries=5000),))") is None
-        True
-    """
-    if precision != "float32":
-        return None
-    try:
-        call = ast.parse(settings, mode="eval").body
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return None
-    name, inside = _read(call)
-    averaged = name == "EoT"
-    if averaged:
-        rule = {"samples": _SAMPLES, "mean": "logits"}
-        if not _agree({key: inside[key] for key in inside if key != "attack"}, rule, needed={"samples"}):
-            return None
-        name, inside = _read(inside.get("attack"))
-    threats, members = _members(inside) if name == "Ensemble" and set(inside) == {"attacks"} else ([], [])
-    if not members or len({repr(threat) for threat in threats}) > 1:
-        return None
-    candidates: tuple[Version, ...] = ("rand",) if averaged else ("standard", "plus")
-    return next((each for each in candidates if _are(members, list(_wanted(each, threats[0].get("norm"))))), None)
-
-
-def _wanted(kind: Version, norm: Any) -> Iterator[Member]:
-    """Yield the members of a version in their order; fra31/auto-attack has its own standard in L1."""
-    if kind == "rand":
-        yield _apgd("cross_entropy")
-        yield _apgd("dlr")
-    elif kind == "standard":
-        yield _apgd("cross_entropy", restarts=5 if norm == "L1" else 1)
-        yield _apgd("dlr", targets=5 if norm == "L1" else 9)
-        yield _fab(targets=9)
-        yield _square()
-    else:
-        yield from (_apgd("cross_entropy", restarts=5), _apgd("dlr", restarts=5), _fab(restarts=5), _square())
-        yield from (_apgd("dlr", targets=9), _fab(targets=9))
-
-
-def _apgd(loss: str, restarts: int = 1, targets: int = 0) -> Member:
-    settings = {"steps": 100, "loss": loss, "restarts": restarts, "targets": targets}
-    return "APGD", {**settings, "rho": 0.75, "large_eps": None}
-
-
-def _fab(restarts: int = 1, targets: int = 0) -> Member:
-    settings = {"steps": 100, "restarts": restarts, "targets": targets}
-    return "FAB", {**settings, "alpha_max": 0.1, "beta": 0.9, "eta": 1.05, "final_search": 3}
-
-
-def _square() -> Member:
-    settings = {"queries": 5000, "restarts": 1}
-    return "Square", {**settings, "p_init": 0.8, "loss": "margin", "rescale_schedule": True}
-
-
 _NEEDED = {"steps", "queries", "restarts", "targets"}  # an attack without one of these was never recorded
 
 
-def _are(members: list[Member], wanted: list[Member]) -> bool:
-    return [name for name, _ in members] == [name for name, _ in wanted] and all(
-        _agree(found, rule, _NEEDED & set(rule)) for (_, found), (_, rule) in zip(members, wanted, strict=True)
-    )
+def version(record: Mapping[str, Any], precision: str = "float32") -> Version | None:
+    """Return the version of AutoAttack that an attack is, None if it is no version.
+
+    Every setting counts but the radius and the seed. One that an older record lacks had no other value then; one that
+    is not known here makes it another attack, since nothing says that it is harmless.
+
+    Args:
+        record: what result.json holds of the attack: ``attack``, or in older files only ``settings``.
+        precision: what the evaluation searched in; in bfloat16 it is another attack.
+
+    Example:
+        >>> version({"settings": "Ensemble(attacks=(Square(threat=ThreatModel(norm='Linf', eps=0.3)),))"}) is None
+        True
+    """
+    return _version(_attack(record), precision)
 
 
-def _agree(found: Mapping[str, Any], rule: Mapping[str, Any], needed: set[str]) -> bool:
-    # By repr, to which True is not 1.
-    known = all(key in rule and repr(found[key]) == repr(rule[key]) for key in found)
-    return known and needed <= set(found)
+def suite(record: Mapping[str, Any], precision: str = "float32") -> str:
+    """Return what the full suite of a plan is called: "AutoAttack standard", or the names of its attacks.
+
+    Args:
+        record: what result.json holds of the plan; its ``full`` names the attacks of the suite.
+        precision: as in :func:`version`.
+    """
+    full = _attack(record).get("full")
+    stages = [stage for stage in full if isinstance(stage, Mapping)] if isinstance(full, list) else []
+    whole = all((stage.get("closest"), stage.get("go_on"), stage.get("if_closer")) == (1, 0, False) for stage in stages)
+    found = _version({"kind": "Ensemble", "attacks": [stage.get("attack") for stage in stages]}, precision)
+    return f"AutoAttack {found}" if whole and found else ", ".join(map(str, record.get("full", ())))
 
 
-def _members(inside: Mapping[str, Any]) -> tuple[list[Mapping[str, Any]], list[Member]]:
-    """Return the threat of each attack of an ensemble, and its other settings."""
-    attacks = inside["attacks"]
-    read = [_read(each) for each in attacks.elts] if isinstance(attacks, ast.Tuple) else []
-    threats = [_read(settings.get("threat"))[1] for _, settings in read]
-    return threats, [(name, {k: v for k, v in settings.items() if k != "threat"}) for name, settings in read]
+def parsed(settings: str) -> Described:
+    """Read Python's text of an attack, ``Kind(field=value, …)``, as kind and fields.
+
+    Returns:
+        nothing where a part of it is no such call and no plain value.
+
+    Example:
+        >>> parsed("PGD(threat=ThreatModel(norm='L2', eps=0.5), steps=20)")["threat"]
+        {'kind': 'ThreatModel', 'norm': 'L2', 'eps': 0.5}
+    """
+    try:
+        found = _plain(ast.parse(settings, mode="eval").body)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return {}
+    return found if isinstance(found, Mapping) else {}
 
 
-def _read(node: Any) -> tuple[str, dict[str, Any]]:
-    """Read A(key=value, …) as a name and settings, which stay as they are where they are no plain values."""
-    if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name) or node.args:
-        return "", {}
-    return node.func.id, {str(keyword.arg): _plain(keyword.value) for keyword in node.keywords}
+def _attack(record: Mapping[str, Any]) -> Described:
+    found = record.get("attack")
+    return found if isinstance(found, Mapping) else parsed(str(record.get("settings")))
 
 
 def _plain(node: ast.expr) -> Any:
-    return node.value if isinstance(node, ast.Constant) else node
+    """Return the value that an expression writes.
+
+    Raises:
+        ValueError: it is neither a plain value, a sequence of such, nor a call with named arguments.
+    """
+    if isinstance(node, ast.Tuple | ast.List):
+        return [_plain(each) for each in node.elts]
+    if not isinstance(node, ast.Call):
+        return ast.literal_eval(node)
+    fields = {str(each.arg): _plain(each.value) for each in node.keywords if each.arg}
+    if not isinstance(node.func, ast.Name) or node.args or len(fields) < len(node.keywords) or "kind" in fields:
+        raise ValueError("not a kind with fields")
+    return {"kind": node.func.id, **fields}
+
+
+def _version(attack: Described, precision: str) -> Version | None:
+    """Return the version of an ensemble; "rand" takes a mean of passes, around the ensemble or around each member."""
+    inside = _inside(attack)
+    ensemble = attack if inside is None else inside
+    members = ensemble.get("attacks") if set(ensemble) == {"kind", "attacks"} else None
+    if precision != "float32" or ensemble.get("kind") != "Ensemble" or not isinstance(members, list):
+        return None
+    if inside is None and members and all(_inside(member) is not None for member in members):
+        inside, members = ensemble, [_inside(member) for member in members]
+    candidates: tuple[Version, ...] = ("standard", "plus") if inside is None else ("rand",)
+    threat = _threat(members)
+    return next((kind for kind in candidates if threat and _are(members, list(_wanted(kind, threat)))), None)
+
+
+def _inside(attack: Any) -> Described | None:
+    """Return the attack that a mean of 20 passes is taken around, None where there is no such mean."""
+    found = attack.get("attack") if isinstance(attack, Mapping) else None
+    rest = {name: attack[name] for name in attack if name != "attack"} if isinstance(found, Mapping) else {}
+    return found if _agree(rest, {"kind": ("EoT",), "samples": (_SAMPLES,), "mean": ("logits",)}, {"samples"}) else None
+
+
+def _threat(members: Sequence[Any]) -> Described | None:
+    """Return the threat that all members have in common."""
+    threats = [member.get("threat") for member in members if isinstance(member, Mapping)]
+    alike = len(threats) == len(members) and len({repr(threat) for threat in threats}) == 1
+    threat = threats[0] if alike else None
+    return threat if isinstance(threat, Mapping) and set(threat) == {"kind", "norm", "eps"} else None
+
+
+def _wanted(kind: Version, threat: Described) -> Iterator[Rule]:
+    """Yield the members of a version in their order; fra31/auto-attack has its own standard in L1, and only that."""
+    sparse = threat["norm"] == "L1"
+    apgd = partial(_apgd, (None, sparse) if kind == "standard" or not sparse else (False,))
+    if kind == "rand":
+        yield from (apgd("cross_entropy"), apgd("dlr"))
+    elif kind == "standard":
+        yield apgd("cross_entropy", restarts=5 if sparse else 1)
+        yield apgd("dlr", targets=5 if sparse else 9)
+        yield from (_fab(targets=9), _square())
+    else:
+        yield from (apgd("cross_entropy", restarts=5), apgd("dlr", restarts=5), _fab(restarts=5), _square())
+        yield from (apgd("dlr", targets=9), _fab(targets=9))
+
+
+def _apgd(large_eps: tuple[bool | None, ...], loss: str, restarts: int = 1, targets: int = 0) -> Rule:
+    counts = {"steps": (100,), "restarts": (restarts,), "targets": (targets,)}
+    return {"kind": ("APGD",), **counts, "loss": (loss,), "rho": (0.75,), "large_eps": large_eps}
+
+
+def _fab(restarts: int = 1, targets: int = 0) -> Rule:
+    counts = {"steps": (100,), "restarts": (restarts,), "targets": (targets,), "final_search": (3,)}
+    return {"kind": ("FAB",), **counts, "alpha_max": (0.1,), "beta": (0.9,), "eta": (1.05,)}
+
+
+def _square() -> Rule:
+    # Released with its schedule of sizes cut short; `classwise.attacks.autoattack` stretches it and says so.
+    schedule = {"p_init": (0.8,), "loss": ("margin",), "rescale_schedule": (True, False)}
+    return {"kind": ("Square",), "queries": (5000,), "restarts": (1,), **schedule}
+
+
+def _are(members: Sequence[Described], wanted: Sequence[Rule]) -> bool:
+    """Tell whether members, whose threat is known to be one, are those of a version."""
+    return len(members) == len(wanted) and all(
+        _agree({name: member[name] for name in member if name != "threat"}, rule, _NEEDED & set(rule))
+        for member, rule in zip(members, wanted, strict=True)
+    )
+
+
+def _agree(found: Described, rule: Rule, needed: set[str]) -> bool:
+    # By repr, to which True is not 1.
+    known = all(repr(found[name]) in map(repr, rule.get(name, ())) for name in found)
+    return known and needed | {"kind"} <= set(found)

@@ -17,6 +17,8 @@ from classwise.texts import plain, portable_record
 Floats = NDArray[np.float64]
 Counts = NDArray[np.int64]
 
+_ABOUT = ("attack", "settings", "stages", "full", "reasons", "audit", "after")
+
 
 @dataclass(frozen=True, eq=False)
 class View:
@@ -34,7 +36,7 @@ class View:
         cfps: share of all wrong answers that name the class (C,), NaN if there are none.
         seconds: time of the attack, None where it does not apply.
         settings: the attack as code, "" where it does not apply.
-        about: what else result.json says of the attack: stages, full, suite, reasons, audit, after, where they apply.
+        about: what else result.json says of the attack, as it is there (`_ABOUT`), where it applies.
     """
 
     name: str
@@ -101,6 +103,11 @@ class Contents:
         return f"{first} (tied with {', '.join(others[:2])}{more})" if others else first
 
     @property
+    def precision(self) -> str:
+        """What the attacks searched in; older evaluations knew float32 alone."""
+        return str(self.header.get("search_precision", "float32"))
+
+    @property
     def lost(self) -> Counts:
         """Images of each class that were right when clean and are not after the attacks (C,)."""
         return self.clean.correct - self.worst_case.correct
@@ -162,7 +169,7 @@ def _view(result: Result, name: str) -> View:
         cfps=np.array(found["cfps"] or [math.nan] * len(found["by_class"])),
         seconds=found.get("seconds"),
         settings=plain(found.get("settings", "")),
-        about={key: found[key] for key in ("stages", "full", "suite", "reasons", "audit", "after") if key in found},
+        about={key: found[key] for key in _ABOUT if key in found},
     )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from classwise.metrics import autoattack
 from classwise.report.contents import Contents, View
 from classwise.report.sheet import Cell, Column, Sheet
 from classwise.texts import plain
@@ -57,7 +58,7 @@ def audits(contents: Contents) -> list[Mapping[str, Any]]:
 
 
 def _worth(contents: Contents, view: View) -> str:
-    about, suite = view.about, plain(view.about.get("suite", ""))
+    about, suite = view.about, plain(autoattack.suite(view.about, contents.precision))
     if not view.correct.any():
         return f"Nothing survives {view.name}, so that no attack could find more."
     if not about["full"]:

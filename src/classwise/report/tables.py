@@ -98,8 +98,8 @@ def number_label(contents: Contents) -> str:
     count = len(contents.attacks)
     kinds = dict.fromkeys(view.name.partition("(")[0] for view in contents.attacks)
     names = ", ".join(view.name for view in contents.attacks) if count < 7 else f"{count} attacks ({', '.join(kinds)})"
-    precision = str(contents.header.get("search_precision", "float32"))
-    versions = {version(view.settings, precision) for view in contents.attacks}
+    precision = contents.precision
+    versions = {version(view.about, precision) for view in contents.attacks}
     planned = None if "standard" in versions else plan_label(contents)
     if planned is not None:
         return planned
@@ -112,7 +112,8 @@ def number_label(contents: Contents) -> str:
         return f"AutoAttack as implemented here: {worst}."
     if strong := next((each for each in ("plus", "rand") if each in versions), None):
         return f"AutoAttack {strong} as implemented here, not standard: {worst}."
-    return f"Not AutoAttack: {worst}."
+    searched = "" if precision == "float32" else f", searched in {precision}"
+    return f"Not AutoAttack: {worst}{searched}."
 
 
 def class_sheet(contents: Contents, superclasses: bool = False) -> Sheet:
