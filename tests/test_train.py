@@ -527,6 +527,27 @@ def test_a_class_too_small_to_hold_an_image_out_is_refused(tmp_path: Path) -> No
     assert len(go(tmp_path / "run", data=one, recipe=replace(RECIPE, holdout=0))) == 4
 
 
+def test_a_method_whose_attacks_warm_up_would_miss_is_refused_and_nothing_is_written(tmp_path: Path) -> None:
+    hidden = build("at")
+    hidden.late = (hidden.attack,)
+    with pytest.raises(InputError, match="AT keeps an attack in 'late'"):
+        go(tmp_path / "run", method="at", made=hidden)
+    unknown = build("at")
+    unknown.attacks["own"] = Unscaled()
+    with pytest.raises(InputError, match="The attack Unscaled cannot be given a smaller radius"):
+        go(tmp_path / "run", method="at", made=unknown, recipe=replace(RECIPE, eps_warmup=1))
+    assert not (tmp_path / "run").exists()
+
+
+class Unscaled:
+    """An attack that cannot be weakened."""
+
+    threat = THREAT
+
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, *, noise: Noise) -> Tensor:
+        return x
+
+
 def test_a_radius_of_zero_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="The radius to train at is 0"):
         go(tmp_path / "run", threat=ThreatModel("Linf", 0.0))

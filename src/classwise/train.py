@@ -33,7 +33,16 @@ from classwise.errors import InputError
 from classwise.judging import judging
 from classwise.losses import cross_entropy
 from classwise.memory import freed_memory_kept
-from classwise.methods.base import Epoch, Measured, Method, Pass, Step, under_attack, weakened
+from classwise.methods.base import (
+    Epoch,
+    Measured,
+    Method,
+    Pass,
+    Step,
+    refuse_hidden_attacks,
+    under_attack,
+    weakened,
+)
 from classwise.metrics.stats import ClassStats
 from classwise.metrics.training import LOG_FILE, RUN_FILE, SUMMARY_FILE
 from classwise.models.checkpoint import save_weights
@@ -589,6 +598,10 @@ def _refuse_gaps(train: Images, positions: Tensor, held_out: Tensor) -> None:
 
 def _refuse_lacks(method: Method, run: Run, held_out: Tensor) -> None:
     """Refuse a method or an average without what it needs: held-out images, or a trained network to start from."""
+    refuse_hidden_attacks(method)
+    if run.recipe.eps_warmup:
+        with weakened(method, 0.5):
+            pass  # refused here, before anything is written
     asking = {run.method: method.validates} | {name: rule.validates for name, rule in run.wrapped.averages.items()}
     for name, asks in asking.items():
         if asks and not len(held_out):

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from classwise import attacks, registry
 from classwise.attacks import PGD, TemperaturePGD, build, predict
-from classwise.attacks.base import Attack
+from classwise.attacks.base import Attack, described, scaled
 from classwise.noise import Noise
 from classwise.threat import ThreatModel
 
@@ -365,3 +365,21 @@ class Rows(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         self.rows.append(len(x))
         return self.model(x)
+
+
+@every
+def test_at_a_share_of_the_radius_every_threat_and_step_inside_has_that_share(name: str, norm: str) -> None:
+    attack = attack_of(name, norm)
+    before, after = (lengths(described(each)) for each in (attack, scaled(attack, 0.5)))
+    assert after == [0.5 * each for each in before]
+    assert before, "an attack has a threat"
+
+
+def lengths(found: Any) -> list[float]:
+    """Return every radius and step in what a record holds of an attack, in order."""
+    if isinstance(found, list):
+        return [length for each in found for length in lengths(each)]
+    if not isinstance(found, dict):
+        return []
+    mine = [found[key] for key in ("eps", "step_size") if found.get(key) is not None]
+    return mine + [length for each in found.values() for length in lengths(each)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import copy
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,10 +16,13 @@ from torch import Tensor, nn
 
 import classwise.methods
 from classwise import registry
+from classwise.attacks import APGD, PGD, Ensemble, EoT
+from classwise.errors import InputError
 from classwise.losses import cross_entropy
 from classwise.methods import Epoch, Method, Pass, Step
-from classwise.methods.base import weakened
+from classwise.methods.base import refuse_hidden_attacks, weakened
 from classwise.metrics.stats import ClassStats
+from classwise.threat import ThreatModel
 
 NAMES = registry.names("method")
 FILES = sorted(
@@ -182,20 +186,96 @@ def test_everything_that_an_epoch_changes_is_in_the_state(name: str) -> None:
 
 
 @every_method
-def test_weakened_every_image_that_the_network_sees_is_within_its_share_of_the_radius(name: str) -> None:
-    model, y = network(name), LABELS["balanced"]
+def test_at_half_radius_no_attack_of_a_method_leaves_half_the_radius(name: str) -> None:
+    model, y, method = network(name), LABELS["balanced"], build(name)
     x, noise = batch(y)
     seen: list[Tensor] = []
     model.register_forward_pre_hook(lambda _, given: seen.append(given[0].detach().clone()))
-    method = build(name)
-    kept = method.attack
-    with weakened(method, 0.25):
+    attacks = dict(method.attacks)
+    with weakened(method, 0.5):
         method(model, x, y, noise)
-        reached = [float((given - x).abs().max()) for given in seen if len(given) == len(x)]
-    assert max(reached) <= 0.025 + 1e-6
+        if method.measures:
+            method.measure(model.eval(), x, y, noise)
+    # Some passes are of a part of the batch: each image has moved at most as far as to the nearest clean one.
+    reached = max(float(torch.cdist(given.flatten(1), x.flatten(1), torch.inf).amin(1).max()) for given in seen)
+    assert reached <= 0.05 + 1e-6
     # Two of its three steps of half the radius carry most pixels to the border.
-    assert max(reached) > 0.02 or name == "standard"
-    assert method.attack is kept
+    assert reached > 0.04 or name == "standard"
+    assert method.attacks == attacks
+    refuse_hidden_attacks(method)
+
+
+class Several(Method):
+    """A method that keeps attacks in several places."""
+
+    def __init__(self, **places: object) -> None:
+        super().__init__(3, attack())
+        for name, value in places.items():
+            setattr(self, name, value)
+
+
+STRONG = PGD(ThreatModel("Linf", 0.1), steps=20)
+
+
+def test_an_attack_assigned_to_an_attribute_is_one_of_the_attacks_until_something_else_is() -> None:
+    method = Several(strong=STRONG)
+    assert method.attacks == {"attack": attack(), "strong": STRONG}
+    assert method.strong is STRONG
+    with weakened(method, 0.5):
+        assert (method.strong.threat.eps, method.strong.length) == (0.05, 2.5 * 0.05 / 20)
+    assert copy.deepcopy(method).attacks == method.attacks
+    method.strong = None
+    assert list(method.attacks) == ["attack"]
+    assert method.strong is None
+    with pytest.raises(AttributeError, match="weak"):
+        _ = method.weak
+
+
+def test_attacks_put_among_the_attacks_by_hand_are_weakened_whatever_they_are_made_of() -> None:
+    method, threat = Several(), STRONG.threat
+    method.attacks |= {"several": Ensemble((STRONG, APGD(threat))), "mean": EoT(replace(STRONG, step_size=0.02))}
+    with weakened(method, 0.5):
+        assert method.attacks["several"].threat.eps == method.attacks["several"].attacks[1].threat.eps == 0.05
+        assert method.attacks["mean"].attack.length == 0.01
+        assert method.attacks["mean"].threat.eps == 0.05
+
+
+class Held:
+    def __init__(self) -> None:
+        self.inside = STRONG
+
+
+HIDDEN = {
+    "a tuple": (1, STRONG),
+    "a list": [STRONG],
+    "a dictionary of lists": {"late": [STRONG]},
+    "an object": Held(),
+    "a bound argument": partial(min, STRONG),
+    "a bound method": STRONG.search,
+    "a function": (lambda attack: lambda: attack)(STRONG),
+    "a module that is no method": nn.Module(),
+}
+HIDDEN["a module that is no method"].extra = STRONG  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("place", HIDDEN.values(), ids=HIDDEN)
+def test_an_attack_that_is_kept_elsewhere_is_refused_by_the_name_of_its_place(place: object) -> None:
+    refuse_hidden_attacks(Several(extra=7))
+    with pytest.raises(InputError, match=r"Several keeps an attack in 'extra'.*self\.attacks\['extra'\]"):
+        refuse_hidden_attacks(Several(extra=place))
+
+
+def test_an_attack_that_cannot_be_weakened_is_refused_in_a_sentence() -> None:
+    class Own:
+        threat = STRONG.threat
+
+        def __call__(self) -> None: ...
+
+    with (
+        pytest.raises(InputError, match="The attack Own cannot be given a smaller radius"),
+        weakened(Several(own=Own()), 0.5),
+    ):
+        pass
 
 
 @every_method

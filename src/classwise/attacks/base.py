@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from typing import Any, Literal, Protocol
 
 import torch
@@ -92,6 +92,43 @@ def predict(logits: Tensor, y: Tensor) -> Tensor:
     lost = best >= logits.gather(1, y[:, None]).squeeze(1)
     predicted = torch.where(lost, rivals.argmax(1), y)
     return torch.where(logits.isfinite().all(1), predicted, INVALID)
+
+
+def is_attack(value: Any) -> bool:
+    """Tell whether a value is an attack: it can be called, has a threat, and is no network."""
+    return callable(value) and hasattr(value, "threat") and not isinstance(value, nn.Module | type)
+
+
+def scaled(attack: Any, share: float) -> Any:
+    """Return an attack with ``share`` times its radius and its step, 0 < share <= 1, as has each that it is made of.
+
+    Its fields say how: every threat and every ``step_size`` in them. Where lengths have other names, the attack's own
+    ``scaled(share)`` does it.
+
+    Raises:
+        InputError: the attack is no frozen dataclass and has no ``scaled`` either.
+    """
+    found = _scaled(attack, share)
+    if found.threat.eps != share * attack.threat.eps:
+        raise InputError(
+            f"The attack {type(attack).__name__} cannot be given a smaller radius: make it a frozen dataclass with a "
+            "threat, or give it a method scaled(share)."
+        )
+    return found
+
+
+def _scaled(value: Any, share: float) -> Any:
+    if isinstance(value, ThreatModel):
+        return replace(value, eps=share * value.eps)
+    if isinstance(value, tuple):
+        return tuple(_scaled(each, share) for each in value)
+    if hasattr(value, "scaled"):
+        return value.scaled(share)
+    if not is_dataclass(value) or isinstance(value, type):
+        return value
+    held = {each.name: getattr(value, each.name) for each in fields(value) if each.init}
+    new = {name: share * each if name == "step_size" and each else _scaled(each, share) for name, each in held.items()}
+    return replace(value, **new)
 
 
 def described(attack: Any) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -60,11 +60,6 @@ class PGD:
     def length(self) -> float:
         """Step size in use."""
         return 2.5 * self.threat.eps / self.steps if self.step_size is None else self.step_size
-
-    def scaled(self, share: float) -> PGD:
-        """Return the attack with ``share`` times its radius and its step."""
-        threat = replace(self.threat, eps=share * self.threat.eps)
-        return replace(self, threat=threat, step_size=share * self.length)
 
     def __call__(
         self,

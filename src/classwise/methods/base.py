@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from classwise.attacks.base import predict
+from classwise.attacks.base import is_attack, predict, scaled
 from classwise.attacks.pgd import PGD
 from classwise.errors import InputError
 from classwise.losses import Loss, cross_entropy, kl
@@ -76,8 +77,10 @@ class Method(nn.Module):
     """A training method: settings in attributes, class state in buffers, the loss of a batch in forward.
 
     Attributes:
-        attack: crafts the training images. A method may keep other attacks in attributes of any name, as long as
-            they have a ``threat`` and, as PGD does, ``scaled``; what depends on the radius reads it there in forward.
+        attacks: every attack of the method by its name, and the only place for one: warm-up of the radius and AWP go
+            through it. An attack that is assigned to an attribute goes there, as a module does in torch; several
+            are put there by hand (``self.attacks["strong"] = …``). What depends on a radius reads it there in forward.
+        attack: the one that crafts the training images.
         num_classes: number of classes.
         head: the last layer that the network must have, as ``models.heads`` reads it, such as "cosine(scale=10)";
             None for whatever it has. ``classwise train`` puts it there.
@@ -92,11 +95,25 @@ class Method(nn.Module):
     validates: bool = False
     measures: bool = False
     fine_tunes: bool = False
+    attacks: dict[str, Any]
+    attack: PGD
 
     def __init__(self, num_classes: int, attack: PGD) -> None:
         super().__init__()
         self.num_classes = num_classes
+        self.attacks = {}
         self.attack = attack
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if is_attack(value):
+            self.attacks[name] = value
+        else:
+            self.__dict__.get("attacks", {}).pop(name, None)
+            super().__setattr__(name, value)
+
+    def __getattr__(self, name: str) -> Any:
+        attacks = self.__dict__.get("attacks", {})
+        return attacks[name] if name in attacks else super().__getattr__(name)
 
     def forward(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Step:
         """Return the loss of a batch.
@@ -138,25 +155,52 @@ class Method(nn.Module):
 @contextmanager
 def attacks_replaced(method: Method, change: Callable[[Any], Any]) -> Iterator[None]:
     """Put ``change(attack)`` in the place of each attack of a method and of methods inside it; then put all back."""
-    owners = [each for each in method.modules() if isinstance(each, Method)]
-    held = [
-        (owner, name, value)
-        for owner in owners
-        for name, value in vars(owner).items()
-        if callable(value) and hasattr(value, "threat")
-    ]
-    for owner, name, attack in held:
-        setattr(owner, name, change(attack))
+    held = [(each, each.attacks) for each in method.modules() if isinstance(each, Method)]
+    for owner, attacks in held:
+        owner.attacks = {name: change(attack) for name, attack in attacks.items()}
     try:
         yield
     finally:
-        for owner, name, attack in held:
-            setattr(owner, name, attack)
+        for owner, attacks in held:
+            owner.attacks = attacks
 
 
 def weakened(method: Method, share: float) -> AbstractContextManager[None]:
     """Let every attack of a method have ``share`` times its radius and its step, share in 0 … 1."""
-    return nullcontext() if share == 1 else attacks_replaced(method, lambda attack: attack.scaled(share))
+    return nullcontext() if share == 1 else attacks_replaced(method, lambda attack: scaled(attack, share))
+
+
+def refuse_hidden_attacks(method: Method) -> None:
+    """Refuse a method that keeps an attack elsewhere than among its attacks.
+
+    Raises:
+        InputError: some attribute holds one; the message names it.
+    """
+    for owner in method.modules():
+        for name, value in vars(owner).items():
+            if not (isinstance(owner, Method) and name == "attacks") and _holds_attack(value):
+                raise InputError(
+                    f"{type(method).__name__} keeps an attack in {name!r}, where warm-up of the radius does not reach "
+                    f"it: put each of its attacks into self.attacks, as in self.attacks[{name!r}] = …"
+                )
+
+
+def _holds_attack(value: Any, depth: int = 4) -> bool:
+    """Tell whether a value is an attack, or holds one in containers, objects or arguments that it is bound to."""
+    if is_attack(value):
+        return True
+    if not depth or isinstance(value, nn.Module | Tensor | str | type):
+        return False  # modules are looked into one by one
+    if isinstance(value, Mapping):
+        parts = [*value.values()]
+    elif isinstance(value, Collection):
+        parts = [*value]
+    elif isinstance(value, partial):
+        parts = [value.func, *value.args, *value.keywords.values()]
+    else:
+        parts = [*getattr(value, "__dict__", {}).values(), getattr(value, "__self__", None)]
+        parts += [cell.cell_contents for cell in getattr(value, "__closure__", None) or ()]
+    return any(_holds_attack(part, depth - 1) for part in parts)
 
 
 class Terms(NamedTuple):
