@@ -443,14 +443,22 @@ def test_steps_halve_where_they_overshoot() -> None:
 
 def test_a_sparse_direction_by_hand() -> None:
     gradient = torch.tensor([[3.0, -5.0, 1.0, 0.0]]).repeat(4, 1)
-    found = sparse_direction(gradient, torch.tensor([0.0, 2.9, 3.0, 40.0]))
+    found = sparse_direction(gradient, torch.tensor([0.0, 2.9, 3.0, 40.0]), torch.full((4, 4), 0.5))
     third = 1 / 3
     expected = [[0, -1, 0, 0], [0.5, -0.5, 0, 0], [third, -third, third, 0], [third, -third, third, 0]]
     torch.testing.assert_close(found, torch.tensor(expected))
 
 
 def test_a_sparse_direction_of_nothing_is_nothing() -> None:
-    assert torch.equal(sparse_direction(torch.zeros(2, 3, 2, 2), torch.tensor([1.0, 5.0])), torch.zeros(2, 3, 2, 2))
+    nothing = torch.zeros(2, 3, 2, 2)
+    assert torch.equal(sparse_direction(nothing, torch.tensor([1.0, 5.0]), nothing), nothing)
+
+
+def test_a_sparse_direction_passes_over_coordinates_on_the_limit_that_they_are_pushed_to() -> None:
+    gradient = torch.tensor([[3.0, -5.0, 1.0, 2.0]]).repeat(3, 1)
+    x = torch.tensor([[0.5, 0.0, 0.0, 1.0], [0.0, 1.0, 1.0, 0.9], [1.0, 0.0, 1.0, 1.0]])
+    found = sparse_direction(gradient, torch.tensor([2.0, 2.0, 2.0]), x)
+    torch.testing.assert_close(found, torch.tensor([[0.5, 0, 0.5, 0], [0.5, -0.5, 0, 0], [0, 0, 0, 0]]))
 
 
 def far(seed: int, pixels: int, scale: float, n: int = 4) -> tuple[Tensor, Tensor]:
