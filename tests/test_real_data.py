@@ -50,14 +50,14 @@ def test_a_robust_network_loses_its_cats_first(tmp_path: Path) -> None:
 
 
 def test_seeds_change_few_verdicts_and_batches_none(tmp_path: Path) -> None:
-    options = ("--data", "mnist", "--eps", "0.3", "--attacks", "pgd", "--limit", "200")
+    options = ("--data", "mnist", "--eps", "0.3", "--attacks", "pgd(steps=5)", "--limit", "200")
     runs = {
         name: evaluated(tmp_path / name, "mnist_smallcnn_trades", *options, *more)
         for name, more in {"a": ("--batch-size", "200"), "b": ("--batch-size", "64"), "c": ("--seed", "1")}.items()
     }
-    assert runs["a"]["attacks"]["pgd"]["correct"] == runs["b"]["attacks"]["pgd"]["correct"]
+    assert runs["a"]["attacks"]["pgd(steps=5)"]["correct"] == runs["b"]["attacks"]["pgd(steps=5)"]["correct"]
     with np.load(tmp_path / "a" / "outcomes.npz") as a, np.load(tmp_path / "b" / "outcomes.npz") as b:
-        assert (a["prediction.pgd"] == b["prediction.pgd"]).all()
+        assert (a["prediction.pgd(steps=5)"] == b["prediction.pgd(steps=5)"]).all()
     # Another seed also draws another sample.
     with np.load(tmp_path / "a" / "outcomes.npz") as a, np.load(tmp_path / "c" / "outcomes.npz") as c:
         assert (a["index"] != c["index"]).any()

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from classwise.cli import main
 from classwise.metrics.result import Result
 
 ROOT = Path(__file__).parents[1]
@@ -19,17 +20,19 @@ import json, os, sys
 from classwise import arguments, evaluation, terminal  # before the fork, as importing takes longer than the work
 from classwise.cli import main
 
-begin, go = os.pipe()
-children = []
-for number in (0, 1):
-    if not (child := os.fork()):
-        os.close(go)
-        os.read(begin, 1)  # returns when the parent lets go of the other end
-        os.dup2(os.open(f"err{number}", os.O_CREAT | os.O_WRONLY), 2)
-        os._exit(main(sys.argv[1:]))
-    children.append(child)
-os.close(go)
-print(json.dumps([os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]))
+for turn in range(3):
+    begin, go = os.pipe()
+    children = []
+    for number in (0, 1):
+        if not (child := os.fork()):
+            os.close(go)
+            os.read(begin, 1)  # returns when the parent lets go of the other end
+            os.dup2(os.open(f"err{turn}-{number}", os.O_CREAT | os.O_WRONLY), 2)
+            os._exit(main([*sys.argv[1:], "--out", f"out{turn}"]))
+        children.append(child)
+    os.close(go)
+    print(json.dumps([os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]), flush=True)
+    os.close(begin)
 """
 
 
@@ -51,16 +54,16 @@ def left(folder: Path) -> list[str]:
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="two processes from one import need fork")
 def test_of_two_evaluations_into_one_folder_one_ends_and_the_other_waits_or_is_refused(tmp_path: Path) -> None:
-    assert python(tmp_path, "-m", "classwise", *EVALUATE, "--out", "alone").returncode == 0
+    assert main([*EVALUATE, "--out", str(tmp_path / "alone")]) == 0
     expected = Result.read(tmp_path / "alone").outcomes.correct()
-    for turn in range(3):
-        done = python(tmp_path, "-c", PAIR, *EVALUATE, "--out", f"out{turn}")
-        statuses = json.loads(done.stdout.splitlines()[-1])
+    done = python(tmp_path, "-c", PAIR, *EVALUATE)
+    turns = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("[")]
+    assert len(turns) == 3, done.stderr
+    for turn, statuses in enumerate(turns):
         assert sorted(statuses) in ([0, 0], [0, 2]), done.stderr
         for number, status in enumerate(statuses):
-            said = (tmp_path / f"err{number}").read_text()
+            said = (tmp_path / f"err{turn}-{number}").read_text()
             assert status == 0 or "Another process is at work in" in said.splitlines()[-1]
-            (tmp_path / f"err{number}").unlink()
         assert (Result.read(tmp_path / f"out{turn}").outcomes.correct() == expected).all()
         assert left(tmp_path / f"out{turn}") == []
 

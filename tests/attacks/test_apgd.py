@@ -526,12 +526,12 @@ def real(name: str, data: str, n: int) -> tuple[nn.Module, Tensor, Tensor]:
 @pytest.mark.parametrize(
     ("name", "data", "norm", "eps", "kind", "steps"),
     [
-        ("cifar_resnet2b_adv", "cifar10", "Linf", 2 / 255, "ce", 100),
-        ("cifar_resnet2b_adv", "cifar10", "Linf", 2 / 255, "dlr", 100),
-        ("cifar_resnet2b_adv", "cifar10", "Linf", 2 / 255, "t", 20),
-        ("cifar_resnet2b_adv", "cifar10", "L2", 0.25, "ce", 100),
-        ("cifar_resnet2b_adv", "cifar10", "L2", 0.25, "dlr", 100),
-        ("mnist_smallcnn_trades", "mnist", "Linf", 0.3, "ce", 40),
+        ("cifar_resnet2b_adv", "cifar10", "Linf", 2 / 255, "ce", 30),
+        ("cifar_resnet2b_adv", "cifar10", "Linf", 2 / 255, "dlr", 30),
+        ("cifar_resnet2b_adv", "cifar10", "Linf", 2 / 255, "t", 8),
+        ("cifar_resnet2b_adv", "cifar10", "L2", 0.25, "ce", 30),
+        ("cifar_resnet2b_adv", "cifar10", "L2", 0.25, "dlr", 30),
+        ("mnist_smallcnn_trades", "mnist", "Linf", 0.3, "ce", 15),
     ],
 )
 def test_it_leaves_as_many_images_as_torchattacks_to_one_in_200(

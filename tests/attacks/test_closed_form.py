@@ -141,13 +141,17 @@ def test_every_attack_of_a_suite_comes_near_the_optimum() -> None:
     assert members <= set(NAMES)
 
 
-@in_every_case
-@pytest.mark.parametrize("offset", [0.0, 3000.0])
+@pytest.mark.parametrize(
+    # The offset adds rounding, which the sums over the most pixels have most of.
+    ("norm", "shape", "meeting", "offset"),
+    [(*case, 0.0) for case in CASES] + [(*case, 3000.0) for case in CASES if case[1] == SHAPES[-1]],
+    ids=str,
+)
 def test_critical_eps_is_at_most_five_quarters_of_the_smallest_radius(
     norm: str, shape: tuple[int, int, int], meeting: bool, offset: float
 ) -> None:
     model, x, y, radius = known(shape, norm, meeting, offset=offset)
     data = Images((255 * x).round().byte(), y, ("a", "b", "c", "d"), torch.arange(1))
-    for times in (1.3, 2, 3):
+    for times in (1.3, 3):
         found = critical_eps(model, data, eps_max=times * radius, norm=norm, attack="narrowing(fab_steps=20)")
         assert radius * (1 - 1e-3) <= float(found.distance[0]) <= FACTOR * radius
