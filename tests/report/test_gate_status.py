@@ -60,7 +60,7 @@ def flagged(tmp_path: Path, make: Callable[..., Result]) -> Path:
 
 @pytest.fixture
 def planted(tmp_path: Path, make: Callable[..., Result]) -> Path:
-    make(classes=tuple("abc"), attacks=("pgd",)).write(tmp_path / "planted")  # small, as processes read it many times
+    make(classes=tuple("abcd"), attacks=("pgd",)).write(tmp_path / "planted")  # small, as processes read it many times
     return tmp_path / "planted"
 
 
