@@ -4,9 +4,9 @@
 
 Everything goes through ``classwise.cli.main`` in this process. Of each call four things are asked: the status is 0,
 2 or 3; what it says on standard error is one line; no character in it drives a terminal; and no code ran that a file
-named. A call that trains or attacks after some seconds is ended, and counted: its words were good. One that does
-neither by then hangs, and one that takes more than its share of memory blows up: both are faults. The exit status is 1
-where a promise was broken; the calls that broke it are in the result.
+named. A call that trains or attacks after a second is ended, and counted: its words were good. One that does neither
+within ten seconds hangs, and one that takes more than its share of memory blows up: both are faults. The exit status is
+1 where a promise was broken; the calls that broke it are in the result.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from classwise.cli import COMMANDS, main
 from classwise.texts import plain
 
 MARKER = "ran"
-SECONDS = 4.0
+LOOK, SECONDS = 1.0, 10.0  # between looks at what a call does, and until one that does not work hangs
 EVIL = f"from pathlib import Path\nPath({MARKER!r}).write_text('')\n"
 TEXTS = (
     "",
@@ -182,13 +182,15 @@ class Hang(BaseException):
     """A call neither trains nor attacks, and does not end."""
 
 
-def _enough(_: int, frame: FrameType | None) -> None:
+def _look(begun: float, frame: FrameType | None) -> None:
     files = []
     while frame is not None:
         files.append(frame.f_code.co_filename)
         frame = frame.f_back
-    at_work = any(f"classwise/{part}" in file or f"/{part}" in file for file in files for part in WORK)
-    raise Enough if at_work else Hang
+    if any(f"classwise/{part}" in file for file in files for part in WORK):
+        raise Enough
+    if time.monotonic() - begun > SECONDS:
+        raise Hang
 
 
 def _peak() -> int:
@@ -278,10 +280,11 @@ def poisoned(dice: random.Random) -> str:
 
 def fault(words: list[str]) -> str:
     """Run a command line and say what was wrong with how it ended, "" for nothing."""
-    out, err, before = io.StringIO(), io.StringIO(), _peak()
+    out, err, before, begun = io.StringIO(), io.StringIO(), _peak(), time.monotonic()
+    signal.signal(signal.SIGALRM, lambda _, frame: _look(begun, frame))
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
-            signal.setitimer(signal.ITIMER_REAL, SECONDS)
+            signal.setitimer(signal.ITIMER_REAL, LOOK, LOOK)
             status = main(words)
         except Enough:
             return ""
@@ -351,7 +354,6 @@ KINDS: dict[str, Callable[[random.Random], list[str]]] = {"lines": of_line, "stu
 
 def campaign(counts: dict[str, int], seed: int) -> dict[str, Any]:
     """Run so many calls of each kind in the working folder, and return counts and faults."""
-    signal.signal(signal.SIGALRM, _enough)
     for module in pkgutil.walk_packages(classwise.__path__, "classwise."):  # an import must not be interrupted
         if module.name not in ("classwise.__main__", "classwise.cluster") and ".interop" not in module.name:
             importlib.import_module(module.name)

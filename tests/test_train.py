@@ -479,6 +479,30 @@ def test_a_truncated_checkpoint_is_named(finished: Path) -> None:
         go(finished)
 
 
+@pytest.mark.parametrize("part", ["model", "optimizer"])
+@pytest.mark.parametrize(
+    "made",
+    [
+        lambda value: torch.empty(10**12, device="meta"),
+        lambda value: value.to_sparse(),
+        lambda value: value.new_zeros(1).expand(10**6, 10**6),
+        lambda value: torch.zeros(7),
+        lambda value: "text",
+    ],
+    ids=["without values", "sparse", "terabytes", "another shape", "text"],
+)
+def test_a_checkpoint_of_other_tensors_is_one_sentence(finished: Path, part: str, made: Callable[..., Any]) -> None:
+    stored = torch.load(finished / "checkpoint.pt", weights_only=True)
+    owner = stored["model"] if part == "model" else stored["optimizer"]["state"][0]
+    name = next(name for name, value in owner.items() if isinstance(value, torch.Tensor))
+    owner[name] = made(owner[name])
+    torch.save(stored, finished / "checkpoint.pt")
+    before = contents(finished)
+    with pytest.raises(InputError, match=r"checkpoint\.pt is damaged.*; delete it to train from the start\.$"):
+        go(finished)
+    assert contents(finished) == before
+
+
 def test_a_checkpoint_that_would_run_code_is_not_read(finished: Path) -> None:
     class Payload:
         def __reduce__(self) -> tuple[Any, ...]:

@@ -47,6 +47,8 @@ from classwise.metrics.stats import ClassStats
 from classwise.metrics.training import LOG_FILE, RUN_FILE, SUMMARY_FILE
 from classwise.models.checkpoint import save_weights
 from classwise.models.fingerprint import fingerprint, refuse_changed
+from classwise.models.foreign import foreign_code
+from classwise.models.pickled import read_tensors
 from classwise.models.rewriting import Difference, Forwards, checked, faster, rewritten, unobserved
 from classwise.models.teacher import Teacher
 from classwise.noise import Noise
@@ -293,18 +295,35 @@ class _State:
         if not path.exists():
             return
         try:
-            stored = torch.load(path, map_location="cpu", weights_only=True)
+            stored = read_tensors(path)
             settings = dict(json.loads(stored["settings"]))
         except Exception as error:
             raise InputError(f"{path} is damaged; delete it to train from the start.") from error
         refuse_other_settings(path, settings, record)
-        self.step.model.load_state_dict(stored["model"])
+        sound = partial(foreign_code, f"{path} is damaged", "delete it to train from the start")
+        with sound():
+            self.step.model.load_state_dict(stored["model"])
         refuse_changed(json.loads(stored.get("function", "{}")), self.function, f"{path.parent} holds a run")
-        self.step.method.load_state_dict(stored["method"])
-        self.optimizer.load_state_dict(stored["optimizer"])
-        for name, each in self.averages.items():
-            each.load_state_dict(stored["averages"][name])
-        self.log = json.loads(stored["log"])
+        with sound():
+            self.step.method.load_state_dict(stored["method"])
+            self.optimizer.load_state_dict(stored["optimizer"])
+            _refuse_other_shapes(self.optimizer)
+            for name, each in self.averages.items():
+                each.load_state_dict(stored["averages"][name])
+            self.log = json.loads(stored["log"])
+
+
+def _refuse_other_shapes(optimizer: torch.optim.Optimizer) -> None:
+    """Refuse momentum and the like that do not fit their weights, which only a step would notice.
+
+    Raises:
+        ValueError: some are of another shape, or no numbers.
+    """
+    for weights, state in optimizer.state.items():
+        for name, value in state.items():
+            fits = value.shape in ((), weights.shape) if isinstance(value, Tensor) else not isinstance(value, str)
+            if not fits:
+                raise ValueError(f"{name} does not fit weights of the shape {tuple(weights.shape)}")
 
 
 class _Job:

@@ -499,3 +499,27 @@ def test_the_readme_example_of_robustbench_runs() -> None:
     x_adv = adversary.run_standard_evaluation(x, y)
     assert isinstance(x_adv, Tensor)
     assert 0 < int((predict(model(x_adv), y) == y).sum()) < len(x)
+
+
+@pytest.mark.parametrize(
+    ("made", "says"),
+    [
+        (lambda x: torch.empty(10**12, device="meta"), "no state of an attack"),
+        (lambda x: x.to_sparse(), "no state of an attack"),
+        (lambda x: x[:1, :1, :1, :1].expand(10**4, 10**4, 10, 10), "no state of an attack"),
+        (lambda x: [x], "no state of an attack"),
+        (lambda x: x[:1], "belongs to another model, data or settings"),
+        (lambda x: x.double(), "belongs to another model, data or settings"),
+    ],
+)
+def test_the_images_beside_a_state_are_those_of_the_run_or_refused(
+    tmp_path: Path, made: Callable[..., object], says: str
+) -> None:
+    model, x, y = problem()
+    path = tmp_path / "state.json"
+    adversary = custom(model, "apgd-ce")
+    adversary.run_standard_evaluation(x, y, state_path=path)
+    images = torch.load(f"{path}.images", weights_only=True)
+    torch.save({**images, "x_adv": made(images["x_adv"])}, f"{path}.images")
+    with pytest.raises(InputError, match=says):
+        adversary.run_standard_evaluation(x, y, state_path=path)

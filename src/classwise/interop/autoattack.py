@@ -359,6 +359,7 @@ class AutoAttack:
             return state
         state = EvaluationState.from_disk(path)
         other = state.identity not in ("", identity) or (state.robust is not None and len(state.robust) != len(x))
+        other |= state.x_adv is not None and (state.x_adv.shape, state.x_adv.dtype) != (x.shape, x.dtype)
         if other or set(state.attacks_to_run) != set(attacks):
             raise InputError(f"{path} belongs to another model, data or settings; choose another state_path.")
         refuse_changed(state.function, function, f"{path} holds the run", "choose another state_path")

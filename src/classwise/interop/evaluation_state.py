@@ -18,8 +18,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from classwise import files
+from classwise import files, schemas
 from classwise.errors import InputError
+from classwise.models.pickled import read_tensors
 
 _IMAGES = ".images"  # appended to the name of the file that holds the rest
 
@@ -72,7 +73,9 @@ class EvaluationState:
         """
         path = Path(path)
         try:
-            stored = json.loads(path.read_text(encoding="utf-8"))
+            stored = json.loads(
+                schemas.content(path, "delete it to start anew")
+            )  # NaN, before it has begun, is no JSON
             flags = stored["_robust_flags"]
             state = cls(
                 _names(stored["_attacks_to_run"]),
@@ -82,8 +85,8 @@ class EvaluationState:
             )
             beside = Path(f"{path}{_IMAGES}")
             if beside.exists():
-                images = torch.load(beside, weights_only=True)
-                state.x_adv, state.identity = images["x_adv"], images["identity"]
+                images = read_tensors(beside)
+                state.x_adv, state.identity = images["x_adv"].detach(), str(images["identity"])
                 state.function = dict(images.get("function", {}))
         except Exception as error:
             raise InputError(f"{path} is no state of an attack; delete it to start anew.") from error

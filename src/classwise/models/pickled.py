@@ -14,12 +14,13 @@ import warnings
 import zipfile
 from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import IO, Any
 
 import torch
+from torch import Tensor
 
 from classwise.errors import InputError
 from classwise.models.foreign import foreign_code
@@ -42,6 +43,7 @@ _MAPPING = re.compile(r"(dict|cfgnode)$", re.IGNORECASE)
 _PICKLES_OF_A_FILE = 5  # of the format before zip archives: mark, version, system, content, names of storages
 _UNPACKED = 10  # times its size that an archive may unpack to
 _NAMED = 3  # names that a message lists
+_SMALL = 2**20  # bytes, up to which a tensor may repeat a few numbers
 
 
 def read_pickle(path: Path) -> Any:
@@ -64,6 +66,49 @@ def read_pickle(path: Path) -> Any:
                 raise
             strange = sorted(name for name in named if not _HARMLESS.match(name) and not _KNOWN.match(name))
             raise InputError(_refusal(path, strange or sorted(named))) from error
+
+
+def read_tensors(path: Path) -> Any:
+    """Do the same with a file whose tensors are all used: each must be a plain array that the file holds.
+
+    Raises:
+        InputError: as above, or a tensor is sparse, without values, or larger than the file.
+    """
+    found, size = read_pickle(path), max(path.stat().st_size, _SMALL)
+    for name, value in _tensors(found):
+        refuse_without_values(path, name, value)
+        if (claimed := value.numel() * value.element_size()) > size:
+            raise InputError(f"{path} has {size:,} bytes, and {name} in it claims {claimed:,}; write it again.")
+    return found
+
+
+def refuse_without_values(path: Path | str, name: str, value: Tensor) -> None:
+    """Refuse a tensor that is no plain array of values: of the meta device, sparse, nested or quantised.
+
+    Raises:
+        InputError: it is one.
+    """
+    kinds = {
+        "on the meta device, without values": value.is_meta,
+        "nested": value.is_nested,
+        "sparse": value.layout is not torch.strided,
+        "quantised": value.is_quantized,
+    }
+    if kind := next((kind for kind, found in kinds.items() if found), None):
+        raise InputError(f"{path} holds {name} as a tensor {kind}; save the dense floating-point weights instead.")
+
+
+def _tensors(whole: Any) -> Iterator[tuple[str, Tensor]]:
+    """Yield the tensors in mappings and lists by their place; each part once, however often others refer to it."""
+    left, seen = [("", whole)], set[int]()
+    while left:
+        name, value = left.pop()
+        if isinstance(value, Tensor):
+            yield name.removeprefix("."), value
+        elif isinstance(value, Mapping | list | tuple) and id(value) not in seen:
+            seen.add(id(value))
+            entries = value.items() if isinstance(value, Mapping) else enumerate(value)
+            left += [(f"{name}.{key}", entry) for key, entry in entries]
 
 
 class _Blank:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from classwise.errors import InputError
 from classwise.models.foreign import foreign_code
-from classwise.models.pickled import read_pickle
+from classwise.models.pickled import read_pickle, refuse_without_values
 
 State = Mapping[str, Tensor]
 
@@ -89,25 +89,10 @@ def read_stored(text: Path | str) -> Stored:
             f"{path} holds no state dict; expected are names and tensors, at the top or under one of "
             f"{', '.join(NESTINGS[:4])}: save state_dict() of the model."
         )
-    _refuse_without_values(path, sets)
+    for state in sets.values():
+        for name, value in state.items():
+            refuse_without_values(path, name, value)
     return Stored(str(path), sets, wanted)
-
-
-def _refuse_without_values(path: Path, sets: Mapping[str, State]) -> None:
-    """Refuse tensors that are no plain array of values: of the meta device, sparse, nested or quantised.
-
-    Raises:
-        InputError: there is one.
-    """
-    for name, value in ((name, value) for state in sets.values() for name, value in state.items()):
-        kinds = {
-            "on the meta device, without values": value.is_meta,
-            "nested": value.is_nested,
-            "sparse": value.layout is not torch.strided,
-            "quantised": value.is_quantized,
-        }
-        if kind := next((kind for kind, found in kinds.items() if found), None):
-            raise InputError(f"{path} holds {name} as a tensor {kind}; save the dense floating-point weights instead.")
 
 
 def main_set(stored: Stored) -> State:
