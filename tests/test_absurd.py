@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable, Iterator
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from classwise import study
-from classwise.cli import main
+from classwise import registry, study
+from classwise.attacks import PGD
+from classwise.cli import COMMANDS, main
 from classwise.errors import InputError
-from classwise.threat import parse_eps
+from classwise.threat import ThreatModel, parse_eps
+
+HUGE = 10**30
 
 
 @pytest.mark.parametrize("text", ["1e400", "9" * 5000, "nan", "inf", "8/0", "1/0", "0x10", "1_0", "\uff11", "-1", ""])
@@ -87,3 +94,146 @@ def test_a_study_is_read_without_running_what_it_names(tmp_path: Path, monkeypat
     )
     assert study.read("s.toml").given[0].text == "evil.py:net"
     assert not Path("ran").exists()
+
+
+# Every option of every command, every key of a study and of a plan, every setting of every name
+
+DIGITS = ["digits_cnn", "--data", "digits", "--limit", "10"]
+WORDS = {
+    "demo": [],
+    "train": ["at", "--model", "digits_cnn", "--data", "digits"],
+    "evaluate": [*DIGITS, "--attacks", "fgsm"],
+    "critical-eps": DIGITS,
+    "correct": DIGITS,
+    "report": ["nothing"],
+    "analyse": ["nothing"],
+    "compare": ["nothing", "nothing"],
+    "homing": ["--data", "digits"],
+    "study": ["s.toml", "--plan"],
+    "list": ["attacks"],
+}
+TEXTS = ("nan", "inf", "-inf", "-1", "1e308", str(HUGE), "", "true", "[1]", "{}")
+STUDY = 'name = "s"\ndata = "digits"\nmodel = "digits_cnn"\nrecipe = "digits"\n[[method]]\nmethod = "at"\n'
+
+
+def numeric_options() -> Iterator[tuple[str, str, bool]]:
+    """Yield command and option of each number, and whether it is a whole one."""
+    for command, function in COMMANDS.items():
+        for name, parameter in inspect.signature(function).parameters.items():
+            if "int" in str(parameter.annotation) or "float" in str(parameter.annotation):
+                yield command, name, "float" not in str(parameter.annotation)
+
+
+def is_refused(command: str, option: str, text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Call a command with an option; a norm needs a radius, and a missing one would be what is refused."""
+    radius = {"norm": ["--eps-max=0.1"] if command == "critical-eps" else ["--eps=0.1"]}.get(option, [])
+    out = [] if command in ("report", "analyse", "compare", "list") else ["--out=out"]
+    status = main([command, *WORDS[command], *radius, *out, f"--{option.replace('_', '-')}={text}"])
+    said = capsys.readouterr().err
+    assert (status, said.count("\n")) == (2, 1), (text, said)
+    assert not list(Path().glob("out/*")), text
+
+
+@pytest.mark.parametrize(("command", "option", "whole"), list(numeric_options()))
+def test_an_absurd_number_is_one_sentence(
+    command: str,
+    option: str,
+    whole: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A limit may be larger than the number of images, as may the number of examples."""
+    monkeypatch.chdir(tmp_path)
+    Path("s.toml").write_text(STUDY)
+    above = "limit" in option or option == "examples"
+    is_refused(command, option, "-1" if above else str(HUGE) if whole else "nan", capsys)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("command", "option", "whole"), list(numeric_options()))
+@pytest.mark.parametrize("text", TEXTS)
+def test_every_absurd_number_is_one_sentence(
+    command: str,
+    option: str,
+    whole: bool,
+    text: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("s.toml").write_text(STUDY)
+    if text != str(HUGE) or not ("limit" in option or option == "examples"):
+        is_refused(command, option, text, capsys)
+
+
+VALUES = ("nan", "inf", "-inf", "-1", "1e308", str(HUGE), '""', "true", "[]", "[[]]", "[-1]", f"[{HUGE}]", "{}", '"x"')
+TABLES = {"": study.Study, "[evaluate]": study.Evaluation, "[homing]": study.Homing, "[[given]]": study.Given}
+NUMBERS = ("limit", "seed", "seeds", "audit", "eps", "norm")
+
+
+def refusal(build: Callable[..., Any], *given: Any) -> str:
+    """Return the sentence with which something is refused, "" if it is taken."""
+    try:
+        build(*given)
+    except InputError as error:
+        said = str(error)
+        if "\n" in said:
+            raise AssertionError(said) from error
+        return said
+    return ""
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_a_study_takes_no_absurd_value(table: str, tmp_path: Path) -> None:
+    """Keys of texts may hold any text until it is used; those of numbers hold none of these."""
+    needed = {"[homing]": 'method = "at"\n', "[[given]]": 'name = "g"\nmodel = "digits_cnn"\n'}.get(table, "")
+    for key in (field.name for field in fields(TABLES[table])):
+        for value in VALUES:
+            said = "\n".join(line for line in needed.splitlines() if not line.startswith(f"{key} "))
+            base = "".join(f"{line}\n" for line in STUDY.splitlines() if table or not line.startswith(f"{key} "))
+            text = f"{base}{table}\n{said}\n{key} = {value}\n" if table else f"{key} = {value}\n{base}"
+            (tmp_path / "s.toml").write_text(text)
+            means = (key, value) in {("seeds", "[]"), ("norm", '""'), ("limit", str(HUGE))}
+            assert refusal(study.read, tmp_path / "s.toml") or key not in NUMBERS or means, text
+
+
+@pytest.mark.parametrize("key", ["closest", "go_on", "if_closer", "attack"])
+@pytest.mark.parametrize("value", VALUES)
+def test_a_plan_takes_no_absurd_value(key: str, value: str, tmp_path: Path) -> None:
+    attack = "" if key == "attack" else 'attack = "fgsm"\n'
+    (tmp_path / "p.toml").write_text(f"[[stage]]\n{attack}{key} = {value}\n")
+    if (key, value) != ("if_closer", "true"):
+        with pytest.raises(InputError, match=r"^[^\n]+$"):
+            registry_plan(tmp_path / "p.toml")
+
+
+def registry_plan(path: Path) -> Any:
+    from classwise.attacks import contenders
+
+    return contenders(str(path), ThreatModel("Linf", 0.1))
+
+
+LITERALS = ("-1", "1e308", str(HUGE), "1e400", "-1e400", "1e400/1e400", "''", "None", "[1]", "'x'", "{}")
+GIVEN: dict[registry.Kind, tuple[Any, ...]] = {
+    "attack": (ThreatModel("Linf", 0.1),),
+    "plan": (ThreatModel("Linf", 0.1),),
+    "method": (10, PGD(ThreatModel("Linf", 0.1), steps=2)),
+    "recipe": (),
+    "wrapper": (),
+    "correction": (),
+}
+
+
+@pytest.mark.parametrize("kind", GIVEN)
+def test_no_setting_of_a_name_takes_what_is_not_of_its_type(kind: registry.Kind) -> None:
+    """A whole number is below 2^31, and so is any other that is finite; infinity means something to ``gairat``."""
+    never, taken = {"1e308", str(HUGE), "-1e400", "1e400/1e400", "{}"}, set[tuple[str, str]]()
+    for entry in registry.entries(kind):
+        for key in registry._settings_of(entry.build, len(GIVEN[kind])) or []:
+            for literal in LITERALS:
+                said = refusal(registry.build, kind, f"{entry.name}({key}={literal})", *GIVEN[kind])
+                assert "not supported between" not in said
+                taken |= {(key, literal)} if literal in never and not said else set()
+    assert taken == set()

@@ -987,7 +987,7 @@ BAD = [
     ((*TRAIN, "--limit", "5"), ["5 training images for 10 classes"]),
     ((*TRAIN, "--sync-batchnorm", "--accelerator", "cpu"), ["--sync-batchnorm needs GPUs"]),
     ((*TRAIN, "--strategy", "deepspeed"), ["strategy", "'ddp'", "deepspeed"]),
-    ((*TRAIN, "--devices", "0"), ["Cannot use 0 x"]),
+    ((*TRAIN, "--devices", "0"), ["--devices is 0, but must be from 1"]),
     ((*EVALUATE, "--eps", "abc"), ["'abc' is not a radius", "8/255"]),
     ((*EVALUATE, "--eps", "8"), ["8/255"]),
     ((*EVALUATE, "--eps", "-0.1"), ["-0.1"]),
@@ -1007,7 +1007,7 @@ BAD = [
     ((*EVALUATE, "--attacks", "transfer(source='digits_cnn')"), ["source 'digits_cnn' has fresh weights"]),
     ((*EVALUATE, "--batch-size", "0"), ["batch size"]),
     ((*EVALUATE, "--batch-size", "-1"), ["batch size"]),
-    ((*EVALUATE, "--devices", "0"), ["Cannot use 0 x"]),
+    ((*EVALUATE, "--devices", "0"), ["--devices is 0, but must be from 1"]),
     ((*EVALUATE, "--devices", "-2"), ["Cannot use -2 x"]),
     ((*EVALUATE, "--accelerator", "abacus"), ["abacus"]),
     # What jsonargparse refuses.

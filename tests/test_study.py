@@ -440,7 +440,7 @@ def test_a_committed_study_runs_shrunk(
 def test_a_run_that_fails_ends_the_command_with_its_reason_and_a_table_of_the_others(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    text = TEXT + '[[method]]\nname = "wild"\nmethod = "at"\nrecipe = "digits(lr=1e30)"\n'
+    text = TEXT + '[[method]]\nname = "wild"\nmethod = "at"\nrecipe = "digits(lr=2e9)"\n'
     text += '[[method]]\nmethod = "rslad"\nteacher = "wild"\n'
     path, out = written(tmp_path, text), tmp_path / "out"
     assert main(["study", str(path), "--shrink", "--out", str(out)]) == 2

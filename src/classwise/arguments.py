@@ -40,6 +40,7 @@ from classwise.threat import ThreatModel, parse_eps, parse_norm
 _RECIPES = {"digits": "digits", "mnist": "mnist", "svhn": "svhn"}
 _DEFAULT_RECIPE = "pang2021"
 _DEEPEST = 8  # corrections of one another
+_MOST_DEVICES, _MOST_NODES = 16, 10_000
 _TO_FIT = 1000  # images that a correction is fitted on where no run says which
 
 
@@ -100,7 +101,7 @@ def held_out(
     if split == "train" and model.startswith("run:"):
         found, which = _held_out_of_run(model, whole), "training images that the run held out"
     else:
-        found, limit = whole, limit or _TO_FIT
+        found, limit = whole, _TO_FIT if limit is None else limit
         trained = "; the model may have been trained on them" if split == "train" else ""
         which = f"a stratified sample of the split {split}{trained}"
     return (found if limit is None else found.subset(stratified_sample(found.y, limit, seed))), which
@@ -406,6 +407,18 @@ def processes(devices: int, num_nodes: int, environment: Mapping[str, str] = os.
     return started
 
 
+def _refuse_too_many(devices: int, num_nodes: int) -> None:
+    """Refuse more processes than can be meant, before they are started.
+
+    Raises:
+        InputError: there are none, or more than ``_MOST_DEVICES`` or four a core on a machine, or too many machines.
+    """
+    most = max(_MOST_DEVICES, 4 * (os.cpu_count() or 1))
+    for option, number, limit in (("devices", devices, most), ("num-nodes", num_nodes, _MOST_NODES)):
+        if not 1 <= number <= limit:
+            raise InputError(f"--{option} is {number}, but must be from 1 to {limit:,}.")
+
+
 def fabric(
     accelerator: str,
     devices: int,
@@ -419,6 +432,7 @@ def fabric(
     Raises:
         InputError: the accelerator or the number of devices is not to be had.
     """
+    _refuse_too_many(devices, num_nodes)
     devices, num_nodes = processes(devices, num_nodes)
     if accelerator == "auto":  # other accelerators than these two cannot sum in float64
         accelerator = "cuda" if torch.cuda.is_available() else "cpu"

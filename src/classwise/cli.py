@@ -46,6 +46,7 @@ _GATE_CLOSED = 3
 _TRUST = "--trust-code"
 _DECIMAL = r"[+-]?(0|[1-9]\d*)(\.\d*)?([eE][+-]?\d+)?|[+-]?\.\d+([eE][+-]?\d+)?"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_MOST_JOBS = 1000
 _LONGEST = 2000  # characters of a sentence that says what was wrong
 # Commands that go on where they were stopped, if they have a folder.
 _RESUMED = ("demo", "train", "evaluate", "critical-eps", "homing", "study")
@@ -672,6 +673,7 @@ def run_study(
     from classwise.models.foreign import refuse_code, trusted
     from classwise.trials import Where, grid
 
+    _refuse_odd_places(jobs, cluster, cpus, gpus)
     found = studies.read(file)
     if shrink:
         found, absent = found.standing_in(data_dir)
@@ -711,16 +713,18 @@ def _conclude(study: Any, trials: Sequence[Any], where: Any, homing: bool) -> No
     terminal.standings(standings.sheets(study, rows), [*written, *verdicts.write(answers, where.out), page])
 
 
-def _cluster(address: str, cpus: int, gpus: float) -> Any:
-    """Return the cluster that does the runs of a study, None where this machine does.
-
-    Raises:
-        InputError: resources for each run where there is no cluster.
-    """
-    from classwise.cluster import Cluster, Resources
-
+def _refuse_odd_places(jobs: int, address: str, cpus: int, gpus: float) -> None:
+    """Refuse numbers of processes that cannot be, and resources for each run where there is no cluster."""
+    if not 1 <= jobs <= _MOST_JOBS:
+        raise InputError(f"--jobs is {jobs}, but must be from 1 to {_MOST_JOBS:,}.")
     if not address and (cpus, gpus) != (1, 0.0):
         raise InputError("--cpus and --gpus are what a cluster sets aside for each run; add --cluster, or use --jobs.")
+
+
+def _cluster(address: str, cpus: int, gpus: float) -> Any:
+    """Return the cluster that does the runs of a study, None where this machine does."""
+    from classwise.cluster import Cluster, Resources
+
     return Cluster(address, Resources(cpus, gpus)) if address else None
 
 

@@ -49,7 +49,7 @@ class Resources:
     gpus: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.cpus < 1 or self.gpus < 0:
+        if not (1 <= self.cpus < 2**16 and 0 <= self.gpus < 2**16):
             raise InputError(f"A run cannot have {self.cpus} cores and {self.gpus:g} GPUs; give it at least one core.")
 
 

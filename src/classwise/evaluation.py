@@ -26,7 +26,7 @@ from classwise.attacks.plan import Contender, Plan, members
 from classwise.attacks.square import Square
 from classwise.attacks.transfer import Transfer
 from classwise.classifier import Classifier, as_classifier, as_module
-from classwise.data.images import ImageSet
+from classwise.data.images import ImageSet, refuse_batch_size
 from classwise.data.splits import evenly
 from classwise.engine import Engine, Field, Snapshot, alone, channels_last
 from classwise.errors import InputError
@@ -41,7 +41,7 @@ from classwise.metrics.result import RESULT_FILE, Result
 from classwise.metrics.training import RUN_FILE
 from classwise.models.checkpoint import weights_note, weights_sha256
 from classwise.models.fingerprint import fingerprint, refuse_changed
-from classwise.models.fixed_shape import FixedShape
+from classwise.models.fixed_shape import FixedShape, refuse_fixed_shape
 from classwise.models.searched import Precision, Searched
 from classwise.noise import Noise
 from classwise.preflight import LOOK, check_sizes, preflight, standing, taken_from
@@ -275,15 +275,15 @@ def _check(job: _Job) -> None:
         )
     if not len(job.data):
         raise InputError("An evaluation needs at least one image.")
-    if job.settings.batch_size is not None and job.settings.batch_size < 1:
-        raise InputError(f"The batch size is {job.settings.batch_size}, but must be at least 1.")
+    if job.settings.batch_size is not None:
+        refuse_batch_size(job.settings.batch_size)
     if not 0 <= job.settings.seed < 2**63:
         raise InputError(f"The seed is {job.settings.seed}, but must be a whole number from 0 to 2^63 - 1.")
     _refuse_boundless(next(iter(job.attacks.values())).threat, job.data.shape)
     if job.settings.examples < 0:
         raise InputError(f"The number of examples cannot be {job.settings.examples}; 0 stores none.")
-    if job.settings.fixed_shape is not None and job.settings.fixed_shape < 1:
-        raise InputError("The fixed shape is a number of images, at least 1.")
+    if job.settings.fixed_shape is not None:
+        refuse_fixed_shape(job.settings.fixed_shape)
     if not 0 <= job.settings.audit <= 100:
         raise InputError(
             f"The audit of {job.settings.audit:g} points must be between 0 and 100 per cent of the images."

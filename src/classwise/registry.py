@@ -7,14 +7,21 @@ holds it, and each module registers what it defines.
 from __future__ import annotations
 
 import ast
+import builtins
+import collections.abc
 import difflib
 import importlib
 import inspect
+import math
 import pkgutil
 import re
+import textwrap
+import types
+import typing
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar, get_args, get_type_hints
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from classwise.errors import InputError
 
@@ -56,6 +63,9 @@ class Entry:
     summary: str
     source: str
 
+
+_MOST = 2**31
+"""Numbers in settings are below it: more is no count of anything, too much for a tensor, or overflows float32."""
 
 _ENTRIES: dict[tuple[Kind, str], Entry] = {}
 
@@ -115,12 +125,88 @@ def build(kind: Kind, text: str, *args: Any, **defaults: Any) -> Any:
     name, settings = parse(text)
     found = entry(kind, name)
     try:
-        return found.build(*args, **{**defaults, **settings})
-    except TypeError as error:
+        built = found.build(*args, **{**defaults, **settings})
+    except (TypeError, LookupError, ArithmeticError, ValueError, AttributeError, RuntimeError, MemoryError) as error:
+        if isinstance(error, InputError):
+            raise
         known = _settings_of(found.build, len(args))
         if known is not None and (wrong := [key for key in {**settings, **defaults} if key not in known]):
             raise InputError(f"The {kind} {name} has no setting {wrong[0]!r}: {_nearest(wrong[0], known)}") from error
+        _refuse_misfits(found, settings)
+        if not isinstance(error, TypeError):
+            raise
         raise InputError(f"{kind} {text!r} cannot be built: {error}.") from error
+    _refuse_misfits(found, settings)
+    return built
+
+
+def _refuse_misfits(found: Entry, settings: Mapping[str, Any]) -> None:
+    """Refuse settings that are not of the type that the builder says.
+
+    Raises:
+        InputError: one is not, such as steps='x', steps=True, or a whole number that no tensor can count.
+    """
+    hints = _hints(found.build)
+    for key, value in settings.items():
+        if key in hints and not _fits(value, hints[key]):
+            shown = textwrap.shorten(repr(value), 40, placeholder="…")
+            raise InputError(
+                f"The setting {key} of the {found.kind} {found.name} is {shown}; give {_said(hints[key])}."
+            )
+
+
+def _hints(build: Callable[..., Any]) -> dict[str, Any]:
+    """Return the types of the settings of a builder, and of the class that it passes others on to."""
+    made = made_by(build)
+    classes = [made.__init__, build] if made is not None else [build]  # type: ignore[misc]
+    hints: dict[str, Any] = {}
+    for each in classes:
+        with suppress(NameError, TypeError):  # of types that only the type checker imports
+            hints |= get_type_hints(each.__init__ if isinstance(each, type) else each)
+    return hints
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Tell whether a literal is of a type; of a type that no literal has, its builder knows better."""
+    inner = get_args(hint)
+    match get_origin(hint) or hint:
+        case types.UnionType | typing.Union:
+            return any(_fits(value, each) for each in inner)
+        case typing.Literal:
+            return any(type(value) is type(each) and value == each for each in inner)
+        case builtins.tuple if inner and inner[-1] is not Ellipsis:
+            several = isinstance(value, tuple | list) and len(value) == len(inner)
+            return several and all(_fits(*pair) for pair in zip(value, inner, strict=True))
+        case builtins.tuple | builtins.list | collections.abc.Sequence | collections.abc.Iterable:
+            return isinstance(value, tuple | list) and all(_fits(each, inner[0]) for each in value if inner)
+        case builtins.bool | builtins.str:
+            return type(value) is hint
+        case types.NoneType:
+            return value is None
+        case builtins.int:
+            return type(value) is int and abs(value) < _MOST
+        case builtins.float:
+            return type(value) in (int, float) and (abs(value) < _MOST or abs(value) == math.inf)
+    return True
+
+
+def _said(hint: Any) -> str:
+    """Say in words what fits."""
+    words = {
+        int: "a whole number below 2^31",
+        float: "a number below 2^31",
+        bool: "True or False",
+        str: "a text in quotes",
+    }
+    inner = get_args(hint)
+    match get_origin(hint) or hint:
+        case types.UnionType | typing.Union:
+            return " or ".join(_said(each) for each in inner)
+        case typing.Literal:
+            return " or ".join(repr(each) for each in inner)
+        case builtins.tuple | builtins.list | collections.abc.Sequence | collections.abc.Iterable:
+            return "a list" + (f", each {_said(inner[0])}" if inner else "")
+    return words.get(hint, str(getattr(hint, "__name__", hint)).replace("NoneType", "None"))
 
 
 def made_by(build: Callable[..., Any]) -> type | None:

@@ -23,7 +23,7 @@ from classwise import files, registry
 from classwise.attacks.base import Attack, predict
 from classwise.classifier import Classifier, as_module
 from classwise.corrections import Head, Pool, Rule
-from classwise.data.images import ImageSet, batches
+from classwise.data.images import ImageSet, batches, refuse_batch_size
 from classwise.errors import InputError
 from classwise.judging import forward, judging
 from classwise.memory import batch_that_fits, freed_memory_kept
@@ -166,6 +166,8 @@ def repair(
     """
     built: Rule[Any] = registry.build("correction", rule)
     on_test = _check(data, attacks, max_loss, fit_on_test)
+    if batch_size is not None:
+        refuse_batch_size(batch_size)
     model = as_module(model)
     model.to(device)
     with judging(model, device) as called:

@@ -336,11 +336,20 @@ def batches(
     Raises:
         InputError: the batch size is below 1, or an image file cannot be read.
     """
-    if batch_size < 1:
-        raise InputError(f"The batch size is {batch_size}, but must be at least 1.")
+    refuse_batch_size(batch_size)
     where = torch.arange(len(data)) if positions is None else positions.cpu()
     pieces = [where[start : start + batch_size] for start in range(0, len(where), batch_size)]
     return _prefetched(data, pieces, torch.device(device))
+
+
+def refuse_batch_size(size: int) -> None:
+    """Refuse what is no number of images in a batch.
+
+    Raises:
+        InputError: it is below 1, or no index.
+    """
+    if not 1 <= size < 2**31:
+        raise InputError(f"The batch size is {size}, but must be at least 1 and below 2^31.")
 
 
 def _prefetched(

@@ -81,7 +81,9 @@ def load_model(
         if shape is not None:
             called = Classifier(model, f"model {text!r}", num_classes)
             with torch.no_grad():
-                FixedShape(called, fixed_shape or _CHECKED)(torch.full((_CHECKED, *shape), 0.5, device="cpu"))
+                FixedShape(called, _CHECKED if fixed_shape is None else fixed_shape)(
+                    torch.full((_CHECKED, *shape), 0.5, device="cpu")
+                )
     return model
 
 
