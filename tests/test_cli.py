@@ -1008,7 +1008,7 @@ BAD = [
     ((*EVALUATE, "--batch-size", "0"), ["batch size"]),
     ((*EVALUATE, "--batch-size", "-1"), ["batch size"]),
     ((*EVALUATE, "--devices", "0"), ["--devices is 0, but must be from 1"]),
-    ((*EVALUATE, "--devices", "-2"), ["Cannot use -2 x"]),
+    ((*EVALUATE, "--devices", "-2"), ["--devices is -2, but must be from 1"]),
     ((*EVALUATE, "--accelerator", "abacus"), ["abacus"]),
     # What jsonargparse refuses.
     ((), ["see `classwise --help`"]),

@@ -138,7 +138,7 @@ def test_settings_in_the_text_win_over_defaults() -> None:
         ("fgsm(steps=2)", "The attack fgsm has no setting 'steps'"),
         ("pgd(steps=0)", "of at least 1"),
         ("pgd(steps='many')", "whole numbers"),
-        ("pgd(step_size='2/255')", "cannot be built"),
+        ("pgd(step_size='2/255')", "step_size of the attack pgd is .* give a number"),
         ("nothing(steps=7)", "Unknown attack 'nothing'"),
         ("pgd(steps=1/0)", "are not of the form"),
     ],
