@@ -158,11 +158,10 @@ def _refuse_misfits(found: Entry, settings: Mapping[str, Any]) -> None:
 def _hints(build: Callable[..., Any]) -> dict[str, Any]:
     """Return the types of the settings of a builder, and of the class that it passes others on to."""
     made = made_by(build)
-    classes = [made.__init__, build] if made is not None else [build]  # type: ignore[misc]
     hints: dict[str, Any] = {}
-    for each in classes:
+    for each in (made, build):
         with suppress(NameError, TypeError):  # of types that only the type checker imports
-            hints |= get_type_hints(each.__init__ if isinstance(each, type) else each)
+            hints |= get_type_hints(each.__init__ if isinstance(each, type) else each)  # type: ignore[misc]
     return hints
 
 

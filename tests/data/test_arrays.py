@@ -142,3 +142,18 @@ def test_labels_that_start_at_1_are_recognised_beside_names(tmp_path):
 def test_a_test_split_may_lack_the_first_class(tmp_path):
     save(tmp_path, x_train=X, y_train=Y, x_test=X[1:3], y_test=Y[1:3])
     assert load("arrays", tmp_path).classes == ("0", "1", "2")
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"y": np.array([0, 2**63 + 5], dtype=np.uint64)}, "Label 9223372036854775813 is too large"),
+        ({"x": np.zeros((2, 3, 0, 8), np.uint8)}, "have no pixels"),
+        ({"classes": np.array([["a", "b"]])}, r"classes in .* has 2 dimensions; give one name a class"),
+    ],
+)
+def test_shapes_and_numbers_that_mean_nothing_are_refused(tmp_path, change, says):
+    arrays = {"x": np.full((2, 3, 8, 8), 7, np.uint8), "y": np.array([0, 1]), **change}
+    np.savez(tmp_path / "a.npz", **arrays)
+    with pytest.raises(InputError, match=says):
+        load("arrays", tmp_path / "a.npz")

@@ -431,13 +431,32 @@ def test_imagenet_reads_a_table_of_labels(tmp_path):
         (["file,label"], "lists no images"),
         (["file,label", "a.jpg,1", "b.jpg,1000"], "Line 3 of .* has label '1000'; it must be 0 … 999"),
         (["file,label", "a.jpg,cat"], "Line 2 of .* has label 'cat'"),
-        (["file,label", "a.jpg"], "Line 2 of .* has label None"),
+        (["file,label", "a.jpg"], "Line 2 of .* has label ''"),
+        (["label,file", "3"], "is missing"),
+        (["file,label", "a.jpg," + "9" * 5000], "Line 2 of .* has label '…'"),
+        (["file,label", "a.jpg,\u00b2"], "Line 2 of .* has label"),
+        (["file,label", "a" * 200_000 + ",1"], "save it as CSV in UTF-8"),
         (["file,label", "a.jpg,1", "c.jpg,1"], r"c\.jpg is missing"),
     ],
 )
 def test_a_table_with_mistakes_is_refused(tmp_path, lines, message):
     write_table(tmp_path, *lines)
     with pytest.raises(InputError, match=message):
+        load("imagenet", tmp_path)
+
+
+def test_a_table_in_another_encoding_is_refused_and_a_mark_of_a_spreadsheet_passed_over(tmp_path):
+    write_table(tmp_path)
+    (tmp_path / "labels.csv").write_bytes(b"file,label\n\xe9.jpg,1\n")
+    with pytest.raises(InputError, match="save it as CSV in UTF-8"):
+        load("imagenet", tmp_path)
+    (tmp_path / "labels.csv").write_bytes(b"\xef\xbb\xbffile,label\na.jpg,7\n")
+    assert load("imagenet", tmp_path).y.tolist() == [7]
+
+
+def test_unsorted_validation_pictures_of_imagenet_are_refused_with_what_to_do(tmp_path):
+    draw(tmp_path / "val" / "ILSVRC2012_val_00000001.JPEG")
+    with pytest.raises(InputError, match=r"their classes are not known; sort them into <wnid>/"):
         load("imagenet", tmp_path)
 
 

@@ -98,3 +98,15 @@ def test_another_folder_says_what_is_missing(tmp_path):
 
 def test_its_usual_radius_is_that_of_cifar():
     assert str(default_threat("tiny-imagenet")) == "Linf 8/255"
+
+
+def test_other_spellings_of_its_folders_are_understood(tiny):
+    (tiny / "val").rename(tiny / "validation")
+    tiny.rename(tiny.parent / "Tiny-ImageNet-200")
+    assert load("tiny-imagenet", tiny.parent, split="val").y.tolist() == [0, 1, 2, 1]
+
+
+def test_a_table_that_is_missing_is_named(tiny):
+    (tiny / "val" / "val_annotations.txt").rename(tiny / "val" / "annotations.txt")
+    with pytest.raises(InputError, match=r"val has no val_annotations\.txt, which tells the classes"):
+        load("tiny-imagenet", tiny)

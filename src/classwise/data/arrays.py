@@ -32,7 +32,12 @@ def arrays(directory: Path, split: str, download: bool, first_label: int = 0) ->
     x, y = _pair(names, split, directory)
     labels = {name: labels_of(read(name)) - first_label for name in {y, *_labels_of_splits(names)}}
     if "classes" in names:
-        classes = tuple(read("classes").astype(str).tolist())
+        named = read("classes")
+        if named.ndim != 1:
+            raise InputError(
+                f"classes in {directory} has {named.ndim} dimensions; give one name a class, of shape (C,)."
+            )
+        classes = tuple(named.astype(str).tolist())
     else:
         classes = class_numbers(torch.cat(list(labels.values())))
     note = f"labels from {first_label} on, taken as 0 on" if first_label else ""

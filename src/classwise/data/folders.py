@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
+import textwrap
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from classwise.data.class_folders import SPLITS, Labelled, labelled_files, labelled_split
+from classwise.data.class_folders import SPLITS, Labelled, class_folders, labelled_files, labelled_split
 from classwise.data.headers import common_size, headers, remarks
 from classwise.data.images import ImageFiles, Images
 from classwise.data.sources import Facts, dataset
@@ -34,6 +35,7 @@ def imagenet(directory: Path, split: str, download: bool) -> ImageFiles:
     classes = tuple(_IMAGENET_CATEGORIES)
     part = "train" if split == "train" else "val"
     if (directory / part).is_dir():
+        _refuse_unsorted(directory / part)
         paths, number, folders = labelled_files(directory / part)
         y = torch.tensor(_imagenet_numbers(folders, classes, directory / part))[number]
     elif part == "val" and (directory / "labels.csv").is_file():
@@ -87,6 +89,16 @@ def from_labelled(
     return files.read() if fits else files
 
 
+def _refuse_unsorted(root: Path) -> None:
+    """Refuse the validation images as their archive unpacks, whose classes are in a file of their own."""
+    if not class_folders(root) and any(root.glob("ILSVRC2012_val_*")):
+        raise InputError(
+            f"{root} holds the pictures of ILSVRC2012 without class folders, so their classes are not known; sort them "
+            "into <wnid>/, as valprep.sh of PyTorch's examples does, or move them to images/ beside a labels.csv with "
+            "the columns file and label."
+        )
+
+
 def _imagenet_numbers(folders: Sequence[str], classes: Sequence[str], root: Path) -> list[int]:
     """Return the class number of each folder, named by WordNet id or by class name."""
     if all(re.fullmatch(r"n\d{8}", name) for name in folders):
@@ -115,16 +127,22 @@ def _imagenet_numbers(folders: Sequence[str], classes: Sequence[str], root: Path
 def _table(directory: Path, num_classes: int) -> tuple[list[Path], Tensor]:
     """Read ``labels.csv`` with columns file and label, the files below ``images/``."""
     table = directory / "labels.csv"
-    with table.open(newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file)
-        if not {"file", "label"} <= set(reader.fieldnames or ()):
-            raise InputError(f"{table} must have the columns file and label in its first line.")
-        rows = [(row["file"], row["label"]) for row in reader]
+    try:
+        with table.open(newline="", encoding="utf-8-sig") as file:  # spreadsheets put a mark in front
+            reader = csv.DictReader(file)
+            if not {"file", "label"} <= set(reader.fieldnames or ()):
+                raise InputError(f"{table} must have the columns file and label in its first line.")
+            rows = [(row["file"] or "", row["label"] or "") for row in reader]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(
+            f"{table} cannot be read ({error}); save it as CSV in UTF-8, file and label a line."
+        ) from error
     if not rows:
         raise InputError(f"{table} lists no images; give each a line with file and label.")
     for line, (_, label) in enumerate(rows, start=2):
-        if not (label or "").strip().isdecimal() or int(label) >= num_classes:
-            raise InputError(f"Line {line} of {table} has label {label!r}; it must be 0 … {num_classes - 1}.")
+        if not re.fullmatch(r"\s*[0-9]{1,9}\s*", label) or int(label) >= num_classes:
+            shown = textwrap.shorten(label, 40, placeholder="…")
+            raise InputError(f"Line {line} of {table} has label {shown!r}; it must be 0 … {num_classes - 1}.")
     paths = [directory / "images" / name for name, _ in rows]
     missing = [path for path in paths if not path.is_file()]
     if missing:

@@ -62,6 +62,8 @@ def _reading(low: float, high: float) -> str:
 
 
 def _channels_first(array: NDArray[Any]) -> NDArray[Any]:
+    if not all(array.shape[1:]):
+        raise InputError(f"Images of shape {array.shape} have no pixels; give images of at least 1x1.")
     if array.ndim == 3:
         return array[:, None]
     if array.ndim == 4 and array.shape[1] in (1, 3):
@@ -89,6 +91,8 @@ def labels_of(y: NDArray[Any] | Tensor) -> Tensor:
         raise InputError(f"Labels have {array.ndim} dimensions; give one class number an image, of shape (N,).")
     if array.dtype.kind not in "iu":
         raise InputError(f"Labels must be integers, but are {array.dtype}; number the classes from 0.")
+    if array.dtype == np.uint64 and array.size and array.max() >= 2**63:
+        raise InputError(f"Label {array.max()} is too large for a class number; number the classes from 0.")
     return torch.from_numpy(np.array(array, dtype=np.int64))
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from classwise.data.class_folders import labelled_split
+from classwise.data.class_folders import ANNOTATIONS, class_folders, labelled_split
 from classwise.data.folders import from_labelled
 from classwise.data.images import ImageFiles, Images
 from classwise.data.sources import Facts, dataset
@@ -24,14 +24,25 @@ FOLDER = "tiny-imagenet-200"
 )
 def tiny_imagenet(directory: Path, split: str, download: bool, order: str = "text") -> Images | ImageFiles:
     """Tiny-ImageNet: 100,000 / 10,000 colour 64x64 photographs, 200 classes; its test images have no labels."""
-    root = directory / FOLDER if (directory / FOLDER).is_dir() else directory
-    if not (root / "val").is_dir():
+    root = _inside(directory)
+    if not class_folders(root / "train"):
         raise InputError(
             f"tiny-imagenet is not in {directory}: there must be {FOLDER}/ with train/<wnid>/images and val/, as "
             "cs231n.stanford.edu/tiny-imagenet-200.zip unpacks."
         )
+    flat = [part for part in ("val", "valid", "validation") if (root / part / "images").is_dir()]
+    if split != "train" and flat and not (root / flat[0] / ANNOTATIONS).is_file():
+        raise InputError(f"{root / flat[0]} has no {ANNOTATIONS}, which tells the classes of its pictures; restore it.")
     found = from_labelled(labelled_split(root, split, order=order), "tiny-imagenet", root)
     return replace(found, classes=_names(found.classes, root / "words.txt"))
+
+
+def _inside(directory: Path) -> Path:
+    """Return the folder that the archive unpacks to: this one, or one of its name inside, however that is written."""
+    for _ in range(2):
+        named = [name for name in class_folders(directory) if name.casefold() == FOLDER]
+        directory = directory / named[0] if named else directory
+    return directory
 
 
 def _names(wnids: Sequence[str], table: Path) -> tuple[str, ...]:
