@@ -122,7 +122,7 @@ def go(
 ) -> list[dict[str, Any]]:
     """Train a small network in a folder; what is not given is the same every time."""
     data = pictures() if data is None else data
-    run = Run(name, method, recipe, threat, seed, wrappers)
+    run = Run(name, "one of its own" if made and method == "standard" else method, recipe, threat, seed, wrappers)
     defence = made or strategies.method(method, len(data.classes), run.attack)
     model = network(len(data.classes)) if model is None else model
     if defence.head is not None and cosine_head(model) is None:

@@ -33,7 +33,7 @@ from classwise.models.checkpoint import weights_sha256
 from classwise.models.corrected import RECORD, read_record
 from classwise.models.load import RUN_FOLDER, record_file
 from classwise.recipes import Recipe
-from classwise.runs import Run
+from classwise.runs import Run, named_method
 from classwise.texts import portable
 from classwise.threat import ThreatModel, parse_eps, parse_norm
 
@@ -227,22 +227,16 @@ def model(text: str, data: ImageSet, seed: int, fixed_shape: int | None = None) 
 
 
 def method(text: str, data: ImageSet, attack: PGD, seed: int) -> Any:
-    """Build a training method, and give it what it cannot know of its data: teacher, superclasses, numbers of classes.
+    """Build a training method, and load the teacher that its settings name.
 
     Raises:
         InputError: no such method, setting or class, or a teacher that cannot teach these data.
     """
     name, settings = registry.parse(text)
-    asked = taken_by(registry.entry("method", name))
-    given: dict[str, Any] = {}
-    if "groups" in asked:
-        members = data.groups.values()
-        given["groups"] = tuple(tuple(data.classes.index(each) for each in names) for names in members)
-    if "teacher" in asked and "teacher" in settings:
-        given["teacher"] = teacher(settings.pop("teacher"), data, seed)
-    if "classes" in asked and "classes" in settings:
-        given["classes"] = class_numbers(settings.pop("classes"), data.classes)
-    return registry.build("method", written(name, settings), len(data.classes), attack, **given)
+    given = {}
+    if "teacher" in settings and "teacher" in taken_by(registry.entry("method", name)):
+        given["teacher"] = teacher(settings["teacher"], data, seed)
+    return named_method(text, data, attack, **given)
 
 
 def taken_by(entry: registry.Entry) -> set[str]:
@@ -282,20 +276,6 @@ def training(
     built = method(method_text, train, run.attack, seed)
     run = replace(run, model=headed(run.model, built.head))
     return Training(run, built, model(run.model, train, seed))
-
-
-def class_numbers(classes: Any, known: Sequence[str]) -> Any:
-    """Put numbers in the place of names in a list of classes.
-
-    Raises:
-        InputError: the data have no class of such a name.
-    """
-    if not isinstance(classes, list | tuple):
-        return classes
-    for each in classes:
-        if isinstance(each, str) and each not in known:
-            raise InputError(registry.unknown("class", each, list(known)))
-    return tuple(known.index(each) if isinstance(each, str) else each for each in classes)
 
 
 def fresh(model: str) -> bool:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,11 @@ from typing import Any
 from torch import Tensor, nn
 
 import classwise
-from classwise import schemas, wrappers
+from classwise import registry, schemas, wrappers
+from classwise.attacks.base import described, kind_of
 from classwise.attacks.pgd import PGD
 from classwise.data.augment import Augment, augmentation
-from classwise.data.images import Images
+from classwise.data.images import Images, ImageSet
 from classwise.errors import InputError
 from classwise.evaluation import environment
 from classwise.methods.base import Method
@@ -100,6 +102,7 @@ def describe(
         "recipe": asdict(run.recipe),
         "threat": asdict(run.threat),
         "method": run.method,
+        "method_settings": settings_of(method),
         "attack": repr(method.attack),
         "teacher": None if method.teacher is None else method.teacher.record(),
         "wrappers": run.wrappers,
@@ -111,6 +114,84 @@ def describe(
         "environment": environment(),
         **({"weights_note": note} if note else {}),
     }
+
+
+def settings_of(method: Method) -> dict[str, Any]:
+    """Return a method as its kind, settings and attacks, and those of methods inside it, for JSON."""
+    given = {name: value for name, value in sorted(vars(method).items()) if not name.startswith("_")}
+    apart = {"training", "attacks", "teacher"}  # the teacher has an entry of its own
+    settings = {name: described(value) for name, value in given.items() if name not in apart}
+    inside = {name: settings_of(each) for name, each in method.named_children() if isinstance(each, Method)}
+    return {"kind": kind_of(method), **settings, "attacks": described(method.attacks), **inside}
+
+
+def named_method(text: str, data: ImageSet, attack: PGD, **given: Any) -> Method:
+    """Build a training method from its name and settings, and from what its data say: superclasses, numbers of classes.
+
+    Args:
+        text: such as "trades(beta=3)".
+        data: the training images.
+        attack: what the method attacks with.
+        given: what no text says, such as the network that the setting ``teacher`` names.
+
+    Raises:
+        InputError: no such method, setting or class.
+    """
+    name, settings = registry.parse(text)
+    asked = inspect.signature(registry.entry("method", name).build).parameters
+    if "groups" in asked and "groups" not in settings:
+        members = data.groups.values()
+        settings["groups"] = tuple(tuple(data.classes.index(each) for each in names) for names in members)
+    if "classes" in asked and "classes" in settings:
+        settings["classes"] = _class_numbers(settings["classes"], data.classes)
+    built: Method = registry.build("method", name, len(data.classes), attack, **settings | given)
+    return built
+
+
+def _class_numbers(classes: Any, known: Sequence[str]) -> Any:
+    """Put numbers in the place of names in a list of classes.
+
+    Raises:
+        InputError: the data have no class of such a name.
+    """
+    if not isinstance(classes, list | tuple):
+        return classes
+    for each in classes:
+        if isinstance(each, str) and each not in known:
+            raise InputError(registry.unknown("class", each, list(known)))
+    return tuple(known.index(each) if isinstance(each, str) else each for each in classes)
+
+
+def refuse_other_method(run: Run, method: Method, train: Images) -> None:
+    """Refuse a record that does not describe the method that is given with it.
+
+    A name of a registered method stands for what it builds, down to the last setting. Any other name is the caller's
+    own: the record then holds the method's settings, and its attack has the threat and the steps that the run says.
+
+    Raises:
+        InputError: the first setting that differs.
+    """
+    given = settings_of(method)
+    if run.method.partition("(")[0].strip() in registry.names("method"):
+        said = registry.parse(run.method)[1]
+        # What a name leaves to the data or to the caller; the record holds it by `settings_of`.
+        own = {
+            each: getattr(method, each) for each in ("groups", "classes") if each not in said and hasattr(method, each)
+        }
+        taught = {} if method.teacher is None else {"teacher": method.teacher}
+        wanted = settings_of(named_method(run.method, train, run.attack, **own, **taught))
+        if method.teacher and "teacher" in said:
+            given, wanted = given | {"teacher": method.teacher.name}, wanted | {"teacher": said["teacher"]}
+    else:
+        same = ("kind", "threat", "steps", "step_size", "mode") if type(method.attack) is PGD else ("threat",)
+        wanted = {"attack": {name: described(run.attack)[name] for name in same}}
+        given = {"attack": {name: described(method.attack)[name] for name in same}}
+    if given != wanted:
+        named, held = _difference("method", wanted, given)
+        raise InputError(
+            f"The run is said to have {named}, and the method that fit was given has {held}; build the method as the "
+            f"run names it ({run.method!r}), with run.attack, or give the run another name of the method."
+        )
 
 
 def refuse_other_uses(folder: Path, record: Mapping[str, Any]) -> None:
@@ -128,8 +209,10 @@ def refuse_other_settings(path: Path, stored: Mapping[str, Any], wanted: Mapping
     here = path.parent
     stored, wanted = portable_record(stored, here), portable_record(json.loads(json.dumps(wanted)), here)
     stored = {**stored, "recipe": {**LATER, **stored.get("recipe", {})}}
+    # Records of older versions name the method alone.
+    skipped = {"environment", "weights_note", *({"method_settings"} - set(stored))}
     for name in wanted:
-        if name not in ("environment", "weights_note") and stored.get(name) != wanted[name]:
+        if name not in skipped and stored.get(name) != wanted[name]:
             old, new = _difference(name, stored.get(name), wanted[name])
             raise InputError(
                 f"{path.parent} holds a run with {old}, and now {new} is asked for; choose another --out, or the same "

@@ -49,15 +49,24 @@ from classwise.models.checkpoint import save_weights
 from classwise.models.fingerprint import fingerprint, refuse_changed
 from classwise.models.foreign import foreign_code
 from classwise.models.pickled import read_tensors
+from classwise.models.load import named_like
 from classwise.models.rewriting import Difference, Forwards, checked, faster, rewritten, unobserved
 from classwise.models.teacher import Teacher
 from classwise.noise import Noise
 from classwise.preflight import check_passes
 from classwise.recipes import Recipe
-from classwise.runs import CHECKPOINT_VERSION, Run, describe, refuse_other_settings, refuse_other_uses
+from classwise.runs import (
+    CHECKPOINT_VERSION,
+    Run,
+    describe,
+    refuse_other_method,
+    refuse_other_settings,
+    refuse_other_uses,
+)
 from classwise.texts import portable_record
 from classwise.wrappers import AWP, Averaged, Moment
 
+_SAME = 1e-3  # of the largest logit: beyond rounding, and below what another function does
 _COMPARED = 16  # images of a batch that faster passes are compared on
 
 
@@ -185,14 +194,17 @@ def fit(
         The log, one record an epoch.
 
     Raises:
-        InputError: the folder holds something else, a class lacks images, the batch does not divide over the
-            processes, the method lacks a trained start or held-out images, or training diverged.
+        InputError: the run does not describe the model or the method, the folder holds something else, a class lacks
+            images, the batch does not divide over the processes, the method lacks a trained start or held-out images,
+            or training diverged.
     """
     folder = Path(directory)
     positions, held_out = _split(train, run)
     _refuse_gaps(train, positions, held_out)
     _refuse_lacks(method, run, held_out)
+    refuse_other_method(run, method, train)
     taken = check_passes(model, train.fetch(positions[:2]).to(_device(model)))
+    _refuse_other_network(run, model, train, train.fetch(positions[:2]).to(_device(model)))
     # Convolutions with channels last: 1.5 times as many images a second for small_resnet on one CPU core.
     model.to(memory_format=torch.channels_last)
     precision = fabric.strategy.precision.precision
@@ -613,6 +625,27 @@ def _refuse_gaps(train: Images, positions: Tensor, held_out: Tensor) -> None:
             name = train.classes[int((counts == 0).nonzero()[0])]
             remedy = "give the class more, or the recipe holdout=0" if part is held_out else "leave the class out"
             raise InputError(f"Class {name!r} has no {what} images; {remedy}.")
+
+
+def _refuse_other_network(run: Run, model: nn.Module, train: Images, x: Tensor) -> None:
+    """Refuse a record that names a registered architecture, with settings, that computes something else than the model.
+
+    Raises:
+        InputError: other weights than the architecture has, or other logits with the same weights.
+    """
+    try:
+        named = named_like(run.model, model, len(train.classes), train.shape)
+    except InputError as error:
+        raise InputError(f"The run names {run.model!r}, and fit was given another network: {error}") from error
+    if named is None:
+        return
+    with judging(model, x.device) as given, judging(named.to(x.device), x.device) as wanted, torch.no_grad():
+        found, expected = given(x).float(), wanted(x).float()
+    if found.shape != expected.shape or float((found - expected).abs().max()) > _SAME * float(expected.abs().max()):
+        raise InputError(
+            f"The run names {run.model!r}, and the network that fit was given computes other logits with its weights; "
+            "give fit the named network, or give the run another name of it."
+        )
 
 
 def _refuse_lacks(method: Method, run: Run, held_out: Tensor) -> None:

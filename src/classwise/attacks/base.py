@@ -149,12 +149,17 @@ def described(attack: Any) -> Any:
         return attack
     if isinstance(attack, tuple | list):
         return [described(each) for each in attack]
-    kind = type(attack)
+    if isinstance(attack, Mapping):
+        return {str(name): described(value) for name, value in attack.items()}
+    known = fields(attack) if is_dataclass(attack) else ()
+    return {"kind": kind_of(attack)} | {each.name: described(getattr(attack, each.name)) for each in known if each.repr}
+
+
+def kind_of(value: object) -> str:
+    """Return the name of a value's class, with the module where that is none of classwise."""
+    kind = type(value)
     own = kind.__module__.partition(".")[0] == "classwise"
-    found = {"kind": kind.__qualname__ if own else f"{kind.__module__}.{kind.__qualname__}"}
-    if not is_dataclass(attack):
-        return found
-    return found | {each.name: described(getattr(attack, each.name)) for each in fields(attack) if each.repr}
+    return kind.__qualname__ if own else f"{kind.__module__}.{kind.__qualname__}"
 
 
 def worth_dropping(right: Tensor) -> bool:

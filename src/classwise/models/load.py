@@ -87,6 +87,30 @@ def load_model(
     return model
 
 
+def named_like(text: str, model: nn.Module, num_classes: int, shape: Shape) -> nn.Module | None:
+    """Return the network that ``text`` names, with the weights of a model that is said to be it.
+
+    Args:
+        text: as for :func:`load_model`.
+        model: its weights are copied.
+        num_classes: number of classes.
+        shape: (C, H, W) of the images.
+
+    Returns:
+        the network on the CPU in eval mode; None where the text names no registered architecture.
+
+    Raises:
+        InputError: the weights do not fit the architecture.
+    """
+    if re.split("[@(]", text, maxsplit=1)[0].strip() not in registry.names("model"):
+        return None
+    state = {name: value.detach().cpu() for name, value in model.state_dict().items()}
+    with _own_randomness(0):
+        named = _architecture(text.strip(), _Data(num_classes, shape), state).eval()
+    fill(named, state, "the network that is given")
+    return named
+
+
 @dataclass(frozen=True)
 class _Data:
     """What is known of the data: number of classes and (C, H, W)."""
