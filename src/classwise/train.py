@@ -48,8 +48,8 @@ from classwise.metrics.training import LOG_FILE, RUN_FILE, SUMMARY_FILE
 from classwise.models.checkpoint import save_weights
 from classwise.models.fingerprint import fingerprint, refuse_changed
 from classwise.models.foreign import foreign_code
-from classwise.models.pickled import read_tensors
 from classwise.models.load import named_like
+from classwise.models.pickled import read_tensors
 from classwise.models.rewriting import Difference, Forwards, checked, faster, rewritten, unobserved
 from classwise.models.teacher import Teacher
 from classwise.noise import Noise
