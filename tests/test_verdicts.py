@@ -13,6 +13,7 @@ from tests.metrics.strategies import header, make
 from tests.trials_for_tests import of_given, tiny, trial
 
 from classwise import verdicts
+from classwise.errors import InputError
 from classwise.metrics.result import Result
 from classwise.study import Entry, Given
 from classwise.threat import ThreatModel
@@ -80,6 +81,29 @@ def test_a_question_without_an_answer_is_named_and_holds_nothing_up(trials: list
         "The question 'temperature'",
         "The question 'seeds'",
     ]
+
+
+def test_without_weights_every_other_question_is_answered_and_what_is_missing_is_said(
+    trials: list[Trial], tmp_path: Path
+) -> None:
+    """A study is committed without its weights; its tables are made again from what is there."""
+    best, *_ = ask(["disparity", "weight_norm"], trials, Where(tmp_path))
+    assert {finding.question for finding in best.findings} == {"disparity"}
+    for each in trials[:4]:
+        (said,) = (reason for reason in best.unanswered if reason.startswith(f"weight_norm: {each.title}: "))
+        assert "run.json" in said
+
+
+def test_without_the_data_no_network_is_looked_for(
+    trials: list[Trial], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def absent(*_: object) -> None:
+        raise InputError("Give the folder that holds the data: --data-dir DIR.")
+
+    monkeypatch.setattr("classwise.arguments.images", absent)
+    found, *_ = ask(["disparity", "weight_norm"], trials, Where(tmp_path))
+    assert {finding.question for finding in found.findings} == {"disparity"}
+    assert found.unanswered[0] == "weight_norm: Give the folder that holds the data: --data-dir DIR."
 
 
 def test_what_is_not_evaluated_is_left_out(trials: list[Trial], tmp_path: Path) -> None:

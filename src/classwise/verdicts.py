@@ -113,12 +113,15 @@ def _evidence(evaluated: Evaluated, out: Path) -> Evidence:
 def _last_layers(evaluated: Evaluated, where: Where) -> tuple[dict[str, Floats], list[str]]:
     """Return the rows of the last layers by the hash of the weights, and why some models have none."""
     rows, reasons = dict[str, Floats](), list[str]()
-    images = arguments.images(evaluated[0][0].data, where.data_dir, "test", 1, 0)  # all are of one data set
+    try:
+        images = arguments.images(evaluated[0][0].data, where.data_dir, "test", 1, 0)  # all are of one data set
+    except InputError as error:
+        return rows, [f"weight_norm: {error}"]
     for trial, weights in evaluated:
-        network = arguments.model(trial.network(where.out, weights), images, trial.seed)
         try:
+            network = arguments.model(trial.network(where.out, weights), images, trial.seed)
             rows[weights_sha256(network)] = last_layer(network)
-        except InputError as error:
+        except InputError as error:  # such as weights that are not kept beside what was measured
             reasons.append(f"weight_norm: {trial.title}: {error}")
     return rows, reasons
 

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from tests.analysis.strategies import planted, subject
 
-from classwise.analysis.weight_norm import weight_norm
+from classwise.analysis.weight_norm import ERROR, weight_norm
+from classwise.metrics.ranks import correlation_test
 
 ROBUST = np.linspace(0.1, 0.9, 9)
 
@@ -37,3 +38,29 @@ def test_a_shift_common_to_all_rows_changes_no_centred_length() -> None:
     weight = rows(1 + ROBUST)
     one, two = (weight_norm(subject(planted({"pgd": ROBUST.tolist()})), w) for w in (weight, weight + 3.0))
     np.testing.assert_allclose(one.values["lengths"]["centred"], two.values["lengths"]["centred"])
+
+
+HEAVY = {
+    "normal": lambda rng, size: 1 + rng.normal(0, 0.1, size) ** 2,
+    "one class far longer": lambda rng, size: 1 + rng.pareto(0.5, size),
+    "two lengths": lambda rng, size: 1.0 + rng.integers(0, 2, size) + 1e-3 * rng.uniform(size=size),
+}
+
+
+@pytest.mark.parametrize(("shape", "size"), [("normal", 5), ("one class far longer", 10), ("two lengths", 10)])
+def test_lengths_without_a_bearing_on_robustness_rarely_decide_h8(shape: str, size: int) -> None:
+    """Size at most 5 %, up to three standard errors of 1,000 draws, on either side together; skewed accuracies too."""
+    rng = np.random.default_rng(size)
+    robust = np.linspace(0, 0.9, size) ** 8
+    lengths = (HEAVY[shape](rng, size) for _ in range(1000))
+    p = np.array([correlation_test(each, robust, rank=False, permutations=99) for each in lengths])
+    assert (p < ERROR).mean() <= ERROR + 3 * (ERROR * (1 - ERROR) / 1000) ** 0.5
+
+
+def test_h8_is_decided_by_the_permutation_test_whose_size_was_simulated() -> None:
+    rng, given = np.random.default_rng(0), subject(planted({"pgd": ROBUST.tolist()}))
+    for spread in (0.0, 0.1, 0.2, 0.3, 0.5):
+        lengths = 1 + ROBUST + rng.normal(0, spread, 9)
+        found = weight_norm(given, rows(lengths))
+        assert found.values["p_value"] == correlation_test(lengths, given.result.outcomes.accuracy(), rank=False)
+        assert (found.verdict == "supported") == (found.values["p_value"] < ERROR)
