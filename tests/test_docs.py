@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import json
 import math
@@ -185,6 +186,15 @@ def test_how_often_the_rules_of_claims_err_in_the_docs_is_what_was_simulated() -
                 f"{100 * share:.1f} % {verdict}" for verdict, share in shares.items() if verdict != "undecided"
             )
             assert f"| {claim} | {kind} | {what} | {said or '0.0 %'} |" in text
+
+
+def test_the_table_of_the_drop_in_beside_the_released_class_is_what_was_measured(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folder = ROOT / "benchmarks" / "attacks"
+    monkeypatch.syspath_prepend(folder)
+    document = json.loads((folder / "results" / "beside_autoattack.json").read_text())
+    assert importlib.import_module("beside_autoattack").rows(document) in (ROOT / "docs" / "autoattack.md").read_text()
 
 
 @pytest.mark.slow
