@@ -319,6 +319,35 @@ def test_truncated_mnist_files_are_an_input_error(mnist, file, kept):
         load("mnist", mnist[0])
 
 
+class Touch:
+    """A pickle that makes a file when it is read."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple:
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "split"),
+    [
+        ("cifar10", "cifar-10-batches-py/test_batch", "test"),
+        ("cifar10", "cifar-10-batches-py/batches.meta", "test"),
+        ("cifar10", "cifar-10-batches-py/data_batch_3", "train"),
+        ("cifar100", "cifar-100-python/test", "test"),
+        ("cifar100", "cifar-100-python/meta", "test"),
+    ],
+)
+def test_a_batch_other_than_the_official_one_is_not_unpickled(name, file, split, request, tmp_path):
+    """The files of CIFAR are pickles, which run what they name; their MD5 is compared before they are read."""
+    directory = request.getfixturevalue(name)[0]
+    (directory / file).write_bytes(pickle.dumps({b"data": Touch(tmp_path / "ran"), "label_names": []}))
+    with pytest.raises(InputError, match="differs from the official file"):
+        load(name, directory, split)
+    assert not (tmp_path / "ran").exists()
+
+
 def test_an_interrupted_download_is_said_and_the_same_command_fetches_the_file_anew(svhn, tmp_path, monkeypatch):
     from torchvision.datasets import utils
 
