@@ -42,7 +42,7 @@ def test_adversarial_images_stay_in_the_set_and_do_not_depend_on_the_batch(monke
     x = DATA.fetch(torch.arange(5))
     whole = crafted(MODEL, DATA, ATTACK)
     assert THREAT.contains(whole, x).all()
-    monkeypatch.setattr("classwise.analysis.fooling._BATCH", 2)
+    monkeypatch.setattr("classwise.analysis.fooling.BATCH", 2)
     torch.testing.assert_close(crafted(MODEL, DATA, ATTACK), whole)
 
 
