@@ -9,7 +9,9 @@ import subprocess
 import sys
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -159,12 +161,18 @@ def test_a_gate_in_a_child_process_gets_the_signals_of_its_parent(sent: int, sta
     (tmp_path / "mine.py").write_text(MODELS)
     words = ["evaluate", f"{tmp_path}/mine.py:waits", "--data", "digits", "--limit", "20", "--attacks", "fgsm"]
     command = [sys.executable, "-m", "classwise", *words, "--fail-under", "worst=0"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path) as gate:
-        assert gate.stdout is not None
-        while "waiting" not in gate.stdout.readline():
-            assert gate.poll() is None
-        gate.send_signal(sent)
-        gate.communicate(timeout=60)  # ends only when the child has closed the pipe, so none is left behind
+    # Tests that a shell started in the background ignore Ctrl-C, and so would what they start.
+    unignored = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "preexec_fn": unignored}
+    with subprocess.Popen(command, text=True, cwd=tmp_path, **pipes) as gate:
+        try:
+            assert gate.stdout is not None
+            while "waiting" not in gate.stdout.readline():
+                assert gate.poll() is None
+            gate.send_signal(sent)
+            gate.communicate(timeout=60)  # ends only when the child has closed the pipe, so none is left behind
+        finally:
+            gate.kill()
     assert gate.returncode == status
 
 
