@@ -670,7 +670,7 @@ def test_an_audit_that_cannot_be_is_refused(audit: float) -> None:
 
 @pytest.mark.parametrize("rows", [0, -3])
 def test_a_fixed_shape_of_no_image_is_refused(rows: int) -> None:
-    with pytest.raises(InputError, match="at least 1"):
+    with pytest.raises(InputError, match="from 1 to"):
         evaluate(*firm(4), {"brief": brief()}, fixed_shape=rows)
 
 

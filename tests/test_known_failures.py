@@ -564,7 +564,7 @@ def test_no_file_that_is_read_can_run_code(tmp_path: Path, monkeypatch: pytest.M
     assert not (tmp_path / "evil").exists()
     safe = {"torch.load": "weights_only=True", "np.load": "allow_pickle=False"}
     loads = calls(*safe)
-    assert len(loads) >= 4
+    assert len(loads) >= 2, "checkpoints and exported programs, each read in one place"
     for place, node in loads.items():
         assert safe[ast.unparse(node.func)] in [ast.unparse(keyword) for keyword in node.keywords], place
     assert not calls("pickle.load", "pickle.loads", "joblib.load", "torch.jit.load", "dill.load")

@@ -833,12 +833,12 @@ class Poisoned(Standard):
 
     def __init__(self, at: int, loss: Callable[[Tensor], Tensor]) -> None:
         super().__init__(3, Run("", "", RECIPE, THREAT).attack)
-        self.at, self.calls, self.planted = at, 0, loss
+        self._at, self._calls, self._planted = at, 0, loss
 
     def forward(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Step:
         step = super().forward(model, x, y, noise)
-        self.calls += 1
-        return step if self.calls < self.at else step._replace(loss=self.planted(step.loss))
+        self._calls += 1
+        return step if self._calls < self._at else step._replace(loss=self._planted(step.loss))
 
 
 class _Overflow(torch.autograd.Function):
@@ -868,7 +868,7 @@ def test_divergence_stops_naming_epoch_and_batch_and_keeps_the_last_checkpoint(
     assert str(caught.value).count(". ") == 0, "one sentence"
     assert (tmp_path / "checkpoint.pt").exists() == (epoch > 1)
     assert all(value.isfinite().all() for value in model.state_dict().values())
-    go(tmp_path)
+    go(tmp_path, made=Poisoned(1_000, planted))
     assert [line["epoch"] for line in read_log(tmp_path)] == [1, 2, 3, 4]
 
 
