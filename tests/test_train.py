@@ -1083,7 +1083,7 @@ def test_divergence_that_is_read_late_names_its_step_and_saves_nothing(
     monkeypatch.setattr(divergence.Watch, "__init__", lazily)
     with pytest.raises(InputError, match=r"in epoch 2, batch 2 .*on images of class"):
         go(tmp_path, made=made, wrappers="ema")
-    assert made.calls == 6, "it went on to the end of the epoch"
+    assert made._calls == 6, "it went on to the end of the epoch"
     kept = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
     assert len(json.loads(kept["log"])) == 1
     for weights in (kept["model"], kept["averages"]["ema"]["model"]):
