@@ -18,7 +18,7 @@ import torch
 from torch.nn import functional as F
 
 from classwise import files
-from classwise.evaluation import environment
+from classwise.provenance import environment
 
 SHAPES = ((24, 24, 32), (48, 48, 16), (96, 96, 8), (32, 32, 26), (64, 64, 10))  # channels in, channels out, side
 KINDS = (torch.float32, torch.bfloat16)

@@ -36,8 +36,9 @@ from safetensors.torch import save_file
 from torch import nn
 
 import classwise
-from classwise.cli import COMMANDS, main
-from classwise.texts import plain
+from classwise.cli.commands import COMMANDS
+from classwise.cli.main import main
+from classwise.files.texts import plain
 
 MARKER = "ran"
 LOOK = 1.0  # seconds between looks at what a call does
@@ -161,13 +162,13 @@ WHOLE = {
 
 
 WORK = (
-    "engine.py",
-    "train.py",
-    "trials.py",
-    "preflight.py",
-    "flags.py",
-    "repair.py",
-    "homing.py",
+    "evaluation/engine.py",
+    "evaluation/preflight.py",
+    "evaluation/flags.py",
+    "training/",
+    "studies/trials.py",
+    "studies/homing.py",
+    "corrections/fit.py",
     "attacks/",
     "fingerprint.py",
 )
@@ -356,7 +357,7 @@ KINDS: dict[str, Callable[[random.Random], list[str]]] = {"lines": of_line, "stu
 def campaign(counts: dict[str, int], seed: int) -> dict[str, Any]:
     """Run so many calls of each kind in the working folder, and return counts and faults."""
     for module in pkgutil.walk_packages(classwise.__path__, "classwise."):  # an import must not be interrupted
-        if module.name not in ("classwise.__main__", "classwise.cluster") and ".interop" not in module.name:
+        if module.name not in ("classwise.__main__", "classwise.studies.ray_cluster") and ".interop" not in module.name:
             importlib.import_module(module.name)
     for name in ("timm", "torchvision.models", "torch._dynamo"):
         with contextlib.suppress(ModuleNotFoundError):  # timm is an extra

@@ -31,8 +31,9 @@ import numpy as np
 import torch
 
 import classwise
-from classwise import arguments, evaluation, records, terminal  # noqa: F401  # so that the children need not
-from classwise.cli import main as classwise_main
+from classwise.cli.main import main as classwise_main
+from classwise.cli.show import results  # noqa: F401  # so that the children need not
+from classwise.evaluation import records
 from classwise.metrics.result import Result
 
 NETWORK = """

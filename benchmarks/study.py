@@ -23,12 +23,13 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from classwise import arguments, campaign, evaluate, files, fit
+from classwise import evaluate, files, fit, resolve
 from classwise.data import load
-from classwise.evaluation import environment
-from classwise.study import Entry, Evaluation, Study
+from classwise.provenance import environment
+from classwise.studies import schedule
+from classwise.studies.spec import Entry, Evaluation, Study
+from classwise.studies.trials import Trial, Where, grid, prepared
 from classwise.threat import ThreatModel
-from classwise.trials import Trial, Where, grid, prepared
 
 sys.path.insert(0, str(Path(__file__).parent / "attacks"))
 from memory import forget_peak, peak
@@ -68,7 +69,7 @@ def main() -> None:
 
 def overhead(args: Namespace, folder: Path) -> dict[str, Any]:
     """Time a study as the command does it, tables and page included, and the same trainings and evaluations alone."""
-    from classwise.cli import main as classwise
+    from classwise.cli.main import main as classwise
 
     study = small(f"digits(epochs={args.epochs})", "pgd")
     file, out = folder / "study.toml", folder / "study"
@@ -89,11 +90,11 @@ def overhead(args: Namespace, folder: Path) -> dict[str, Any]:
 def alone_seconds(trial: Trial, where: Where) -> float:
     """Return the CPU seconds of fit and evaluate, everything that they need being there."""
     images, (run, method, network) = prepared(trial, where)
-    about, fabric = trial.evaluation, arguments.fabric("cpu", 1)
-    test = arguments.images(trial.data, None, "test", about["limit"], about["seed"])
-    attacks = arguments.attacks(trial.attacks, trial.threat, test, about["seed"])
+    about, fabric = trial.evaluation, resolve.launched("cpu", 1)
+    test = resolve.images(trial.data, None, "test", about["limit"], about["seed"])
+    attacks = resolve.named_attacks(trial.attacks, trial.threat, test, about["seed"])
     _, training = clocked(lambda: fit(fabric, network, method, images, run, trial.folder(where.out)))
-    trained = arguments.model(trial.network(where.out, "best"), test, 0)
+    trained = resolve.model(trial.network(where.out, "best"), test, 0)
     place = trial.evaluation_folder(where.out, "best")
     _, evaluation = clocked(lambda: evaluate(trained, test, attacks, seed=0, directory=place, fabric=fabric))
     return training + evaluation
@@ -173,7 +174,7 @@ def streamed(folder: Path) -> dict[str, Any]:
     images = load(f"folder(resize={SIDE}, crop={SIDE})", folder, split="test")
     threat = ThreatModel("Linf", 1 / 255)
     forget_peak()
-    evaluate(Strided(len(images.classes)).eval(), images, arguments.attacks("pgd(steps=2)", threat, images, 0))
+    evaluate(Strided(len(images.classes)).eval(), images, resolve.named_attacks("pgd(steps=2)", threat, images, 0))
     return {"kind": type(images).__name__, "n": len(images), "peak_gib": peak() / 1024}
 
 
@@ -184,7 +185,7 @@ def processes(args: Namespace, folder: Path) -> dict[str, Any]:
     """Evaluate the same networks one after another and two at a time; only evaluations are timed."""
     study = small("digits(epochs=1)", "pgd(steps=1)")
     where = Where(folder, accelerator="cpu")
-    campaign.run_all(grid(study, where), where)  # trains
+    schedule.run_all(grid(study, where), where)  # trains
     torch.set_num_threads(1)
     found: dict[int, dict[str, Any]] = {}
     for jobs in (1, 2):
@@ -192,7 +193,7 @@ def processes(args: Namespace, folder: Path) -> dict[str, Any]:
         again = Evaluation(f"pgd(steps={args.steps})", seed=jobs)
         trials = grid(Study(**{**vars(study), "evaluate": again}), where)
         start = time.perf_counter()
-        campaign.run_all(trials, where, jobs)
+        schedule.run_all(trials, where, jobs)
         seconds = [trial.results(folder)["best"].header["seconds"] for trial in trials]
         images = trials[0].evaluation["images"]
         rate = jobs * images * len(trials) / sum(seconds)

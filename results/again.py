@@ -15,14 +15,15 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from classwise import standings, study, verdicts
 from classwise.analysis import QUESTIONS, Finding
 from classwise.analysis.finding import decide
 from classwise.analysis.weight_norm import ERROR
-from classwise.files import write_json
+from classwise.files.writing import write_json
 from classwise.metrics import Result
-from classwise.trials import Where, grid
-from classwise.verdicts import Answers
+from classwise.studies import answers as study_answers
+from classwise.studies import parse, table
+from classwise.studies.answers import Answers
+from classwise.studies.trials import Where, grid
 
 HERE = Path(__file__).parent
 STUDIES = ("tpgd", "gain", "attacks-consistency", "imagenet-cc", "paper-mnist-small", "paper-cifar10-small")
@@ -39,17 +40,15 @@ def documents() -> None:
 def tables(name: str, data: Path) -> None:
     """Write tables and answers of a study."""
     file, folder = HERE.parent / "studies" / f"{name}.toml", HERE / "studies" / name
-    found, before = study.read(file), (folder / "table.md").read_text()
+    found, before = parse.read(file), (folder / "table.md").read_text()
     where = Where(folder, data / name if name == "imagenet-cc" else data)
     trials = grid(found, where)
     asked = [question for question in found.analyse if question != "weight_norm"]
-    answers = [_with_norms(each, before) for each in verdicts.ask(asked, trials, where)]
+    answers = [_with_norms(each, before) for each in study_answers.ask(asked, trials, where)]
     _, mark, homing = before.partition("\n## at with and without each class")
-    standings.write(
-        found, trials, standings.rows(found, trials, folder), folder, verdicts.text(answers) + mark + homing
-    )
-    if (folder / f"{verdicts.STEM}.json").exists():
-        verdicts.write(answers, folder)
+    table.write(found, trials, table.rows(found, trials, folder), folder, study_answers.text(answers) + mark + homing)
+    if (folder / f"{study_answers.STEM}.json").exists():
+        study_answers.write(answers, folder)
 
 
 def _with_norms(answers: Answers, before: str) -> Answers:

@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from classwise.files import write_json
+from classwise.files.writing import write_json
 from classwise.metrics.result import Result
 
 OUT = Path(__file__).parent / "demo" / "processors.json"

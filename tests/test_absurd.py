@@ -10,10 +10,12 @@ from typing import Any
 
 import pytest
 
-from classwise import registry, study
+from classwise import registry
 from classwise.attacks import PGD
-from classwise.cli import COMMANDS, main
+from classwise.cli.commands import COMMANDS
+from classwise.cli.main import main
 from classwise.errors import InputError
+from classwise.studies import parse, spec
 from classwise.threat import ThreatModel, parse_eps
 
 HUGE = 10**30
@@ -92,7 +94,7 @@ def test_a_study_is_read_without_running_what_it_names(tmp_path: Path, monkeypat
     Path("s.toml").write_text(
         'name = "s"\ndata = "digits"\n[evaluate]\nattacks = "fgsm"\n[[given]]\nname = "theirs"\nmodel = "evil.py:net"\n'
     )
-    assert study.read("s.toml").given[0].text == "evil.py:net"
+    assert parse.read("s.toml").given[0].text == "evil.py:net"
     assert not Path("ran").exists()
 
 
@@ -169,7 +171,7 @@ def test_every_absurd_number_is_one_sentence(
 
 
 VALUES = ("nan", "inf", "-inf", "-1", "1e308", str(HUGE), '""', "true", "[]", "[[]]", "[-1]", f"[{HUGE}]", "{}", '"x"')
-TABLES = {"": study.Study, "[evaluate]": study.Evaluation, "[homing]": study.Homing, "[[given]]": study.Given}
+TABLES = {"": spec.Study, "[evaluate]": spec.Evaluation, "[homing]": spec.Homing, "[[given]]": spec.Given}
 NUMBERS = ("limit", "seed", "seeds", "audit", "eps", "norm")
 
 
@@ -196,7 +198,7 @@ def test_a_study_takes_no_absurd_value(table: str, tmp_path: Path) -> None:
             text = f"{base}{table}\n{said}\n{key} = {value}\n" if table else f"{key} = {value}\n{base}"
             (tmp_path / "s.toml").write_text(text)
             means = (key, value) in {("seeds", "[]"), ("norm", '""'), ("limit", str(HUGE))}
-            assert refusal(study.read, tmp_path / "s.toml") or key not in NUMBERS or means, text
+            assert refusal(parse.read, tmp_path / "s.toml") or key not in NUMBERS or means, text
 
 
 @pytest.mark.parametrize("key", ["closest", "go_on", "if_closer", "attack"])

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from classwise import registry
-from classwise.cli import main
+from classwise.cli.main import main
 from classwise.errors import InputError
 from classwise.models import load_model, save_weights
 from classwise.models.corrected import Corrected, save_corrected

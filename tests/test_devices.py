@@ -21,15 +21,15 @@ from tests.strategies import NORMS
 from torch import Tensor, nn
 
 from classwise import ThreatModel, build_attacks, critical_eps, evaluate, fit, load_data, load_model
+from classwise.corrections.fit import repair
 from classwise.data.images import Images
 from classwise.data.splits import stratified_sample
 from classwise.methods import Epoch, Pass
 from classwise.metrics.stats import ClassStats
 from classwise.noise import Noise
 from classwise.registry import build
-from classwise.repair import repair
-from classwise.runs import Run
-from classwise.train import _State
+from classwise.training.run import Run
+from classwise.training.state import State
 
 THREAT = ThreatModel("Linf", 0.15)
 
@@ -140,7 +140,7 @@ def test_evaluation_with_flags_and_audit(names: str, monkeypatch: pytest.MonkeyP
     [("at", "ema,swa(start=0)"), ("at", "awp"), ("cfol", ""), ("cfa", "ema,fawa"), ("confusion-margin", "")],
 )
 def test_training(method: str, wrappers: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_State, "content", lambda state, record: b"")  # torch.save knows no such tensors
+    monkeypatch.setattr(State, "content", lambda state, record: b"")  # torch.save knows no such tensors
     data = digits("train", 120)
     run = Run(
         "digits_cnn",

@@ -13,17 +13,17 @@ from lightning_fabric import Fabric
 from tests.odd_models import REFUSED, WORKS, WRITES, Odd, images, votes
 
 from classwise.attacks import build
-from classwise.cli import main
-from classwise.critical import critical_eps
+from classwise.cli.main import main
+from classwise.corrections.fit import repair
 from classwise.data import Images
 from classwise.errors import InputError
+from classwise.evaluation.critical_eps import critical_eps
 from classwise.interop.autoattack import AutoAttack
 from classwise.methods.trades import TRADES
-from classwise.recipes import Recipe
-from classwise.repair import repair
-from classwise.runs import Run
 from classwise.threat import ThreatModel
-from classwise.train import fit
+from classwise.training.loop import fit
+from classwise.training.recipes import Recipe
+from classwise.training.run import Run
 
 THREAT = ThreatModel("Linf", 0.05)
 NEAREST = "nearest-pgd(steps=3)"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from classwise.cli import main
+from classwise.cli.main import main
 
 ROOT = Path(__file__).parents[1]
 

@@ -25,10 +25,11 @@ from classwise.attacks import APGD, FAB, PGD, build, predict
 from classwise.attacks.base import Attack
 from classwise.attacks.ensemble import Ensemble
 from classwise.attacks.square import Square
-from classwise.cli import COMMANDS, parser
+from classwise.cli.commands import COMMANDS
+from classwise.cli.parser import parser
 from classwise.data import Images
 from classwise.errors import InputError
-from classwise.evaluation import evaluate
+from classwise.evaluation.run import evaluate
 from classwise.interop.autoattack import AutoAttack
 from classwise.interop.released import APGDAttack, APGDAttackTargeted, FABAttack
 from classwise.metrics import (
@@ -516,11 +517,11 @@ def test_a_switch_is_true_where_it_is_given_and_takes_no_value() -> None:
         for option, parameter in inspect.signature(command).parameters.items():
             if parameter.annotation in (bool, "bool"):
                 words = _WORDS[name]
-                given = parser().parse_args([name, *words, f"--{option}"])[name]
-                left_out = parser().parse_args([name, *words])[name]
+                given = parser(COMMANDS).parse_args([name, *words, f"--{option}"])[name]
+                left_out = parser(COMMANDS).parse_args([name, *words])[name]
                 assert (given[option], left_out[option]) == (True, False)
                 with pytest.raises(InputError):
-                    parser().parse_args([name, *words, f"--{option}=False"])
+                    parser(COMMANDS).parse_args([name, *words, f"--{option}=False"])
 
 
 @pytest.mark.parametrize(

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import ast
+import importlib
+import inspect
+import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import get_args
 
 import pytest
+from docs import house
 
 import classwise
 from classwise import registry
@@ -14,146 +20,91 @@ from classwise import registry
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "classwise"
 
-# What each module or package may import, besides itself; docs/design.md says why.
-GROUND = {"errors", "files", "npy", "registry", "memory", "classifier", "schemas", "texts"}
-LAYER_0 = GROUND | {
-    "threat",
-    "losses",
-    "noise",
-    "recipes",
-    "tolerance",
-    "identity",
-    "metrics",
-    "data",
-    "models",
-    "corrections",
+TABLE = {
+    room: set(re.findall(r"`(\w+)`", below))
+    for room, below in re.findall(
+        r"^\| \d+ \| `(\w+)` \|.*\| ([^|]*) \|$", (ROOT / "docs/design.md").read_text(encoding="utf-8"), re.MULTILINE
+    )
 }
-LAYER_1 = LAYER_0 | {"attacks"}
-LAYER_2 = LAYER_1 | {"methods", "wrappers", "selection"}
-LAYER_3 = LAYER_2 | {
-    "judging",
-    "preflight",
-    "records",
-    "engine",
-    "ladder",
-    "flags",
-    "probe",
-    "recraft",
-    "evaluation",
-    "repair",
-    "report",
-    "analysis",
-}
-LAYER_4 = LAYER_3 | {"critical", "divergence", "runs", "epoch_log", "train"}
-STUDIES = {"arguments", "study", "trials", "campaign", "cluster", "standings", "overview", "verdicts", "homings"}
-MAY_IMPORT = {
-    "__init__": LAYER_4,
-    "errors": set(),
-    "output": set(),
-    "texts": set(),
-    "console": {"texts"},
-    "schemas": {"errors", "texts"},
-    "files": {"errors", "texts"},
-    "npy": {"memory"},
-    "supervised": set(),
-    "registry": {"errors"},
-    "noise": set(),
-    "tolerance": set(),
-    "identity": set(),
-    "threat": {"errors", "noise", "tolerance"},
-    "losses": {"errors", "registry"},
-    "recipes": {"errors", "registry"},
-    "metrics": {"errors", "files", "npy", "schemas", "texts", "tolerance"},
-    "data": GROUND | {"noise", "threat"},
-    "corrections": {"errors", "registry", "losses"},
-    "models": GROUND | {"corrections"},
-    "attacks": {"errors", "registry", "classifier", "threat", "losses", "noise"},
-    "methods": {"errors", "registry", "losses", "noise", "attacks", "metrics", "models"},
-    "wrappers": GROUND | {"noise", "attacks", "methods"},
-    "loggers": {"errors", "registry"},
-    "selection": set(),
-    "records": {"errors", "files", "npy", "data", "identity", "metrics", "models"},
-    "flags": {"errors", "losses", "attacks", "metrics"},
-    "probe": {"losses", "noise", "threat", "attacks", "flags"},
-    "memory": set(),
-    "judging": {"attacks", "classifier"},
-    "classifier": {"errors", "memory"},
-    "preflight": {"errors", "memory", "classifier", "models", "attacks", "judging", "flags"},
-    "engine": LAYER_1 | {"judging", "memory", "records"},
-    "ladder": {"noise", "attacks", "metrics", "engine"},
-    "recraft": {"attacks", "metrics", "judging", "engine"},
-    "evaluation": LAYER_2
-    | {"__init__", "judging", "memory", "records", "engine", "ladder", "flags", "preflight", "probe", "recraft"},
-    "critical": {"errors", "registry", "threat", "attacks", "data", "evaluation", "metrics"},
-    "repair": LAYER_2 | {"__init__", "judging", "memory", "engine", "flags", "preflight"},
-    "report": {"errors", "files", "registry", "schemas", "texts", "console", "metrics"},
-    "analysis": LAYER_1 | {"flags", "judging", "preflight", "probe", "report"},
-    "divergence": {"errors", "losses"},
-    "runs": LAYER_2 | {"__init__", "evaluation"},
-    "epoch_log": {"memory", "methods", "metrics", "runs"},
-    "train": LAYER_2 | {"divergence", "engine", "epoch_log", "judging", "memory", "preflight", "runs"},
-    "homing": LAYER_4,
-    "homings": LAYER_4 | {"arguments", "homing", "study", "trials", "verdicts"},
-    "interop": LAYER_4,
-    "arguments": LAYER_4,
-    "study": LAYER_4 | {"arguments"},
-    "trials": LAYER_4 | {"__init__", "arguments", "study"},
-    "campaign": LAYER_4 | {"arguments", "trials"},
-    "cluster": {"errors", "files", "trials"},
-    "overview": {"files", "texts", "metrics", "report", "standings", "study", "trials"},
-    "standings": LAYER_3 | {"__init__", "study", "trials"},
-    "verdicts": LAYER_3 | {"__init__", "arguments", "trials"},
-    "terminal": LAYER_4 | {"campaign", "console", "trials"},
-    "__main__": {"cli"},
-    "cli": LAYER_4 | {"__init__", "loggers", "output", "supervised", "terminal", "interop", "homing"} | STUDIES,
-}
+"""What each room may import, as docs/design.md has it, from top to bottom."""
 
 
 def modules() -> list[Path]:
     return sorted(SOURCE.rglob("*.py"))
 
 
-def home(path: Path) -> str:
-    """Return the room a file is in: the name of its package, or its own."""
-    parts = path.relative_to(SOURCE).with_suffix("").parts
-    return parts[0]
+def test_the_table_of_the_house_has_every_room() -> None:
+    assert set(TABLE) == set(house.rooms(SOURCE))
 
 
-def imported(path: Path) -> set[str]:
-    """Return the rooms of classwise that a file imports, wherever in the file."""
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "classwise":
-            parts = node.module.split(".")[1:]
-            for alias in node.names:
-                name = parts[0] if parts else alias.name
-                found.add(name if (SOURCE / name).is_dir() or (SOURCE / f"{name}.py").exists() else "__init__")
-        if isinstance(node, ast.Import):
-            for alias in node.names:
-                if alias.name.split(".")[0] == "classwise":
-                    found.add(([*alias.name.split("."), "__init__"])[1])
-    return found
+def test_imports_are_those_of_the_table() -> None:
+    assert house.arrows(SOURCE) == TABLE
 
 
-@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(SOURCE)))
-def test_imports_point_down(path: Path) -> None:
-    assert imported(path) - {home(path)} <= MAY_IMPORT[home(path)]
+def test_imports_run_down() -> None:
+    order = list(TABLE)
+    assert [(room, to) for room in order for to in TABLE[room] if order.index(to) <= order.index(room)] == []
+
+
+def test_the_picture_of_the_house_is_of_this_house() -> None:
+    assert house.PICTURE.read_text(encoding="utf-8") == house.picture(house.arrows(SOURCE))
+
+
+def test_an_import_that_runs_up_is_seen(tmp_path: Path) -> None:
+    for name, text in (("errors", "from classwise import files"), ("files", "from classwise.errors import InputError")):
+        (tmp_path / f"{name}.py").write_text(text)
+    assert len(house.backward(house.arrows(tmp_path))) == 1
+
+
+def test_modules_that_lie_loose_are_those_of_the_plan() -> None:
+    loose = {path.stem for path in SOURCE.glob("*.py")}
+    assert loose == {
+        "__init__", "__main__", "errors", "losses", "noise", "provenance", "registry", "threat", "tolerance"
+    }  # fmt: skip
+
+
+def test_no_two_public_classes_share_a_name() -> None:
+    homes: dict[str, list[str]] = {}
+    for path in modules():
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                homes.setdefault(node.name, []).append(str(path.relative_to(SOURCE)))
+    assert {name: paths for name, paths in homes.items() if len(paths) > 1} == {}
+
+
+def test_no_package_hides_one_of_its_modules_behind_another_thing_of_that_name() -> None:
+    for path in SOURCE.rglob("__init__.py"):
+        package = importlib.import_module(".".join(("classwise", *path.parent.relative_to(SOURCE).parts)))
+        hidden = [
+            name
+            for name in getattr(package, "__all__", ())
+            if (path.parent / f"{name}.py").exists() and not inspect.ismodule(getattr(package, name))
+        ]
+        assert hidden == [], package.__name__
 
 
 @pytest.mark.parametrize("folder", ["attacks", "methods"])
 def test_siblings_import_only_the_base(folder: str) -> None:
     allowed = {"base", "pgd"}
     # What they are made of.
-    combined = {"autoattack": {"ensemble", "eot"}, "plan": {"ensemble"}, "plans": {"plan"}, "narrowing": {"fab"}}
+    combined = {
+        "autoattack": {"ensemble", "eot", "named"},
+        "plan": {"ensemble"},
+        "named": {"ensemble", "plan"},
+        "suites": {"ensemble", "named", "plan"},
+        "narrowing": {"fab"},
+    }
     for path in (SOURCE / folder).glob("[!_]*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(f"classwise.{folder}."):
                 assert str(node.module).rsplit(".", 1)[1] in allowed | combined.get(path.stem, set()), path
 
 
-def test_lightning_fabric_appears_in_five_files() -> None:
-    users = {path.stem for path in modules() if "lightning_fabric" in path.read_text()}
-    assert users == {"arguments", "engine", "evaluation", "loggers", "train"}
+def test_lightning_fabric_appears_in_eight_files() -> None:
+    users = {str(path.relative_to(SOURCE)) for path in modules() if "lightning_fabric" in path.read_text()}
+    evaluation, training = ({f"{stage}/{name}.py" for name in names.split()} for stage, names in (
+        ("evaluation", "engine job run"), ("training", "loggers loop state")))  # fmt: skip
+    assert users == {"runtime/fabric.py", "runtime/processes.py", *evaluation, *training}
 
 
 def test_no_function_is_longer_than_a_page() -> None:
@@ -185,3 +136,12 @@ def test_the_function_evaluate_is_not_hidden_by_a_module() -> None:
     from classwise import evaluate
 
     assert callable(evaluate)
+
+
+def test_packages_and_their_names_are_there_at_once() -> None:
+
+    packages = {path.parent.name for path in SOURCE.glob("*/__init__.py")} - {"cli"}
+    assert packages <= set(dir(classwise))
+    script = "import classwise; print(classwise.attacks.PGD is classwise.PGD, classwise.evaluation.evaluate.__name__)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["True", "evaluate"]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from classwise.cli import main
+from classwise.cli.main import main
 from classwise.models import load_model
 
 RECIPE = "digits(epochs=2,steps=2,milestones=())"

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from classwise.cli import main
+from classwise.cli.main import main
 
 pytestmark = [
     pytest.mark.real_data,

@@ -76,7 +76,7 @@ def test_a_registered_function_is_found_and_left_as_it_is() -> None:
         """
 
     assert registry.register("loss", "flat", source="here")(flat) is flat
-    assert registry.entry("loss", "flat") == registry.Entry("loss", "flat", flat, "Is flat", "here")
+    assert registry.entry("loss", "flat") == registry.Registration("loss", "flat", flat, "Is flat", "here")
     assert "flat" in registry.names("loss")
     assert "flat" not in registry.names("attack")
 

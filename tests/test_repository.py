@@ -16,7 +16,7 @@ PLACES = re.compile(
 )
 # Made-up examples, each in the files that may hold it.
 EXAMPLES: dict[str, frozenset[str]] = {
-    "tests/test_texts.py": frozenset({"/home/alice", "/home/bob", "/scratch/alice", "/tmp/x", "C:\\Users\\bob"}),
+    "tests/files/test_texts.py": frozenset({"/home/alice", "/home/bob", "/scratch/alice", "/tmp/x", "C:\\Users\\bob"}),
 }
 
 

@@ -10,15 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from classwise.cli import main
+from classwise.cli.main import main
 from classwise.metrics.result import Result
 
 ROOT = Path(__file__).parents[1]
 EVALUATE = ("evaluate", "digits_cnn", "--data", "digits", "--limit", "40", "--attacks", "pgd")
 PAIR = """
 import json, os, sys
-from classwise import arguments, evaluation, terminal  # before the fork, as importing takes longer than the work
-from classwise.cli import main
+import classwise.cli.show.live, classwise.cli.show.results
+from classwise import evaluation, resolve  # before the fork, as importing takes longer than the work
+from classwise.cli.main import main
 
 for turn in range(3):
     begin, go = os.pipe()

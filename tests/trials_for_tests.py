@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from classwise.recipes import Recipe
-from classwise.study import Entry, Evaluation, Given, Study
+from classwise.studies.spec import Entry, Evaluation, Given, Study
+from classwise.studies.trials import Source, Trial
 from classwise.threat import ThreatModel
-from classwise.trials import Source, Trial
+from classwise.training.recipes import Recipe
 
 QUICK = Evaluation("pgd(steps=2)", ("best", "ema-last"), limit=20)
 RECIPE = "digits(epochs=2, steps=2, holdout=0.2, batch_size=20)"

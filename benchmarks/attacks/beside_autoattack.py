@@ -26,9 +26,9 @@ from torch import Tensor, nn
 
 from classwise import files, load_data, load_model
 from classwise.data.splits import stratified_sample
-from classwise.evaluation import environment
+from classwise.files.texts import portable
 from classwise.interop.autoattack import AutoAttack
-from classwise.texts import portable
+from classwise.provenance import environment
 from classwise.threat import parse_eps
 
 OUT = HERE / "results" / "beside_autoattack.json"

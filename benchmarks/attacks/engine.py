@@ -28,9 +28,9 @@ from side_by_side import (
 )
 from torch import Tensor
 
-from classwise.engine import channels_last
-from classwise.judging import forward
-from classwise.memory import freed_memory_kept
+from classwise.evaluation.engine import channels_last
+from classwise.runtime.inference import forward
+from classwise.runtime.memory import freed_memory_kept
 
 ATTACKS = ("upper-bound", "nearest-pgd(steps=60, targets=9)", "pgd", "apgd-ce", "square(queries=500)")
 SIZES = (32, 64, 128, 250, 500)

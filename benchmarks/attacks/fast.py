@@ -28,7 +28,7 @@ from side_by_side import (
     title,
 )
 
-from classwise.ladder import ERROR
+from classwise.evaluation.plan import ERROR
 from classwise.metrics.audit import round_error, sample_size
 
 PEER = "AutoAttack (torchattacks)"

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from side_by_side import Case, by_classwise, open_case, options, save, table, title
 
-from classwise.memory import batch_that_fits
+from classwise.runtime.memory import batch_that_fits
 
 # Every attack's working set, in few steps: the peak does not grow with them.
 ATTACKS = "nearest-pgd(steps=2),apgd-ce(steps=4),fab-t(steps=3, targets=2),square(queries=40)"

@@ -36,10 +36,10 @@ from side_by_side import (
 from torch import Tensor
 
 from classwise.attacks.pgd import pgd
-from classwise.engine import channels_last
-from classwise.memory import freed_memory_kept
+from classwise.evaluation.engine import channels_last
 from classwise.models.searched import Searched
 from classwise.noise import Noise
+from classwise.runtime.memory import freed_memory_kept
 
 STEPS = 20
 Batchwise = Callable[[Tensor, Tensor, Tensor], Tensor]

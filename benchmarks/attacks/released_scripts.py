@@ -27,8 +27,8 @@ import torch
 from side_by_side import HERE, alone, table
 
 from classwise import files, load_model
-from classwise.evaluation import environment
-from classwise.texts import portable
+from classwise.files.texts import portable
+from classwise.provenance import environment
 
 _IMPORTS = {
     "from autoattack import AutoAttack": "from classwise.interop.autoattack import AutoAttack",

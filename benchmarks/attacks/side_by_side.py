@@ -29,12 +29,12 @@ from torch import Tensor, nn
 
 from classwise import build_attacks, evaluate, files, load_data, load_model
 from classwise.attacks import predict
-from classwise.cli import train_model
+from classwise.cli.commands.train import train_model
 from classwise.data.images import Images
 from classwise.data.splits import stratified_sample
-from classwise.evaluation import environment
-from classwise.judging import forward
 from classwise.losses import margin
+from classwise.provenance import environment
+from classwise.runtime.inference import forward
 from classwise.threat import ThreatModel, parse_eps
 
 BATCH = 250

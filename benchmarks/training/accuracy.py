@@ -22,10 +22,10 @@ from torch import nn
 
 from classwise import ThreatModel, build_attacks, evaluate, files, fit, load_model
 from classwise.data.images import Images
-from classwise.evaluation import environment
-from classwise.recipes import Recipe
+from classwise.provenance import environment
 from classwise.registry import build
-from classwise.runs import Run
+from classwise.training.recipes import Recipe
+from classwise.training.run import Run
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "attacks"))
 from side_by_side import spread, table

@@ -20,8 +20,8 @@ from torch.func import functional_call
 from torch.nn.functional import cross_entropy
 
 from classwise import files, load_model
-from classwise.evaluation import environment
 from classwise.models.rewriting import faster, rewritten
+from classwise.provenance import environment
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "attacks"))
 from side_by_side import cpu_seconds, interleaved, ratios, spread, table

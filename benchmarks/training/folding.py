@@ -19,10 +19,10 @@ from lightning_fabric import Fabric
 
 from classwise import ThreatModel, build_attacks, evaluate, files, fit, load_data, load_model
 from classwise.data.images import Images
-from classwise.evaluation import environment
 from classwise.models import folding
+from classwise.provenance import environment
 from classwise.registry import build
-from classwise.runs import Run
+from classwise.training.run import Run
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "attacks"))
 from side_by_side import cpu_seconds, table

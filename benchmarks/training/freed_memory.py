@@ -23,8 +23,8 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from classwise import files, load_model
-from classwise.evaluation import environment
-from classwise.memory import freed_memory_kept
+from classwise.provenance import environment
+from classwise.runtime.memory import freed_memory_kept
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "attacks"))
 from side_by_side import alone, spread, table

@@ -18,10 +18,10 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from classwise import files, load_model
-from classwise.evaluation import environment
-from classwise.memory import freed_memory_kept
 from classwise.models import input_gradient
 from classwise.models.rewriting import faster, rewritten
+from classwise.provenance import environment
+from classwise.runtime.memory import freed_memory_kept
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "attacks"))
 from side_by_side import cpu_seconds, interleaved, ratios, spread, table

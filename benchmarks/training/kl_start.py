@@ -33,11 +33,11 @@ from classwise.attacks.base import predict
 from classwise.attacks.pgd import PGD
 from classwise.data.images import Images
 from classwise.data.splits import stratified_sample
-from classwise.evaluation import environment
 from classwise.methods import TRADES
 from classwise.noise import Noise
-from classwise.recipes import Recipe
-from classwise.runs import Run
+from classwise.provenance import environment
+from classwise.training.recipes import Recipe
+from classwise.training.run import Run
 
 THREAT = ThreatModel("Linf", 0.1)
 RECIPE = Recipe(

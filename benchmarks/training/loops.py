@@ -23,7 +23,7 @@ from torch.optim import SGD, Optimizer
 from torch.utils.data import DataLoader, TensorDataset
 
 from classwise.data.images import Images
-from classwise.recipes import Recipe
+from classwise.training.recipes import Recipe
 
 EPS, STEP, STEPS, BETA = 8 / 255, 2 / 255, 10, 6.0
 Step = Callable[[nn.Module, Optimizer, Tensor, Tensor], None]

@@ -23,10 +23,10 @@ from lightning_fabric import Fabric
 from classwise import ThreatModel, files, fit, load_data, load_model
 from classwise.data.images import Images
 from classwise.data.splits import stratified_sample
-from classwise.evaluation import environment
-from classwise.recipes import Recipe
+from classwise.provenance import environment
 from classwise.registry import build
-from classwise.runs import Run
+from classwise.training.recipes import Recipe
+from classwise.training.run import Run
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "attacks"))
 from side_by_side import Timed, alone, cpu_seconds, ratios, spread, table

@@ -20,15 +20,16 @@ from typing import Any
 import torch
 from lightning_fabric import Fabric
 
-from classwise import ThreatModel, files, fit, load_data, load_model, train
+from classwise import ThreatModel, files, fit, load_data, load_model
 from classwise.data.images import Images
 from classwise.data.splits import stratified_sample
-from classwise.divergence import Watch
-from classwise.evaluation import environment
-from classwise.recipes import Recipe
+from classwise.provenance import environment
 from classwise.registry import build
-from classwise.runs import Run
-from classwise.train import Snapshot
+from classwise.training import loop
+from classwise.training.divergence import Watch
+from classwise.training.loop import TrainingProgress
+from classwise.training.recipes import Recipe
+from classwise.training.run import Run
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "attacks"))
 from side_by_side import table
@@ -93,7 +94,7 @@ def measured(name: str, method: str, data: Images, eps: float) -> tuple[list[flo
 def stamp(ends: list[float]) -> Any:
     """Return what notes the CPU time at the end of every step."""
 
-    def watch(_: Snapshot) -> None:
+    def watch(_: TrainingProgress) -> None:
         ends.append(time.process_time())
 
     return watch
@@ -102,7 +103,7 @@ def stamp(ends: list[float]) -> Any:
 @contextmanager
 def every_other_step(ends: list[float]) -> Iterator[None]:
     """Leave the sums by class out of steps 2, 4, …; ``ends`` has as many entries as steps are finished."""
-    count, note = train._count, Watch.note
+    count, note = loop._count, Watch.note
 
     def counted(*given: Any) -> None:
         if len(ends) % 2 == 0:
@@ -111,11 +112,11 @@ def every_other_step(ends: list[float]) -> Iterator[None]:
     def noted(self: Watch, number: int, values: list[torch.Tensor], logits: Any, y: torch.Tensor) -> None:
         note(self, number, values, logits if len(ends) % 2 == 0 else None, y)
 
-    train._count, Watch.note = counted, noted  # type: ignore[method-assign]
+    loop._count, Watch.note = counted, noted  # type: ignore[method-assign]
     try:
         yield
     finally:
-        train._count, Watch.note = count, note  # type: ignore[method-assign]
+        loop._count, Watch.note = count, note  # type: ignore[method-assign]
 
 
 def summary(values: list[float]) -> dict[str, float]:

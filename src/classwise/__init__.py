@@ -8,26 +8,26 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from classwise.provenance import __version__ as __version__
 
 if TYPE_CHECKING:
     from classwise.attacks import APGD, FAB, PGD, MomentumPGD, TemperaturePGD
     from classwise.attacks import contenders as build_attacks
-    from classwise.critical import critical_eps
     from classwise.data import Images, stratified_sample
     from classwise.data import load as load_data
     from classwise.errors import InputError
-    from classwise.evaluation import evaluate
+    from classwise.evaluation.critical_eps import critical_eps
+    from classwise.evaluation.run import evaluate
     from classwise.metrics.critical_eps import CriticalEps
     from classwise.metrics.outcomes import Outcomes
     from classwise.metrics.result import Result
     from classwise.models import load_model
     from classwise.noise import Noise
-    from classwise.recipes import Recipe
     from classwise.report import write_page as write_report
-    from classwise.runs import Run
     from classwise.threat import ThreatModel
-    from classwise.train import fit
+    from classwise.training.loop import fit
+    from classwise.training.recipes import Recipe
+    from classwise.training.run import Run
 
 _HOMES = {
     "APGD": "classwise.attacks:APGD",
@@ -37,21 +37,21 @@ _HOMES = {
     "TemperaturePGD": "classwise.attacks:TemperaturePGD",
     "build_attacks": "classwise.attacks:contenders",
     "CriticalEps": "classwise.metrics.critical_eps:CriticalEps",
-    "critical_eps": "classwise.critical:critical_eps",
+    "critical_eps": "classwise.evaluation.critical_eps:critical_eps",
     "Images": "classwise.data:Images",
     "load_data": "classwise.data:load",
     "stratified_sample": "classwise.data:stratified_sample",
     "InputError": "classwise.errors:InputError",
-    "evaluate": "classwise.evaluation:evaluate",
+    "evaluate": "classwise.evaluation.run:evaluate",
     "Outcomes": "classwise.metrics.outcomes:Outcomes",
     "Result": "classwise.metrics.result:Result",
     "load_model": "classwise.models:load_model",
     "Noise": "classwise.noise:Noise",
-    "Recipe": "classwise.recipes:Recipe",
+    "Recipe": "classwise.training.recipes:Recipe",
     "write_report": "classwise.report:write_page",
-    "Run": "classwise.runs:Run",
+    "Run": "classwise.training.run:Run",
     "ThreatModel": "classwise.threat:ThreatModel",
-    "fit": "classwise.train:fit",
+    "fit": "classwise.training.loop:fit",
 }
 
 __all__ = [
@@ -80,7 +80,29 @@ __all__ = [
 ]
 
 
+_PACKAGES = [
+    "analysis",
+    "attacks",
+    "corrections",
+    "data",
+    "evaluation",
+    "files",
+    "interop",
+    "methods",
+    "metrics",
+    "models",
+    "report",
+    "resolve",
+    "runtime",
+    "studies",
+    "training",
+    "wrappers",
+]
+
+
 def __getattr__(name: str) -> Any:
+    if name in _PACKAGES:
+        return importlib.import_module(f"classwise.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module 'classwise' has no attribute {name!r}")
     module, _, attribute = _HOMES[name].partition(":")
@@ -88,4 +110,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return [*__all__, "__version__"]
+    return sorted([*__all__, *_PACKAGES, "__version__"])

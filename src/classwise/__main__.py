@@ -2,7 +2,7 @@
 
 import sys
 
-from classwise.cli import main
+from classwise.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

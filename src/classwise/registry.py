@@ -38,15 +38,15 @@ _HOMES: dict[Kind, str] = {
     "method": "classwise.methods",
     "model": "classwise.models",
     "data": "classwise.data",
-    "recipe": "classwise.recipes",
+    "recipe": "classwise.training.recipes",
     "wrapper": "classwise.wrappers",
     "correction": "classwise.corrections",
-    "logger": "classwise.loggers",
+    "logger": "classwise.training.loggers",
 }
 
 
 @dataclass(frozen=True)
-class Entry:
+class Registration:
     """One registered name.
 
     Attributes:
@@ -67,7 +67,7 @@ class Entry:
 _MOST = 2**31
 """Numbers in settings are below it: more is no count of anything, too much for a tensor, or overflows float32."""
 
-_ENTRIES: dict[tuple[Kind, str], Entry] = {}
+_ENTRIES: dict[tuple[Kind, str], Registration] = {}
 
 
 def register(kind: Kind, name: str, *, source: str, summary: str | None = None) -> Callable[[Built], Built]:
@@ -81,13 +81,13 @@ def register(kind: Kind, name: str, *, source: str, summary: str | None = None) 
         if (kind, name) in _ENTRIES:
             raise RuntimeError(f"{kind} {name!r} is registered twice")
         line = summary or (build.__doc__ or "").strip().partition("\n")[0]
-        _ENTRIES[kind, name] = Entry(kind, name, build, line.rstrip("."), source)
+        _ENTRIES[kind, name] = Registration(kind, name, build, line.rstrip("."), source)
         return build
 
     return add
 
 
-def entries(kind: Kind) -> list[Entry]:
+def entries(kind: Kind) -> list[Registration]:
     """Return every entry of a kind, sorted by name."""
     _import_all(kind)
     return sorted((e for (k, _), e in _ENTRIES.items() if k == kind), key=lambda e: e.name)
@@ -98,7 +98,7 @@ def names(kind: Kind) -> list[str]:
     return [entry.name for entry in entries(kind)]
 
 
-def entry(kind: Kind, name: str) -> Entry:
+def entry(kind: Kind, name: str) -> Registration:
     """Return the entry ``name``.
 
     Raises:
@@ -140,7 +140,7 @@ def build(kind: Kind, text: str, *args: Any, **defaults: Any) -> Any:
     return built
 
 
-def _refuse_misfits(found: Entry, settings: Mapping[str, Any]) -> None:
+def _refuse_misfits(found: Registration, settings: Mapping[str, Any]) -> None:
     """Refuse settings that are not of the type that the builder says.
 
     Raises:

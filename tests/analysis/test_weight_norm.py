@@ -5,7 +5,7 @@ import pytest
 from tests.analysis.strategies import planted, subject
 
 from classwise.analysis.weight_norm import ERROR, weight_norm
-from classwise.metrics.ranks import correlation_test
+from classwise.metrics.ranking import correlation_test
 
 ROBUST = np.linspace(0.1, 0.9, 9)
 

@@ -13,8 +13,8 @@ from torch import Tensor
 from classwise import registry
 from classwise.attacks import Ensemble, EoT, build, predict
 from classwise.attacks.base import Attack
-from classwise.critical import critical_eps
 from classwise.data import Images
+from classwise.evaluation.critical_eps import critical_eps
 from classwise.noise import Noise
 from classwise.threat import ThreatModel
 

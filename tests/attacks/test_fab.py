@@ -21,7 +21,7 @@ from classwise.attacks import FAB, build, fab
 from classwise.attacks.fab import crossing
 from classwise.data import Images, load
 from classwise.errors import InputError
-from classwise.evaluation import evaluate
+from classwise.evaluation.run import evaluate
 from classwise.noise import Noise
 from classwise.threat import ThreatModel
 

@@ -12,10 +12,10 @@ from tests.models_for_tests import Smooth, labelled
 
 from classwise import registry
 from classwise.attacks import Ensemble, Plan, Stage, build, contenders, predict
-from classwise.attacks.plan import members, members_of, plan, read
+from classwise.attacks.named import members, members_of, plan, read
 from classwise.data import Images
 from classwise.errors import InputError
-from classwise.evaluation import evaluate
+from classwise.evaluation.run import evaluate
 from classwise.noise import Noise
 from classwise.threat import ThreatModel
 

@@ -15,13 +15,14 @@ from tests.methods.strategies import attack, batch, network
 from torch import Tensor
 
 from classwise import registry
-from classwise.attacks.base import attacking, predict
+from classwise.attacks.base import predict
 from classwise.errors import InputError
 from classwise.losses import kl
 from classwise.methods import Epoch, FairARD, Pass, Step
 from classwise.methods.fair_ard import class_weight
 from classwise.metrics.stats import ClassStats
 from classwise.models import Teacher
+from classwise.runtime.inference import attacking
 
 Y = torch.tensor([0] * 12 + [1] * 8 + [3] * 4)  # class 2 is absent
 TEACHER = strategies.teacher(4)

@@ -11,12 +11,13 @@ import torch
 import torch.nn.functional as F
 from tests.methods.strategies import attack, batch, network
 
-from classwise.attacks.base import attacking, predict
+from classwise.attacks.base import predict
 from classwise.errors import InputError
 from classwise.methods import AT, GAIRAT, Epoch, Pass, Step
 from classwise.methods.base import normalised
 from classwise.methods.gairat import geometry_weight
 from classwise.metrics.stats import ClassStats
+from classwise.runtime.inference import attacking
 
 Y = torch.arange(24) % 3
 

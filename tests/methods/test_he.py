@@ -15,7 +15,8 @@ from tests.methods.strategies import Watched, attack, batch
 from tests.methods.strategies import network as plain
 from torch import Tensor, nn
 
-from classwise import arguments, cli
+from classwise import resolve
+from classwise.cli import main
 from classwise.errors import InputError
 from classwise.methods import ALP, AT, HE, TRADES
 from classwise.methods.he import _LOSSES, margin_cross_entropy
@@ -162,13 +163,13 @@ def test_a_setting_outside_its_range_is_refused(settings: dict[str, Any], said: 
     ],
 )
 def test_an_architecture_gets_the_head_of_the_method(model: str, wanted: str) -> None:
-    assert arguments.headed(model, "cosine(scale=10.0)") == wanted
-    assert arguments.headed(model, None) == model
+    assert resolve.headed(model, "cosine(scale=10.0)") == wanted
+    assert resolve.headed(model, None) == model
 
 
 def test_another_head_than_that_of_the_method_is_refused() -> None:
     with pytest.raises(InputError, match=r"needs the head 'cosine\(scale=10\.0\)'"):
-        arguments.headed("small_cnn(head='cosine(scale=3)')", "cosine(scale=10.0)")
+        resolve.headed("small_cnn(head='cosine(scale=3)')", "cosine(scale=10.0)")
 
 
 def test_a_run_of_the_command_line_has_its_head_inside_and_keeps_it(tmp_path: Path) -> None:
@@ -182,11 +183,11 @@ def test_a_run_of_the_command_line_has_its_head_inside_and_keeps_it(tmp_path: Pa
         "--recipe",
         "digits(epochs=1, steps=2)",
     ]
-    assert cli.main([*words, "--out", str(tmp_path)]) == 0
+    assert main.main([*words, "--out", str(tmp_path)]) == 0
     assert "head='cosine(scale=12.0)'" in json.loads((tmp_path / "run.json").read_text())["model"]
     model = load_model(f"run:{tmp_path}")
     head = cosine_head(model)
     assert head is not None
     assert float(head.scale) == 12
     assert (model(torch.rand(20, 1, 8, 8)).abs() <= 12 + 1e-4).all()
-    assert cli.main([*words, "--out", str(tmp_path)]) == 0, "the same command goes on with the same run"
+    assert main.main([*words, "--out", str(tmp_path)]) == 0, "the same command goes on with the same run"

@@ -433,7 +433,7 @@ def test_other_weights_of_the_same_model_forget_the_note(net):
 
 
 def test_what_was_done_is_in_the_record_and_on_the_terminal(capsys):
-    from classwise.cli import main
+    from classwise.cli.main import main
 
     plain = load_model("digits_cnn", num_classes=10, shape=(1, 8, 8))
     torch.save({"state_dict": behind("module.", plain.state_dict())}, "w.pt")

@@ -13,8 +13,8 @@ from tests.report.browser import Visit, chromium
 from tests.report.conftest import GROUPS, make_curve, make_examples, make_result
 from tests.report.test_page import EVIL
 
-from classwise.analysis.comparison import compare
-from classwise.analysis.comparison_page import page as comparison_page
+from classwise.analysis.comparison.compare import compare
+from classwise.analysis.comparison.page import page as comparison_page
 from classwise.metrics.examples import Examples
 from classwise.metrics.result import Result
 from classwise.metrics.training import Curve

@@ -312,7 +312,7 @@ def test_classes_without_images_cannot_be_waived() -> None:
 
 
 def test_every_flag_in_the_code_is_known_and_those_that_overstate_are_serious() -> None:
-    from classwise import flags
+    from classwise.evaluation import flags
 
     source = Path(classwise.__file__).parent
     calls = [node for path in source.rglob("*.py") for node in ast.walk(ast.parse(path.read_text()))]

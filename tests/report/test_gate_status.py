@@ -15,7 +15,8 @@ from typing import Any
 
 import pytest
 
-from classwise.cli import _gathered, main
+from classwise.cli.main import main
+from classwise.cli.parser import gathered
 from classwise.metrics.result import Result
 
 PASSED, FAULT, BAD, CLOSED = 0, 1, 2, 3
@@ -217,7 +218,7 @@ def test_of_conditions_given_in_two_options_both_must_hold(planted: Path, capsys
 
 def test_only_what_may_be_repeated_is_joined() -> None:
     words = ["report", "--fail_under", "a=1", "x", "--junit", "j", "--fail_under=b=2", "--allow_flag", "--figures", "f"]
-    assert _gathered(words) == ["report", "x", "--junit", "j", "--allow_flag", "--figures", "f", "--fail_under=a=1,b=2"]
+    assert gathered(words) == ["report", "x", "--junit", "j", "--allow_flag", "--figures", "f", "--fail_under=a=1,b=2"]
 
 
 def test_what_no_model_could_reach_is_said_before_anything_is_attacked(

@@ -17,13 +17,13 @@ from plotly.offline import get_plotlyjs
 from tests.report.conftest import make_curve, make_examples
 
 from classwise.errors import InputError
+from classwise.files.texts import plain
 from classwise.metrics.examples import EXAMPLES_FILE, Examples
 from classwise.metrics.result import Result
 from classwise.metrics.training import Curve
 from classwise.report import verdict, which_number, write_page
 from classwise.report.document import script_json
 from classwise.report.page import page
-from classwise.texts import plain
 
 EVIL = (
     "<script>alert(1)</script>",

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from classwise.analysis.finding import table
 from classwise.metrics.intervals import Interval
 from classwise.metrics.outcomes import Floats, Ints, divide
-from classwise.metrics.ranks import (
+from classwise.metrics.ranking import (
     kendall,
     kendall_w,
     kendall_w_test,

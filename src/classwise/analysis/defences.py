@@ -11,7 +11,7 @@ from classwise.analysis.agreement import agreement_sheet, correlations, known, m
 from classwise.analysis.evidence import Subject, check_same
 from classwise.analysis.finding import Finding, decide, headline
 from classwise.metrics.outcomes import CLEAN, WORST_CASE
-from classwise.metrics.ranks import partial_correlation
+from classwise.metrics.ranking import partial_correlation
 from classwise.report.tables import p_text
 
 

@@ -7,12 +7,12 @@ from typing import NamedTuple
 import numpy as np
 
 from classwise.analysis.finding import Finding, decide, headline, table
+from classwise.files.texts import plain
 from classwise.metrics.outcomes import Floats, Ints, divide
-from classwise.metrics.ranks import spearman, standardised_ranks
+from classwise.metrics.ranking import spearman, standardised_ranks
 from classwise.metrics.resampling import generator
 from classwise.metrics.training import LAST, QUANTILE, Training, arrival, curve
 from classwise.report.tables import p_text
-from classwise.texts import plain
 
 ERROR = 0.03
 """Nominal probability of a verdict for or against H10 where all classes converge alike; half of it for each [ours].

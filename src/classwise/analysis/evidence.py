@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from classwise import schemas
 from classwise.errors import InputError
+from classwise.files import schemas
 from classwise.metrics.outcomes import WORST_CASE
 from classwise.metrics.result import RESULT_FILE, Result
 from classwise.metrics.training import LOG_FILE, RUN_FILE, Training, run_folder

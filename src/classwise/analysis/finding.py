@@ -9,10 +9,10 @@ from typing import Any, Literal
 
 import numpy as np
 
+from classwise.files.texts import plain
 from classwise.metrics.intervals import Interval
 from classwise.report.sheet import Cell, Column, Sheet, Value, escape_markdown, to_latex, to_markdown
 from classwise.report.tables import ABSENT, p_text, percent, span
-from classwise.texts import plain
 
 Verdict = Literal["supported", "refuted", "undecided", "not applicable", "described"]
 """On this evidence; "not applicable" where no outcome could decide, "described" where the analysis tests no claim."""

@@ -6,12 +6,12 @@ import numpy as np
 
 from classwise.analysis.evidence import Subject
 from classwise.analysis.finding import Finding, Kind, table
+from classwise.files.texts import plain
 from classwise.metrics.flow import Asymmetry, asymmetry, concentration, confounder, in_flow, net_flow, out_flow, rates
 from classwise.metrics.outcomes import WORST_CASE
 from classwise.report.contents import read
 from classwise.report.sheet import Sheet
 from classwise.report.tables import SIGNIFICANCE, flow_sheet, percent
-from classwise.texts import plain
 
 _SHOWN = 20  # classes in the matrix, pairs in the list
 _COLUMNS: dict[str, Kind] = {

@@ -13,9 +13,9 @@ from classwise.analysis.transfer import ClassAware, class_aware
 from classwise.attacks.base import Attack, predict
 from classwise.attacks.pgd import PGD
 from classwise.data.images import ImageSet, batches
-from classwise.judging import judging
 from classwise.losses import cross_entropy
 from classwise.noise import Noise
+from classwise.runtime.inference import judging
 
 BATCH = 250
 """Images attacked at once."""

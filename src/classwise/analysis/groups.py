@@ -9,11 +9,11 @@ from numpy.typing import ArrayLike
 
 from classwise.analysis.evidence import Subject
 from classwise.analysis.finding import Finding, Kind, table
+from classwise.files.texts import plain
 from classwise.metrics.flow import group_accuracy, group_labels, within_group_share
 from classwise.metrics.outcomes import Floats, Ints, Outcomes
 from classwise.metrics.resampling import generator, halves
 from classwise.report.tables import p_text, percent
-from classwise.texts import plain
 
 
 def groups(subject: Subject) -> tuple[Finding, ...]:

@@ -16,13 +16,13 @@ from numpy.typing import ArrayLike, NDArray
 
 from classwise.analysis.finding import Finding, Kind, Verdict, decide, headline, points, table
 from classwise.errors import InputError
+from classwise.files.texts import plain
 from classwise.metrics.hypotheses import holm
 from classwise.metrics.intervals import Interval
 from classwise.metrics.outcomes import Floats, Ints, divide
 from classwise.metrics.paired import Pairs, average_change, mcnemar, pairs
 from classwise.report.sheet import Sheet
 from classwise.report.tables import percent
-from classwise.texts import plain
 
 Bools = NDArray[np.bool_]
 ERROR = 0.05

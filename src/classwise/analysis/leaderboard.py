@@ -10,6 +10,7 @@ import numpy as np
 
 from classwise.analysis.evidence import Subject
 from classwise.analysis.finding import Finding, Kind, table
+from classwise.files.texts import plain
 from classwise.metrics import summaries
 from classwise.metrics.extremes import gap_interval, worst_interval, worst_q_interval
 from classwise.metrics.intervals import Interval
@@ -17,7 +18,6 @@ from classwise.metrics.outcomes import Floats, Ints, divide
 from classwise.metrics.resampling import RESAMPLES, bootstrap_interval, generator, percentiles, resample
 from classwise.report.sheet import Sheet
 from classwise.report.tables import percent
-from classwise.texts import plain
 
 
 class Estimate(NamedTuple):

@@ -10,10 +10,10 @@ from classwise.analysis.evidence import Subject, check_same
 from classwise.analysis.finding import Finding, Kind, table
 from classwise.analysis.leaderboard import METRICS
 from classwise.errors import InputError
+from classwise.files.texts import plain
 from classwise.metrics.outcomes import WORST_CASE
 from classwise.metrics.summaries import worst_classes
 from classwise.report.tables import percent, span
-from classwise.texts import plain
 
 _ENOUGH = 3
 _SUMMARIES = ("average", "worst", "worst_q10", "nsd")

@@ -6,11 +6,11 @@ import numpy as np
 
 from classwise.analysis.evidence import Subject
 from classwise.analysis.finding import Finding, decide, headline, table
+from classwise.files.texts import plain
 from classwise.metrics.intervals import Interval
 from classwise.metrics.outcomes import CLEAN, Floats
-from classwise.metrics.ranks import correlation_test, fisher_interval, partial_correlation, pearson, spearman
+from classwise.metrics.ranking import correlation_test, fisher_interval, partial_correlation, pearson, spearman
 from classwise.report.tables import p_text
-from classwise.texts import plain
 
 ERROR = 0.05
 """Probability of a verdict for or against H8 where length and robustness have nothing to do with each other."""

@@ -9,22 +9,22 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from classwise import flags
 from classwise.analysis.finding import Finding, table
 from classwise.analysis.fooling import BATCH, device_of, survives
 from classwise.attacks.base import Attack
-from classwise.classifier import Classifier, as_module
 from classwise.data.images import ImageSet
 from classwise.data.splits import evenly
-from classwise.flags import Flag
-from classwise.judging import judging
+from classwise.evaluation import flags
+from classwise.evaluation.flags import Flag
+from classwise.evaluation.preflight import LOOK, check_sizes, preflight, standing, taken_from
+from classwise.evaluation.probe import probe
+from classwise.files.texts import plain
 from classwise.metrics.race import Race
 from classwise.metrics.resampling import generator
 from classwise.noise import Noise
-from classwise.preflight import LOOK, check_sizes, preflight, standing, taken_from
-from classwise.probe import probe
 from classwise.report.tables import percent, span
-from classwise.texts import plain
+from classwise.runtime.classifier import Classifier, as_module
+from classwise.runtime.inference import judging
 
 
 def until_worst(
@@ -91,7 +91,7 @@ def _watching(model: nn.Module, data: ImageSet) -> Iterator[list[Flag]]:
         seen += taken_from(called, x[:2])
         looked = preflight(called, x, y, data.classes, min(BATCH, len(data)))
         seen += looked.flags
-        seen += flags.look(called, x, y, data.classes)
+        seen += flags.of_model(called, x, y, data.classes)
     yield seen
     with judging(called, device):
         seen += looked.again(called)

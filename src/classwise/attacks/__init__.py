@@ -4,19 +4,21 @@ An attack returns candidate images. Whether a candidate counts is decided by :mo
 """
 
 from classwise.attacks.apgd import APGD
-from classwise.attacks.base import Attack, attacking, build, predict
+from classwise.attacks.base import Attack, predict
 from classwise.attacks.ensemble import Ensemble
 from classwise.attacks.eot import EoT, Expectation, fooled_share
 from classwise.attacks.fab import FAB
-from classwise.attacks.fgsm import fgsm
 from classwise.attacks.momentum import MomentumPGD
+from classwise.attacks.named import build, contenders
 from classwise.attacks.narrowing import Narrowing
 from classwise.attacks.nearest import NearestPGD
 from classwise.attacks.pgd import PGD
-from classwise.attacks.plan import Plan, Stage, contenders
+from classwise.attacks.plan import Plan, Stage
+from classwise.attacks.single_step import fgsm
 from classwise.attacks.square import Square
 from classwise.attacks.temperature import TemperaturePGD
-from classwise.attacks.transfer import Transfer, transfer
+from classwise.attacks.transfer_attack import Transfer, transfer
+from classwise.runtime.inference import attacking
 
 __all__ = [
     "APGD",

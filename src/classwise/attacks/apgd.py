@@ -30,11 +30,12 @@ import torch
 from torch import Tensor, nn
 
 from classwise import losses
-from classwise.attacks.base import any_attempt, attacking, best_attempt, input_gradient, predict, side_by_side, stacked
+from classwise.attacks.base import any_attempt, best_attempt, input_gradient, predict, side_by_side, stacked
 from classwise.attacks.pgd import likely_wrong
 from classwise.errors import InputError
 from classwise.noise import Noise
 from classwise.registry import register
+from classwise.runtime.inference import attacking
 from classwise.threat import Projection, ThreatModel
 
 _MOMENTUM = 0.75  # weight of the new step; the rest repeats the last move

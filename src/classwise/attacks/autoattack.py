@@ -10,9 +10,9 @@ the released code as their files say.
 
 from __future__ import annotations
 
-from classwise.attacks.base import build
 from classwise.attacks.ensemble import Ensemble
 from classwise.attacks.eot import EoT
+from classwise.attacks.named import build
 from classwise.registry import register
 from classwise.threat import Norm, ThreatModel
 

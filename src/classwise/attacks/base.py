@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import fields, is_dataclass, replace
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from classwise import registry
-from classwise.classifier import Classifier, as_classifier, failures_said
 from classwise.errors import InputError
 from classwise.noise import Noise
+from classwise.runtime.classifier import failures_said
 from classwise.threat import ThreatModel
 
 _NARROW = 8  # a batch drops its fooled images once they are an eighth of it: copying costs as well
@@ -42,31 +40,6 @@ class Attack(Protocol):
             x_adv (N, C, H, W) in the threat set, misclassified where the attack succeeded.
         """
         ...
-
-
-@contextmanager
-def attacking(model: nn.Module, mode: Literal["eval", "train"] = "eval") -> Iterator[Classifier]:
-    """Put the model in a mode and enable gradients; then put everything back as it was.
-
-    In train mode the running statistics of BatchNorm are put back too, so an attack never leaves a trace.
-
-    Yields:
-        The model as it is to be called, see :class:`classwise.classifier.Classifier`.
-    """
-    model = as_classifier(model)
-    modes = [(module, module.training) for module in model.modules() if hasattr(module, "training")]
-    statistics = [buffer.clone() for buffer in model.buffers()] if mode == "train" else []
-    model.train(mode == "train")
-    try:
-        # Inside torch.inference_mode, enable_grad alone records nothing, and every gradient would silently be zero.
-        with torch.inference_mode(False), torch.enable_grad():
-            yield model
-    finally:
-        for module, training in modes:
-            module.training = training
-        with torch.no_grad():
-            for buffer, before in zip(model.buffers(), statistics, strict=False):
-                buffer.copy_(before)
 
 
 def input_gradient(loss: Tensor, x: Tensor, *, keep_graph: bool = False) -> Tensor:
@@ -194,34 +167,3 @@ def any_attempt(rows: Tensor, images: int) -> Tensor:
 def best_attempt(value: Tensor, images: int) -> Tensor:
     """Return the row of the attempt with the largest value at each image, the first of several, (R,) -> (images,)."""
     return value.view(-1, images).argmax(0) * images + torch.arange(images, device=value.device)
-
-
-def kinds() -> dict[str, registry.Kind]:
-    """Return every name that an evaluation can run, with what it is: an attack, a suite or a plan."""
-    found: tuple[registry.Kind, ...] = ("plan", "suite", "attack")
-    return {name: kind for kind in found for name in registry.names(kind)}
-
-
-def build(names: str | list[str], threat: ThreatModel) -> Mapping[str, Attack]:
-    """Build attacks and suites by name: ``"pgd,margin-pgd(steps=100)"`` -> attack of each name, in order.
-
-    A suite stands for its attacks. The name, settings included, is the key of the attack in every result.
-
-    Raises:
-        InputError: an unknown name, settings that an attack does not take, or none at all.
-    """
-    if not isinstance(threat, ThreatModel):
-        raise InputError(f"Attacks need a threat such as classwise.ThreatModel('Linf', '8/255'), not {threat!r}.")
-    attacks: dict[str, Attack] = {}
-    known = kinds()
-    for text in registry.split(names) if isinstance(names, str) else names:
-        name = registry.parse(text)[0]
-        if name not in known:
-            raise InputError(registry.unknown("attack", name, known))
-        if known[name] == "plan":
-            raise InputError(f"{name} is a plan, and only attacks and suites can stand here; see `classwise list`.")
-        built = registry.build(known[name], text, threat)
-        attacks.update(built if known[name] == "suite" else {text: built})
-    if not attacks:
-        raise InputError("No attack was named; write for example --attacks pgd,margin-pgd.")
-    return attacks

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from classwise import losses
-from classwise.attacks.base import Attack, attacking, build, predict
+from classwise.attacks.base import Attack, predict
 from classwise.errors import InputError
 from classwise.noise import Noise
-from classwise.registry import register
+from classwise.runtime.inference import attacking
 from classwise.threat import ThreatModel
 
 
@@ -65,10 +65,3 @@ class Ensemble:
                 worst[active[worse]], reached[active[worse]] = x_adv[worse], margin[worse]
                 active = active[~fooled]
         return worst
-
-
-@register("attack", "ensemble", source="point-wise worst case, as AutoAttack (Croce & Hein 2020)")
-def ensemble(threat: ThreatModel, attacks: str = "pgd,margin-pgd") -> Ensemble:
-    """Attacks named in one string, each on the survivors of the ones before."""
-    built = build(attacks, threat)
-    return Ensemble(tuple(built.values()), tuple(built))

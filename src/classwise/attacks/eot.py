@@ -16,12 +16,13 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from classwise.attacks.base import Attack, attacking, predict
+from classwise.attacks.base import Attack, predict
 from classwise.attacks.pgd import preset
-from classwise.classifier import as_classifier
 from classwise.errors import InputError
 from classwise.noise import Noise
 from classwise.registry import register
+from classwise.runtime.classifier import as_classifier
+from classwise.runtime.inference import attacking
 from classwise.threat import ThreatModel
 
 Mean = Literal["logits", "probabilities"]

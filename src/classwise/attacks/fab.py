@@ -19,11 +19,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from classwise.attacks.base import any_attempt, attacking, best_attempt, input_gradient, predict, side_by_side, stacked
+from classwise.attacks.base import any_attempt, best_attempt, input_gradient, predict, side_by_side, stacked
 from classwise.attacks.pgd import likely_wrong
 from classwise.errors import InputError
 from classwise.noise import Noise
 from classwise.registry import register
+from classwise.runtime.inference import attacking
 from classwise.threat import Norm, ThreatModel
 
 _DUAL = {"Linf": 1, "L2": 2, "L1": torch.inf}

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from classwise import losses
-from classwise.attacks.base import attacking, input_gradient, predict
+from classwise.attacks.base import input_gradient, predict
 from classwise.errors import InputError
 from classwise.noise import Noise
 from classwise.registry import register
+from classwise.runtime.inference import attacking
 from classwise.threat import ThreatModel
 
 

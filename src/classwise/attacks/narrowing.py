@@ -14,13 +14,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from classwise.attacks.base import attacking, input_gradient
+from classwise.attacks.base import input_gradient
 from classwise.attacks.fab import FAB, crossing
 from classwise.attacks.pgd import PGD
 from classwise.errors import InputError
 from classwise.losses import margin
 from classwise.noise import Noise
 from classwise.registry import register
+from classwise.runtime.inference import attacking
 from classwise.threat import ThreatModel
 
 # Of the largest logit: a lead that rounding does not turn round where an image shares its pass with others, or

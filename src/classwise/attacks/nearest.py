@@ -1,4 +1,4 @@
-"""PGD towards the classes that came nearest: the gradient attack of the ladder (:mod:`classwise.attacks.plans`).
+"""PGD towards the classes that came nearest: the gradient attack of the ladder (:mod:`classwise.attacks.suites`).
 
 Our design, after measurements on networks by others (docs/fast.md): nearly every image that breaks does so into one of
 the few classes that come nearest to it, and most within ten steps. The moves are those of Auto-PGD (Croce & Hein 2020,
@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from classwise import losses
 from classwise.attacks.base import (
     any_attempt,
-    attacking,
     best_attempt,
     input_gradient,
     predict,
@@ -28,6 +27,7 @@ from classwise.attacks.base import (
 from classwise.errors import InputError
 from classwise.noise import Noise
 from classwise.registry import register
+from classwise.runtime.inference import attacking
 from classwise.threat import Projection, ThreatModel
 
 _MOMENTUM = 0.75  # weight of the new step; the rest repeats the last move

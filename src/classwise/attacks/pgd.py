@@ -11,11 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from classwise import losses
-from classwise.attacks.base import attacking, input_gradient, predict, worth_dropping
+from classwise.attacks.base import input_gradient, predict, worth_dropping
 from classwise.errors import InputError
 from classwise.losses import Loss
 from classwise.noise import Noise
 from classwise.registry import register
+from classwise.runtime.inference import attacking
 from classwise.threat import ThreatModel
 
 _CHOICES = {"start": ("clean", "uniform", "jitter"), "keep": ("success", "last"), "mode": ("eval", "train")}

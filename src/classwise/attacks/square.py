@@ -21,11 +21,12 @@ import torch
 from torch import Tensor, nn
 
 from classwise import losses
-from classwise.attacks.base import attacking, predict, stacked
+from classwise.attacks.base import predict, stacked
 from classwise.errors import InputError
 from classwise.losses import Loss
 from classwise.noise import Noise
 from classwise.registry import register
+from classwise.runtime.inference import attacking
 from classwise.threat import ThreatModel
 
 _HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # of 10,000 queries (section 3.1 of the paper)

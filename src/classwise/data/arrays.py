@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from numpy.typing import NDArray
 
-from classwise import npy
 from classwise.data.images import Images
 from classwise.data.pixels import class_numbers, labels_of
 from classwise.data.sources import Facts, dataset
 from classwise.errors import InputError
+from classwise.files import npy
 
 Array = NDArray[Any]
 

@@ -19,26 +19,26 @@ from torch import Tensor, nn
 
 from classwise.attacks import Attack, predict
 from classwise.attacks.base import described
-from classwise.classifier import as_classifier, as_module
 from classwise.errors import InputError
+from classwise.evaluation.preflight import LOOK, preflight
 from classwise.interop.evaluation_state import EvaluationState
 from classwise.interop.released import (
     APGDAttack,
     APGDAttackTargeted,
     FABAttack,
     Model,
-    Settings,
+    ReleasedSettings,
     SquareAttack,
     device_of,
 )
-from classwise.judging import forward, judging
-from classwise.memory import freed_memory_kept
 from classwise.metrics.autoattack import version
 from classwise.models.checkpoint import weights_sha256
 from classwise.models.fingerprint import fingerprint, refuse_changed
 from classwise.noise import Noise
-from classwise.preflight import LOOK, preflight
 from classwise.registry import unknown
+from classwise.runtime.classifier import as_classifier, as_module
+from classwise.runtime.inference import forward, judging
+from classwise.runtime.memory import freed_memory_kept
 from classwise.threat import ThreatModel, parse_eps, parse_norm
 
 __all__ = ["AutoAttack", "EvaluationState", "Logger"]
@@ -342,7 +342,7 @@ class AutoAttack:
             self.fab.n_restarts = restarts
         return found
 
-    def _settings(self, name: str) -> Settings:
+    def _settings(self, name: str) -> ReleasedSettings:
         if name == "apgd-t":
             return self.apgd_targeted
         return self.apgd if name.startswith("apgd") else self.fab if name.startswith("fab") else self.square

@@ -18,8 +18,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from classwise import files, schemas
+from classwise import files
 from classwise.errors import InputError
+from classwise.files import schemas
 from classwise.models.pickled import read_tensors
 
 _IMAGES = ".images"  # appended to the name of the file that holds the rest

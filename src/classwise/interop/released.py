@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from classwise.attacks import APGD, FAB, Attack, EoT, Square, predict
-from classwise.classifier import as_module
 from classwise.errors import InputError
-from classwise.judging import forward, judging
 from classwise.noise import Noise
+from classwise.runtime.classifier import as_module
+from classwise.runtime.inference import forward, judging
 from classwise.threat import ThreatModel, parse_eps, parse_norm
 
 Model = nn.Module | Callable[[Tensor], Tensor]
@@ -33,7 +33,7 @@ def device_of(model: nn.Module, device: torch.device | str | None) -> torch.devi
 
 
 @dataclass
-class Settings:
+class ReleasedSettings:
     """What all four attacks have.
 
     Attributes:
@@ -116,7 +116,7 @@ class Settings:
 
 
 @dataclass
-class APGDAttack(Settings):
+class APGDAttack(ReleasedSettings):
     """Auto-PGD.
 
     Attributes:
@@ -190,7 +190,7 @@ class APGDAttackTargeted(APGDAttack):
 
 
 @dataclass
-class FABAttack(Settings):
+class FABAttack(ReleasedSettings):
     """The fast adaptive boundary attack.
 
     Attributes:
@@ -223,7 +223,7 @@ class FABAttack(Settings):
 
 
 @dataclass
-class SquareAttack(Settings):
+class SquareAttack(ReleasedSettings):
     """Square Attack.
 
     Attributes:

@@ -18,12 +18,13 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from classwise.attacks.base import attacking, input_gradient, predict
+from classwise.attacks.base import input_gradient, predict
 from classwise.attacks.pgd import PGD
 from classwise.losses import cross_entropy, kl
 from classwise.methods.base import Method, Step, number
 from classwise.noise import Noise
 from classwise.registry import register
+from classwise.runtime.inference import attacking
 
 
 @register("method", "bat", source="Sun et al. 2023, released code")

@@ -14,13 +14,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from classwise.attacks.base import attacking, input_gradient, predict
+from classwise.attacks.base import input_gradient, predict
 from classwise.attacks.pgd import PGD
 from classwise.errors import InputError
 from classwise.losses import cross_entropy
 from classwise.methods.base import Epoch, Method, Step, number, wholes
 from classwise.noise import Noise
 from classwise.registry import register
+from classwise.runtime.inference import attacking
 
 
 @register("method", "fat", source="Zhang et al. 2020 (friendly)")

@@ -60,7 +60,7 @@ from classwise.metrics.paired import (
     pairs,
 )
 from classwise.metrics.race import Race
-from classwise.metrics.ranks import (
+from classwise.metrics.ranking import (
     correlation_test,
     fisher_interval,
     kendall,

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from classwise.errors import InputError
-from classwise.files import write_json
+from classwise.files.writing import write_json
 from classwise.metrics.intervals import Interval, Intervals, one_tail, simultaneous
 from classwise.metrics.outcomes import Floats, Ints, Outcomes, divide
 from classwise.metrics.result import Result

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from classwise import npy
 from classwise.errors import InputError
-from classwise.files import write_bytes
+from classwise.files import npy
+from classwise.files.writing import write_bytes
 from classwise.metrics.outcomes import INVALID, Ints, Outcomes
 
 EXAMPLES_FILE = "examples.npz"

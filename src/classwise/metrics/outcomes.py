@@ -11,9 +11,9 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from classwise import npy
 from classwise.errors import InputError
-from classwise.files import write_bytes
+from classwise.files import npy
+from classwise.files.writing import write_bytes
 
 Ints: TypeAlias = NDArray[np.int64]
 Floats: TypeAlias = NDArray[np.float64]

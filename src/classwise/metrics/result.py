@@ -18,13 +18,13 @@ from typing import Any
 
 import numpy as np
 
-from classwise import schemas
 from classwise.errors import InputError
-from classwise.files import write_json
+from classwise.files import schemas
+from classwise.files.texts import located
+from classwise.files.writing import write_json
 from classwise.metrics.hypotheses import equal_classes
 from classwise.metrics.outcomes import CLEAN, WORST_CASE, Outcomes
 from classwise.metrics.summaries import table
-from classwise.texts import located
 
 SCHEMA_VERSION = 1
 RESULT_FILE = "result.json"

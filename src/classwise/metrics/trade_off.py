@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from classwise import schemas
 from classwise.errors import InputError
+from classwise.files import schemas
 
 CURVE_FILE = "curve.json"
 
@@ -17,7 +17,7 @@ Ends = tuple[float, float]
 
 
 @dataclass(frozen=True)
-class Point:
+class TradeOffPoint:
     """What a decision rule came to on the images that it was fitted on, under the adaptive attack.
 
     Attributes:
@@ -58,7 +58,7 @@ class TradeOff:
     n: int
     images: str
     max_loss: float
-    points: tuple[Point, ...]
+    points: tuple[TradeOffPoint, ...]
     chosen: int
 
     @classmethod
@@ -88,9 +88,9 @@ def corrected_folder(model: str) -> Path | None:
     return Path(match[1]).expanduser() if match else None
 
 
-def _point(entry: Mapping[str, Any]) -> Point:
+def _point(entry: Mapping[str, Any]) -> TradeOffPoint:
     adaptive, worst = entry["adaptive"], entry["adaptive"]["worst"]
-    return Point(
+    return TradeOffPoint(
         clean=float(entry["clean"]["accuracy"]),
         average=float(adaptive["accuracy"]),
         average_interval=_ends(adaptive["accuracy_interval"]),

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from classwise import schemas
 from classwise.errors import InputError
+from classwise.files import schemas
 from classwise.metrics.outcomes import Floats, divide
 
 LOG_FILE, RUN_FILE, SUMMARY_FILE = "log.jsonl", "run.json", "summary.json"

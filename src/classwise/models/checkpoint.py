@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from classwise.errors import InputError
-from classwise.files import write_bytes
+from classwise.files.writing import write_bytes
 from classwise.models.heads import CosineHead
 from classwise.models.normalize import Normalize
 from classwise.models.stored import State, Stored, fitted, main_set, read_stored, unprefixed

@@ -10,14 +10,15 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from classwise import registry, schemas
+from classwise import registry
 from classwise.errors import InputError
-from classwise.files import write_bytes, write_json
+from classwise.files import schemas
+from classwise.files.texts import located
+from classwise.files.writing import write_bytes, write_json
 from classwise.models.checkpoint import read_weights, weights_sha256
 from classwise.models.fingerprint import fingerprint, patterns, refuse_changed
 from classwise.models.foreign import foreign_code, refuse_code
 from classwise.models.stored import State
-from classwise.texts import located
 
 RECORD = "corrected.json"
 TENSORS = "correction.safetensors"

@@ -15,9 +15,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from classwise.classifier import Function, as_module
 from classwise.errors import InputError
 from classwise.models.foreign import foreign_code
+from classwise.runtime.classifier import Function, as_module
 
 # Of the name that an imported file has in sys.modules.
 PREFIX = "classwise_file_"

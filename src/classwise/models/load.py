@@ -12,9 +12,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from classwise import registry, schemas
-from classwise.classifier import Classifier
+from classwise import registry
 from classwise.errors import InputError
+from classwise.files import schemas
+from classwise.files.texts import located
 from classwise.models.checkpoint import fill, read_weights, take
 from classwise.models.corrected import load_corrected
 from classwise.models.exported import exported
@@ -25,7 +26,7 @@ from classwise.models.heads import put_head
 from classwise.models.normalize import Normalize
 from classwise.models.stored import State, Stored, main_set, normaliser, read_stored
 from classwise.models.zoo import timm_model, torchvision_model
-from classwise.texts import located
+from classwise.runtime.classifier import Classifier
 
 Shape = tuple[int, int, int]
 _CHECKED = 2  # grey images that a model is tried with

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from classwise.classifier import as_classifier
 from classwise.models.checkpoint import weights_sha256
+from classwise.runtime.classifier import as_classifier
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from classwise.files.texts import plain, portable_record
 from classwise.metrics.outcomes import CLEAN, WORST_CASE
 from classwise.metrics.result import Result
-from classwise.texts import plain, portable_record
 
 Floats = NDArray[np.float64]
 Counts = NDArray[np.int64]

@@ -11,13 +11,13 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from classwise.files.texts import plain
 from classwise.metrics.critical_eps import QUANTILES, CriticalEps
 from classwise.metrics.outcomes import Floats
 from classwise.report.figures import STYLE, canvas, write_figures
 from classwise.report.palette import LIGHT
 from classwise.report.sheet import Cell, Column, Sheet
 from classwise.report.tables import ABSENT
-from classwise.texts import plain
 
 _STEM = "critical_eps"
 

@@ -17,9 +17,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
+from classwise.files.texts import plain_lines, portable
 from classwise.report.palette import DARK, LIGHT, palettes
 from classwise.report.sheet import Sheet, to_csv
-from classwise.texts import plain_lines, portable
 
 _TEMPLATES = Path(__file__).parent / "templates"
 

@@ -10,12 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from classwise.files.texts import plain
 from classwise.metrics.examples import Examples
 from classwise.metrics.outcomes import Outcomes
 from classwise.report.contents import Contents, Floats
 from classwise.report.sheet import Cell, Column, Sheet
 from classwise.report.tables import ABSENT
-from classwise.texts import plain
 
 LARGEST = 160
 """Pixels of the longer side, above which images are shrunk for the page."""

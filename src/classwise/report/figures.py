@@ -21,7 +21,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from classwise.errors import InputError
-from classwise.files import write_bytes
+from classwise.files.writing import write_bytes
 from classwise.metrics.result import Result
 from classwise.report.charts import (
     NUMBERED,

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from classwise.errors import InputError
+from classwise.files.texts import plain, portable
 from classwise.metrics.intervals import lower_bounds, tail_size
 from classwise.metrics.outcomes import CLEAN, Ints
 from classwise.metrics.result import Result
@@ -27,7 +28,6 @@ from classwise.report.conditions import Condition, conditions
 from classwise.report.contents import Contents, read
 from classwise.report.stages import audits, misses
 from classwise.report.tables import number_label, percent
-from classwise.texts import plain, portable
 
 __all__ = ["FLAGS", "HARMLESS", "Check", "Condition", "Gate", "Raised", "conditions", "gate", "unreachable", "waived"]
 

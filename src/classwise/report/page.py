@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from classwise.files import write_bytes
+from classwise.files.texts import plain
+from classwise.files.writing import write_bytes
 from classwise.metrics.examples import Examples
 from classwise.metrics.result import Result
 from classwise.metrics.trade_off import TradeOff, corrected_folder
@@ -20,7 +21,6 @@ from classwise.report.epochs import epoch_chart, epoch_sheet, images_meant, read
 from classwise.report.examples import LARGEST, example_sheet, examples
 from classwise.report.stages import stage_sheet
 from classwise.report.trade_off import read_trade_off, trade_off_chart, trade_off_note, trade_off_sheet
-from classwise.texts import plain
 
 
 def write_page(directory: Path | str, path: Path | str | None = None, *, result: Result | None = None) -> Path:

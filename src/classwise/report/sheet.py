@@ -13,8 +13,8 @@ from typing import Literal
 from rich import box
 from rich.table import Table
 
-from classwise.console import Text
-from classwise.texts import plain
+from classwise.files.texts import plain
+from classwise.report.console import Text
 
 Value = str | int | float | None
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from classwise.files.texts import plain
 from classwise.metrics import autoattack
 from classwise.report.contents import Contents, View
 from classwise.report.sheet import Cell, Column, Sheet
-from classwise.texts import plain
 
 
 def stage_sheet(contents: Contents) -> Sheet | None:

@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from classwise.errors import InputError
+from classwise.files.texts import plain
 from classwise.metrics.intervals import clopper_pearson
 from classwise.metrics.result import Result
-from classwise.metrics.trade_off import Ends, Point, TradeOff, corrected_folder
+from classwise.metrics.trade_off import Ends, TradeOff, TradeOffPoint, corrected_folder
 from classwise.report.charts import axis, label, layout, whiskers
 from classwise.report.contents import Contents
 from classwise.report.sheet import Cell, Column, Sheet
 from classwise.report.tables import percent, span
-from classwise.texts import plain
 
 
 def read_trade_off(result: Result) -> TradeOff | None:
@@ -83,11 +83,11 @@ def trade_off_note(found: TradeOff) -> str:
     )
 
 
-def _evaluated(contents: Contents) -> Point:
+def _evaluated(contents: Contents) -> TradeOffPoint:
     """Return what this evaluation came to, in which nothing is compared with no correction."""
     view, total = contents.worst_case, int(contents.n.sum())
     ends = clopper_pearson([view.correct.sum()], [total])
-    return Point(
+    return TradeOffPoint(
         clean=contents.clean.average,
         average=view.average,
         average_interval=(float(ends.low[0]), float(ends.high[0])),
@@ -105,7 +105,7 @@ def _dots(name: str, found: TradeOff, rounds: Sequence[int], color: str, symbol:
     return {**_drawn(name, points, color, symbol, size), "customdata": notes}
 
 
-def _drawn(name: str, points: Sequence[Point], color: str, symbol: str, size: int) -> dict[str, Any]:
+def _drawn(name: str, points: Sequence[TradeOffPoint], color: str, symbol: str, size: int) -> dict[str, Any]:
     drawn: dict[str, Any] = {
         "type": "scatter",
         "mode": "markers",
@@ -128,7 +128,7 @@ def _whisker(value: float, ends: Ends, color: str) -> dict[str, Any]:
     return whiskers([100 * (high - value)], [100 * (value - low)], color, thickness=1.2)
 
 
-def _said(point: Point) -> str:
+def _said(point: TradeOffPoint) -> str:
     average, worst = span(*point.average_interval), span(*point.worst_interval)
     return (
         f"average {percent(point.average)} % ({average})<br>"
@@ -136,7 +136,7 @@ def _said(point: Point) -> str:
     )
 
 
-def _cells(number: int, point: Point) -> tuple[Cell, ...]:
+def _cells(number: int, point: TradeOffPoint) -> tuple[Cell, ...]:
     name, (low, high) = plain(point.worst_class), point.change_interval
     return (
         Cell(str(number), (number,)),

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor, nn
 
-from classwise.attacks.base import attacking
+from classwise.runtime.inference import attacking
 
 _Norm = nn.modules.batchnorm._NormBase
 

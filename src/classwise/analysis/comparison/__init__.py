@@ -1,0 +1,1 @@
+"""Models on the same images: a leaderboard, charts and a page."""

@@ -1,0 +1,1 @@
+"""How a model is run: memory, inference, processes, Fabric."""

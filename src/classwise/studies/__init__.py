@@ -1,0 +1,1 @@
+"""Studies: a grid of runs from one TOML file, to one table."""
