@@ -1573,7 +1573,7 @@ def test_one_image_counted_twice_in_one_step_would_show_in_two_processes(tmp_pat
         def forward(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Step:
             step = super().forward(model, x, y, noise)
             twice = nn.functional.cross_entropy(model(x[:1]), y[:1]) / len(x)
-            return step._replace(loss=step.loss + twice) if self.calls == 2 else step
+            return step._replace(loss=step.loss + twice) if self._calls == 2 else step
 
     go(tmp_path / "right", recipe=DDP, model=smooth(), made=Poisoned(99, lambda loss: loss))
     go(tmp_path / "wrong", recipe=DDP, model=smooth(), made=Twice(99, lambda loss: loss))

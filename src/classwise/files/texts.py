@@ -11,7 +11,7 @@ from typing import Any
 
 HERE = "$FOLDER"
 """Stands in a record for the folder that the record lies in."""
-_NAMES = frozenset({"classes", "groups"})
+_NAMES = frozenset({"class", "classes", "groups"})
 _CLIMB = 2  # folders above its own that a record may point through
 # Letters, though of class Cf: signs before Arabic and Syriac numbers, and of Kaithi and Egyptian.
 _SEEN = frozenset("\u0600\u0601\u0602\u0603\u0604\u0605\u06dd\u070f\u0890\u0891\u08e2\U000110bd\U000110cd")
