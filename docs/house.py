@@ -83,6 +83,8 @@ def floors(graph: Mapping[str, set[str]]) -> dict[str, int]:
 
 def direct(graph: Mapping[str, set[str]]) -> dict[str, set[str]]:
     """Return the arrows that a picture needs: those that no longer way leads along."""
+    back = backward(graph)
+    graph = {room: {to for to in below if (room, to) not in back} for room, below in graph.items()}
 
     @cache
     def reached(room: str) -> frozenset[str]:

@@ -53,7 +53,9 @@ def test_the_picture_of_the_house_is_of_this_house() -> None:
 def test_an_import_that_runs_up_is_seen(tmp_path: Path) -> None:
     for name, text in (("errors", "from classwise import files"), ("files", "from classwise.errors import InputError")):
         (tmp_path / f"{name}.py").write_text(text)
-    assert len(house.backward(house.arrows(tmp_path))) == 1
+    graph = house.arrows(tmp_path)
+    assert len(house.backward(graph)) == 1
+    assert "errors" in house.picture(graph), "a circle is drawn all the same"
 
 
 def test_modules_that_lie_loose_are_those_of_the_plan() -> None:

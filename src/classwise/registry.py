@@ -214,6 +214,11 @@ def made_by(build: Callable[..., Any]) -> type | None:
     return made if isinstance(made, type) else None
 
 
+def taken_by(entry: Registration) -> set[str]:
+    """Return the names of the settings that something registered can be built with."""
+    return set(inspect.signature(entry.build).parameters)
+
+
 def parse(text: str) -> tuple[str, dict[str, Any]]:
     """Split ``name(key=value, …)`` into name and settings; values are Python literals or fractions like 2/255.
 

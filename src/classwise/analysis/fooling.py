@@ -15,7 +15,7 @@ from classwise.attacks.pgd import PGD
 from classwise.data.images import ImageSet, batches
 from classwise.losses import cross_entropy
 from classwise.noise import Noise
-from classwise.runtime.inference import judging
+from classwise.runtime.inference import device_of, judging
 
 BATCH = 250
 """Images attacked at once."""
@@ -103,8 +103,3 @@ def _towards(target: Tensor, logits: Tensor, y: Tensor) -> Tensor:
 @torch.no_grad()
 def _right(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     return predict(model(x), y) == y
-
-
-def device_of(model: nn.Module) -> torch.device:
-    """Return where a model is."""
-    return next(model.parameters(), torch.zeros(())).device

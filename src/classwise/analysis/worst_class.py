@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from classwise.analysis.finding import Finding, table
-from classwise.analysis.fooling import BATCH, device_of, survives
+from classwise.analysis.fooling import BATCH, survives
 from classwise.attacks.base import Attack
 from classwise.data.images import ImageSet
 from classwise.data.splits import evenly
@@ -24,7 +24,7 @@ from classwise.metrics.resampling import generator
 from classwise.noise import Noise
 from classwise.report.tables import percent, span
 from classwise.runtime.classifier import Classifier, as_module
-from classwise.runtime.inference import judging
+from classwise.runtime.inference import device_of, judging
 
 
 def until_worst(
@@ -63,10 +63,8 @@ def until_worst(
     with _watching(model, data) as seen:
         left = survives(model, data, cheap, seed)
         order = [generator(seed).permutation(np.flatnonzero(left & (y == c))) for c in range(size)]
-        race, kept = (
-            Race.start(np.bincount(y, minlength=size), [len(which) for which in order], confidence),
-            left & False,
-        )
+        race = Race.start(np.bincount(y, minlength=size), [len(which) for which in order], confidence)
+        kept = np.zeros_like(left)
         while not race.decided:
             drawn = race.draw(batch)
             which = np.concatenate([order[c][race.sampled[c] : race.sampled[c] + drawn[c]] for c in range(size)])

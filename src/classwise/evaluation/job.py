@@ -232,8 +232,3 @@ def as_attack(contender: Contender) -> Attack:
     if not isinstance(contender, Plan):
         return contender
     return Ensemble(tuple(stage.attack for stage in (*contender.stages, *contender.full)))
-
-
-def device_of(model: nn.Module) -> torch.device:
-    """Return where the weights of a model are; the CPU if it has none."""
-    return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))

@@ -24,7 +24,7 @@ from classwise.evaluation import flags, plan, records
 from classwise.evaluation.engine import Engine, EvaluationProgress, Field, alone, channels_last
 from classwise.evaluation.examples import SHOWN, recraft
 from classwise.evaluation.header import result_header, search_record, view_header
-from classwise.evaluation.job import Evaluated, EvaluationSettings, Job, as_attack, check, device_of
+from classwise.evaluation.job import Evaluated, EvaluationSettings, Job, as_attack, check
 from classwise.evaluation.plan import Ending
 from classwise.evaluation.preflight import LOOK, check_sizes, preflight, standing, taken_from
 from classwise.evaluation.probe import probe
@@ -40,7 +40,7 @@ from classwise.models.fixed_shape import FixedShape
 from classwise.models.searched import Precision, Searched
 from classwise.noise import Noise
 from classwise.runtime.classifier import Classifier, as_module
-from classwise.runtime.inference import judging
+from classwise.runtime.inference import device_of, judging
 from classwise.runtime.memory import batch_that_fits, freed_memory_kept
 
 __all__ = ["AUDIT", "EvaluationProgress", "evaluate"]

@@ -29,7 +29,7 @@ from classwise.interop.released import (
     Model,
     ReleasedSettings,
     SquareAttack,
-    device_of,
+    chosen_device,
 )
 from classwise.metrics.autoattack import version
 from classwise.models.checkpoint import weights_sha256
@@ -432,7 +432,7 @@ class AutoAttack:
 
     @property
     def _where(self) -> torch.device:
-        return device_of(self._module, self._device)
+        return chosen_device(self._module, self._device)
 
     def _moved(self, value: Tensor) -> Tensor:
         return value.to(self._where)

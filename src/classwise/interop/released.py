@@ -18,7 +18,7 @@ from classwise.attacks import APGD, FAB, Attack, EoT, Square, predict
 from classwise.errors import InputError
 from classwise.noise import Noise
 from classwise.runtime.classifier import as_module
-from classwise.runtime.inference import forward, judging
+from classwise.runtime.inference import device_of, forward, judging
 from classwise.threat import ThreatModel, parse_eps, parse_norm
 
 Model = nn.Module | Callable[[Tensor], Tensor]
@@ -27,9 +27,9 @@ _LOSSES = {"ce": "cross_entropy", "dlr": "dlr", "dlr-targeted": "dlr", "margin":
 _ALSO = {"predict": "model", "eps_orig": "eps", "n_iter_orig": "n_iter"}  # other names of settings
 
 
-def device_of(model: nn.Module, device: torch.device | str | None) -> torch.device:
+def chosen_device(model: nn.Module, device: torch.device | str | None) -> torch.device:
     """Return where to compute: ``device``, or else where the model is."""
-    return torch.device(device) if device is not None else next(model.parameters(), torch.zeros(())).device
+    return torch.device(device) if device is not None else device_of(model)
 
 
 @dataclass
@@ -97,7 +97,7 @@ class ReleasedSettings:
 
     def _found(self, x: Tensor, y: Tensor | None, *, keep_all: bool) -> Tensor:
         model = as_module(self.model)
-        device = device_of(model, self.device)
+        device = chosen_device(model, self.device)
         x = x.detach().to(device, torch.float32)
         x = x[None] if x.dim() == 3 else x
         with judging(model, device):

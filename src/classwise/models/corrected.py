@@ -19,6 +19,7 @@ from classwise.models.checkpoint import read_weights, weights_sha256
 from classwise.models.fingerprint import fingerprint, patterns, refuse_changed
 from classwise.models.foreign import foreign_code, refuse_code
 from classwise.models.stored import State
+from classwise.runtime.inference import device_of
 
 RECORD = "corrected.json"
 TENSORS = "correction.safetensors"
@@ -122,7 +123,7 @@ def load_corrected(folder: Path, load: Callable[[str, State | None], nn.Module],
 
 def _function(model: nn.Module, shape: Sequence[int]) -> dict[str, Any]:
     """Return what the uncorrected model computes on images of this shape (C, H, W), for JSON; left in its mode."""
-    device = next((value.device for value in model.parameters()), torch.device("cpu"))
+    device = device_of(model)
     training = model.training
     try:
         found = fingerprint(model.eval(), patterns(shape).to(device))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -73,14 +72,9 @@ def method(text: str, data: ImageSet, attack: PGD, seed: int) -> Any:
     """
     name, settings = registry.parse(text)
     given = {}
-    if "teacher" in settings and "teacher" in taken_by(registry.entry("method", name)):
+    if "teacher" in settings and "teacher" in registry.taken_by(registry.entry("method", name)):
         given["teacher"] = teacher(settings["teacher"], data, seed)
     return named_method(text, data, attack, **given)
-
-
-def taken_by(entry: registry.Registration) -> set[str]:
-    """Return the names of the settings that something registered can be built with."""
-    return set(inspect.signature(entry.build).parameters)
 
 
 def fine_tunes(entry: registry.Registration) -> bool:

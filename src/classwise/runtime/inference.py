@@ -12,6 +12,11 @@ from torch import Tensor, nn
 from classwise.runtime.classifier import Classifier, as_classifier
 
 
+def device_of(model: nn.Module) -> torch.device:
+    """Return where the weights of a model are; the CPU if it has none."""
+    return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+
+
 def forward(model: nn.Module, x: Tensor) -> Tensor:
     """Return the logits (N, K) in float32, without a graph."""
     with torch.no_grad():

@@ -84,7 +84,7 @@ def _check_entry(study: Study, entry: Entry) -> None:
         raise InputError(f"method {entry.name!r}: {error}") from error
     if "teacher" in settings:
         raise InputError(f'method {entry.name!r} names a teacher in its settings; make it a key, teacher = "…".')
-    if bool(entry.teacher) != ("teacher" in resolve.taken_by(takes)):
+    if bool(entry.teacher) != ("teacher" in registry.taken_by(takes)):
         wants = "learns from a teacher; add teacher" if not entry.teacher else "has no teacher; leave out teacher"
         raise InputError(f"method {entry.name!r} {wants}.")
     fresh = [model for model in study.model if resolve.fresh(model)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -138,7 +137,7 @@ def named_method(text: str, data: ImageSet, attack: PGD, **given: Any) -> Method
         InputError: no such method, setting or class.
     """
     name, settings = registry.parse(text)
-    asked = inspect.signature(registry.entry("method", name).build).parameters
+    asked = registry.taken_by(registry.entry("method", name))
     if "groups" in asked and "groups" not in settings:
         members = data.groups.values()
         settings["groups"] = tuple(tuple(data.classes.index(each) for each in names) for names in members)
