@@ -31,12 +31,10 @@ def main() -> None:
     threat = classwise.ThreatModel("Linf", 0.05)
     attacks = classwise.build_attacks("pgd,margin-pgd", threat)
     result = classwise.evaluate(trained_network(train), test, attacks, seed=0)
-    clean, robust = (result.outcomes.accuracy(view) for view in ("clean", "worst_case"))
-    for name, before, after in zip(test.classes, clean, robust, strict=True):
-        print(f"class {name}: {before:6.1%} clean, {after:6.1%} under attack")
-    worst = result.table("worst_case")["worst"]
-    low, high = worst["interval"]
-    print(f"weakest class: {worst['class']}; the true minimum lies in {low:.1%} – {high:.1%} with 95 % confidence")
+    for entry in result.by_class:
+        print(f"class {entry.name}: {entry.clean_accuracy:6.1%} clean, {entry.accuracy:6.1%} under attack")
+    low, high = result.worst.interval
+    print(f"weakest class: {result.worst.name}; the true minimum lies in {low:.1%} – {high:.1%} with 95 % confidence")
 
 
 if __name__ == "__main__":

@@ -24,13 +24,12 @@ PROCESSORS = {"default": "AVX2", "avx2": "AVX2", "avx512": "DEFAULT"}
 def shown(folder: Path) -> dict[str, Any]:
     """Return the figures of an evaluation that the README quotes, in per cent, and its number of images."""
     result = Result.read(folder)
-    clean, robust = result.table("clean"), result.table("worst_case")
     return {
         "images": len(result.outcomes.y),
-        "clean": round(100 * clean["accuracy"], 2),
-        "robust": round(100 * robust["accuracy"], 2),
-        "worst_class": robust["worst"]["class"],
-        "worst": round(100 * robust["worst"]["accuracy"], 2),
+        "clean": round(100 * result.clean.average.accuracy, 2),
+        "robust": round(100 * result.average.accuracy, 2),
+        "worst_class": result.worst.name,
+        "worst": round(100 * result.worst.accuracy, 2),
     }
 
 

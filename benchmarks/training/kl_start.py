@@ -127,11 +127,10 @@ def unclipped(attack: PGD) -> Unclipped:
 def accuracies(model: nn.Module, test: Images) -> dict[str, float]:
     """Return clean, robust and worst-class robust accuracy in per cent."""
     result = evaluate(model, test, build_attacks("margin-pgd", THREAT), seed=0)
-    robust = result.table()
     return {
-        "clean": 100 * result.table("clean")["accuracy"],
-        "robust": 100 * robust["accuracy"],
-        "worst": 100 * robust["worst"]["accuracy"],
+        "clean": 100 * result.clean.average.accuracy,
+        "robust": 100 * result.average.accuracy,
+        "worst": 100 * result.worst.accuracy,
     }
 
 

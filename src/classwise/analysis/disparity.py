@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import numpy as np
@@ -10,7 +9,7 @@ import numpy as np
 from classwise.analysis.evidence import Subject
 from classwise.analysis.finding import Finding, Verdict, decide, headline, table
 from classwise.metrics.intervals import Interval, tail_size
-from classwise.metrics.outcomes import CLEAN, WORST_CASE, Floats, Ints, Outcomes, divide
+from classwise.metrics.outcomes import WORST_CASE, Floats, Ints, Outcomes, divide
 from classwise.metrics.resampling import centred, generator, percentiles, resample
 from classwise.report.contents import read
 from classwise.report.sheet import Sheet
@@ -25,7 +24,6 @@ DANGER = 0.5
 CONFIDENCE = 0.98
 """Of the bootstrap of that share: with a hundred images a class one at 95 % errs in 7 % (benchmarks/claims.py)."""
 _SPLITS, _RESAMPLES = 2000, 2000
-_UNKNOWN = (math.nan, math.nan)
 
 
 def disparity(subject: Subject) -> tuple[Finding, Finding]:
@@ -34,22 +32,20 @@ def disparity(subject: Subject) -> tuple[Finding, Finding]:
 
 
 def _differences(subject: Subject) -> Finding:
-    document = subject.result.document
-    test, found = document["equal_classes"], document["attacks"][WORST_CASE]["gap"]
-    p, gap, bounds = test["permuted_chi_square"]["p_value"], found["value"], Interval(*(found["interval"] or _UNKNOWN))
+    result = subject.result
+    test, gap = result.equal_classes, result.view(WORST_CASE).gap
+    p, bounds, clean = test.permuted_chi_square.p_value, gap.interval, result.clean.gap.value
     negligible = bounds.high < NEGLIGIBLE
     verdict = decide(p < LEVEL and not negligible, negligible)
-    clean = document["clean"]["gap"]["value"]
     sentence = (
-        f"{headline('H1', verdict)}: {percent(gap)} points from best to worst class (clean {percent(clean)}), "
+        f"{headline('H1', verdict)}: {percent(gap.value)} points from best to worst class (clean {percent(clean)}), "
         f"interval of the gap {span(*bounds)}, permutation test of equal classes p = {p_text(p)}."
     )
     values = {
-        "gap": gap,
+        "gap": gap.value,
         "gap_interval": bounds,
-        "equal_classes": test,
-        CLEAN: document["clean"],
-        **{view: document["attacks"][view] for view in (*subject.result.outcomes.attacks, WORST_CASE)},
+        "equal_classes": {"view": WORST_CASE, **test.as_dict()},
+        **result.views,
     }
     sheet = spread_sheet(read(subject.result))
     return Finding("disparity", "H1", subject.label, verdict, sentence, (sheet,), values)

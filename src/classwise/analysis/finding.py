@@ -119,7 +119,9 @@ def table(
 
 
 def plain_json(value: Any) -> Any:
-    """Turn arrays, named tuples and mappings into what JSON can say; NaN and infinity become None."""
+    """Turn typed values, arrays, named tuples and mappings into what JSON can say; NaN and infinity become None."""
+    if hasattr(value, "as_dict"):
+        return plain_json(value.as_dict())
     if isinstance(value, (np.ndarray, np.generic)):
         return plain_json(value.tolist())
     if isinstance(value, tuple) and hasattr(value, "_asdict"):

@@ -26,8 +26,8 @@ from classwise.errors import InputError
 from classwise.evaluation.preflight import LOOK, check_sizes, preflight, taken_from
 from classwise.metrics.intervals import clopper_pearson
 from classwise.metrics.outcomes import CLEAN, Outcomes
-from classwise.metrics.summaries import table
 from classwise.metrics.trade_off import CURVE_FILE
+from classwise.metrics.views import table
 from classwise.models.corrected import FITTED_ON_TEST, RECORD, Corrected, save_corrected
 from classwise.models.heads import linear_head
 from classwise.noise import Noise

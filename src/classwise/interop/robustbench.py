@@ -105,7 +105,7 @@ def _autoattack(result: Result) -> str | None:
 
 
 def _per_cent(result: Result, view: str) -> str:
-    return f"{100 * result.table(view)['accuracy']:.2f}"
+    return f"{100 * result.view(view).average.accuracy:.2f}"
 
 
 def _footnote(result: Result, own: str, standard: bool, doubts: list[str]) -> str:
@@ -127,8 +127,8 @@ def _footnote(result: Result, own: str, standard: bool, doubts: list[str]) -> st
 def _block(result: Result) -> dict[str, Any]:
     """Return what happened in each class, and what is needed to find and repeat the evaluation."""
     header, document, outcomes = result.header, result.document, result.outcomes
-    attacked, table = bool(outcomes.attacks), result.table()
-    worst = {**table["worst"], "confidence": result.confidence}
+    attacked, robust = bool(outcomes.attacks), outcomes.counts().tolist()
+    worst = {**result.table()["worst"], "confidence": result.confidence}
     return {
         "version": document["classwise"],
         "schema_version": document["schema_version"],
@@ -137,10 +137,10 @@ def _block(result: Result) -> dict[str, Any]:
         "images": len(outcomes),
         "classes": document["classes"],
         "n": document["n"],
-        "clean_correct": document["clean"]["correct"],
-        "robust_correct": table["correct"] if attacked else None,
+        "clean_correct": outcomes.counts(CLEAN).tolist(),
+        "robust_correct": robust if attacked else None,
         "worst": worst if attacked else None,
-        "summary": literature_names(table["correct"], document["n"]) if attacked else None,
+        "summary": literature_names(robust, outcomes.n) if attacked else None,
         "attacks": {name: about.get("settings") for name, about in document["attacks"].items() if name != WORST_CASE},
         "threat": document["threat"],
         "seed": header["seed"],

@@ -22,9 +22,9 @@ from classwise.errors import InputError
 from classwise.files import schemas
 from classwise.files.texts import located
 from classwise.files.writing import write_json
-from classwise.metrics.hypotheses import equal_classes
+from classwise.metrics.hypotheses import EqualClasses, equal_classes
 from classwise.metrics.outcomes import CLEAN, WORST_CASE, Outcomes
-from classwise.metrics.summaries import table
+from classwise.metrics.views import Average, ByClass, ClassAccuracy, ViewSummary, WorstClass, summarize, table
 
 SCHEMA_VERSION = 1
 RESULT_FILE = "result.json"
@@ -58,6 +58,9 @@ class Result:
             the outcomes; optionally confidence (0.95), classwise (the installed version), and others.
         outcomes: the verdict on every image.
 
+    The numbers are typed values: ``result.worst`` (name, accuracy, interval), ``result.average``, ``result.by_class``
+    under the worst case of all attacks, ``result.clean``, and ``result.view(name)`` for each attack.
+
     Raises:
         InputError: the header lacks a field, has one that derives from the outcomes, or has other attacks.
     """
@@ -84,14 +87,55 @@ class Result:
         return float(self.header.get("confidence", 0.95))
 
     @cached_property
+    def views(self) -> Mapping[str, ViewSummary]:
+        """Accuracies of each view, class by class and summed up: "clean", the attacks in order, "worst_case"."""
+        headers = self.header["attacks"]
+        return {
+            view: summarize(
+                self.outcomes, view, self.confidence, headers[view] if view in self.outcomes.attacks else {}
+            )
+            for view in self.outcomes.views
+        }
+
+    def view(self, name: str = WORST_CASE) -> ViewSummary:
+        """Return one of `views`.
+
+        Raises:
+            InputError: no such view.
+        """
+        if name not in self.views:
+            raise InputError(f"There is no view {name!r}; choose one of {', '.join(self.outcomes.views)}.")
+        return self.views[name]
+
+    @property
+    def clean(self) -> ViewSummary:
+        """Accuracies on clean images."""
+        return self.views[CLEAN]
+
+    @property
+    def worst(self) -> WorstClass:
+        """The weakest class under the worst case of all attacks; of another view, ``result.view(name).worst``."""
+        return self.views[WORST_CASE].worst
+
+    @property
+    def average(self) -> Average:
+        """The share of all images that every attack leaves right."""
+        return self.views[WORST_CASE].average
+
+    @property
+    def by_class(self) -> ByClass[ClassAccuracy]:
+        """Each class under the worst case of all attacks, by number or by name."""
+        return self.views[WORST_CASE].by_class
+
+    @cached_property
+    def equal_classes(self) -> EqualClasses:
+        """The permutation test of equal class accuracies under the worst case."""
+        return equal_classes(self.outcomes.counts(), self.outcomes.n, seed=int(self.header["seed"]))
+
+    @cached_property
     def document(self) -> dict[str, Any]:
         """What result.json holds: header and derived tables, in plain types, with None for undefined numbers."""
-        outcomes, seed = self.outcomes, int(self.header["seed"])
-        tested = equal_classes(outcomes.counts(), outcomes.n, seed=seed).as_dict()
-        attacks = {
-            name: {**self.header["attacks"][name], **table(outcomes, name, self.confidence)}
-            for name in outcomes.attacks
-        }
+        outcomes = self.outcomes
         document = {
             "schema_version": SCHEMA_VERSION,
             "classwise": self.header.get("classwise") or importlib.metadata.version("classwise"),
@@ -99,24 +143,21 @@ class Result:
             "confidence": self.confidence,
             "classes": outcomes.classes,
             "n": outcomes.n,
-            "clean": table(outcomes, CLEAN, self.confidence),
-            "attacks": {**attacks, WORST_CASE: table(outcomes, WORST_CASE, self.confidence)},
-            "equal_classes": {"view": WORST_CASE, **tested},
+            "clean": self.clean.as_dict(),
+            "attacks": {view: self.views[view].as_dict() for view in (*outcomes.attacks, WORST_CASE)},
+            "equal_classes": {"view": WORST_CASE, **self.equal_classes.as_dict()},
         }
         plain: dict[str, Any] = _plain(document)
         return plain
 
     def table(self, view: str = WORST_CASE) -> dict[str, Any]:
-        """Return the table of a view, as in result.json (`summaries.table`, with settings for an attack).
+        """Return a view as it stands in result.json; `view` returns the same as a typed value.
 
         Raises:
             InputError: no such view.
         """
-        tables = {CLEAN: self.document["clean"], **self.document["attacks"]}
-        if view not in tables:
-            raise InputError(f"There is no view {view!r}; choose one of {', '.join(self.outcomes.views)}.")
-        found: dict[str, Any] = tables[view]
-        return found
+        plain: dict[str, Any] = _plain(self.view(view).as_dict())
+        return plain
 
     def write(self, directory: Path | str, *, added: bool = False) -> Path:
         """Write outcomes.npz and then result.json, so that a folder with a result.json is complete.

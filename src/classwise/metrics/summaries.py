@@ -14,9 +14,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from classwise.errors import InputError
-from classwise.metrics.extremes import gap_interval, gap_method, worst_interval, worst_q_interval
-from classwise.metrics.intervals import Interval, simultaneous, tail_size
-from classwise.metrics.outcomes import WORST_CASE, Floats, Outcomes, divide
+from classwise.metrics.intervals import tail_size
+from classwise.metrics.outcomes import Floats, divide
 
 
 def average(correct: ArrayLike, n: ArrayLike) -> float:
@@ -251,51 +250,6 @@ def false_positive_rate(confusion: ArrayLike, n: ArrayLike) -> Floats:
     return divide(_false_positives(confusion), total.sum() - total)
 
 
-def table(outcomes: Outcomes, view: str = WORST_CASE, confidence: float = 0.95) -> dict[str, Any]:
-    """Sum up one view for JSON: counts, accuracies, simultaneous intervals and summaries; None for undefined.
-
-    Returns:
-        correct (C,) counts; accuracy (all images); macro_average; by_class (C,); intervals (C,) [low, high],
-        simultaneous, and intervals_method; worst {class, index, tied, accuracy, interval}, with the first of the tied
-        classes; worst_q10 {q, size, accuracy, interval}; gap {value, interval, method}; ratio, std, std_corrected, nsd,
-        class_variance, gini; cfps (C,), or None as a whole if there is no false positive.
-
-    Raises:
-        InputError: no such view, or a confidence outside (0, 1).
-    """
-    counts, n = outcomes.counts(view), outcomes.n
-    accuracy = outcomes.accuracy(view)
-    intervals = simultaneous(counts, n, confidence)
-    shares = cfps(outcomes.confusion(view))
-    return {
-        "correct": counts.tolist(),
-        "accuracy": _number(average(counts, n)),
-        "macro_average": _number(macro_average(accuracy)),
-        "by_class": [_number(value) for value in accuracy],
-        "intervals": [_ends(Interval(*ends)) for ends in zip(*intervals, strict=True)],
-        "intervals_method": "clopper-pearson",
-        "worst": _worst_entry(outcomes.classes, accuracy, worst_interval(counts, n, confidence)),
-        "worst_q10": {
-            "q": 0.1,
-            "size": tail_size(int((n > 0).sum()), 0.1),
-            "accuracy": _number(worst_q(accuracy, 0.1)),
-            "interval": _ends(worst_q_interval(counts, n, 0.1, confidence)),
-        },
-        "gap": {
-            "value": _number(gap(accuracy)),
-            "interval": _ends(gap_interval(counts, n, confidence)),
-            "method": gap_method(counts, n),
-        },
-        "ratio": _number(ratio(accuracy)),
-        "std": _number(std(accuracy)),
-        "std_corrected": _number(std_corrected(counts, n)),
-        "nsd": _number(nsd(accuracy)),
-        "class_variance": _number(class_variance(accuracy)),
-        "gini": _number(gini(accuracy)),
-        "cfps": None if np.isnan(shares).all() else shares.tolist(),
-    }
-
-
 def fairlearn_names(correct: ArrayLike, n: ArrayLike) -> dict[str, Any]:
     """Return the accuracies in the vocabulary of fairlearn's MetricFrame, classes being its groups; None for undefined.
 
@@ -335,17 +289,6 @@ def literature_names(correct: ArrayLike, n: ArrayLike) -> dict[str, Any]:
         **fairlearn_names(correct, n),
         "WCA": _number(worst(accuracy)),
         "W10CR": _number(worst_q(accuracy, 0.1)),
-    }
-
-
-def _worst_entry(classes: tuple[str, ...], accuracy: Floats, interval: Interval) -> dict[str, Any]:
-    tied = worst_classes(accuracy)
-    return {
-        "class": classes[tied[0]] if tied else None,
-        "index": tied[0] if tied else None,
-        "tied": tied,
-        "accuracy": _number(worst(accuracy)),
-        "interval": _ends(interval),
     }
 
 
@@ -396,7 +339,3 @@ def _false_positives(confusion: ArrayLike) -> Floats:
 
 def _number(value: float) -> float | None:
     return None if math.isnan(value) else float(value)
-
-
-def _ends(interval: Interval) -> list[float] | None:
-    return None if math.isnan(interval.low) else [float(interval.low), float(interval.high)]

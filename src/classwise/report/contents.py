@@ -129,7 +129,7 @@ def read(result: Result) -> Contents:
     worst = _view(result, WORST_CASE)
     n = outcomes.n
     groups = _groups(outcomes.classes, document["groups"])
-    test = document["equal_classes"]
+    test = result.equal_classes
     return Contents(
         header=portable_record(document),
         classes=tuple(plain(name) for name in outcomes.classes),
@@ -140,8 +140,8 @@ def read(result: Result) -> Contents:
         flow=outcomes.flow(),
         confusion=outcomes.confusion(),
         broken_by=_broken_by(result),
-        p_value=test["permuted_chi_square"]["p_value"] if (n > 0).sum() > 1 else None,
-        permutations=int(test["permutations"]),
+        p_value=test.permuted_chi_square.p_value if (n > 0).sum() > 1 else None,
+        permutations=test.permutations,
         confidence=f"{100 * result.confidence:g}",
         order=weakest_first(worst.by_class),
         groups=groups,
@@ -150,26 +150,26 @@ def read(result: Result) -> Contents:
 
 
 def _view(result: Result, name: str) -> View:
-    found = result.table(name)
-    worst, missing = found["worst"], [math.nan, math.nan]
+    summary, outcomes = result.view(name), result.outcomes
+    spread = ("macro_average", "std", "std_corrected", "nsd", "class_variance")
     return View(
         name="worst case" if name == WORST_CASE else plain(name),
-        correct=np.array(found["correct"], dtype=np.int64),
-        average=_number(found["accuracy"]),
-        by_class=np.array([_number(value) for value in found["by_class"]]),
-        intervals=np.array([ends or missing for ends in found["intervals"]]),
-        worst=int(worst["index"]),
-        tied=tuple(worst["tied"]),
-        worst_interval=(worst["interval"][0], worst["interval"][1]),
+        correct=outcomes.counts(name),
+        average=summary.average.accuracy,
+        by_class=outcomes.accuracy(name),
+        intervals=np.array([entry.interval for entry in summary.by_class]),
+        worst=summary.worst.index,
+        tied=summary.worst.tied,
+        worst_interval=summary.worst.interval,
         spread={
-            "worst_q10": found["worst_q10"]["accuracy"],
-            "gap": found["gap"]["value"],
-            **{key: found[key] for key in ("macro_average", "std", "std_corrected", "nsd", "class_variance")},
+            "worst_q10": _defined(summary.worst_q10.accuracy),
+            "gap": _defined(summary.gap.value),
+            **{key: _defined(getattr(summary, key)) for key in spread},
         },
-        cfps=np.array(found["cfps"] or [math.nan] * len(found["by_class"])),
-        seconds=found.get("seconds"),
-        settings=plain(found.get("settings", "")),
-        about={key: found[key] for key in _ABOUT if key in found},
+        cfps=np.array([entry.cfps for entry in summary.by_class]),
+        seconds=summary.header.get("seconds"),
+        settings=plain(summary.header.get("settings", "")),
+        about={key: summary.header[key] for key in _ABOUT if key in summary.header},
     )
 
 
@@ -196,5 +196,5 @@ def _by_group(groups: tuple[str, ...]) -> Counts:
     return np.array(sorted(range(len(groups)), key=lambda c: (first[groups[c]], c)), dtype=np.int64)
 
 
-def _number(value: float | None) -> float:
-    return math.nan if value is None else float(value)
+def _defined(value: float) -> float | None:
+    return None if math.isnan(value) else value

@@ -194,5 +194,5 @@ def _remark(trial: Trial, state: str, out: Path) -> str:
 
 
 def _robust(result: Result) -> str:
-    table = result.table()
-    return f"robust {table['accuracy']:.1%} (worst {table['worst']['class']} {table['worst']['accuracy']:.1%})"
+    worst = result.worst
+    return f"robust {result.average.accuracy:.1%} (worst {worst.name} {worst.accuracy:.1%})"
