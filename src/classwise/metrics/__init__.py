@@ -103,7 +103,7 @@ from classwise.metrics.summaries import (
     worst_q,
 )
 from classwise.metrics.views import (
-    Average,
+    AverageAccuracy,
     ByClass,
     ClassAccuracy,
     Gap,
@@ -122,7 +122,7 @@ __all__ = [
     "SCHEMA_VERSION",
     "WORST_CASE",
     "Asymmetry",
-    "Average",
+    "AverageAccuracy",
     "ByClass",
     "ChiSquare",
     "ClassAccuracy",

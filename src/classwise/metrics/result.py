@@ -24,7 +24,7 @@ from classwise.files.texts import located
 from classwise.files.writing import write_json
 from classwise.metrics.hypotheses import EqualClasses, equal_classes
 from classwise.metrics.outcomes import CLEAN, WORST_CASE, Outcomes
-from classwise.metrics.views import Average, ByClass, ClassAccuracy, ViewSummary, WorstClass, summarize, table
+from classwise.metrics.views import AverageAccuracy, ByClass, ClassAccuracy, ViewSummary, WorstClass, summarize, table
 
 SCHEMA_VERSION = 1
 RESULT_FILE = "result.json"
@@ -118,7 +118,7 @@ class Result:
         return self.views[WORST_CASE].worst
 
     @property
-    def average(self) -> Average:
+    def average(self) -> AverageAccuracy:
         """The share of all images that every attack leaves right."""
         return self.views[WORST_CASE].average
 

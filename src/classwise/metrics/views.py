@@ -143,7 +143,7 @@ class WorstClass:
 
 
 @dataclass(frozen=True)
-class Average:
+class AverageAccuracy:
     """The share of all images that are right in a view: the micro average.
 
     Attributes:
@@ -197,7 +197,7 @@ class ViewSummary:
     """
 
     view: str
-    average: Average
+    average: AverageAccuracy
     worst: WorstClass
     by_class: ByClass[ClassAccuracy]
     macro_average: float
@@ -336,9 +336,9 @@ def _worst_class(by_class: ByClass[ClassAccuracy], interval: Interval) -> WorstC
     )
 
 
-def _average(correct: int, images: int, confidence: float) -> Average:
+def _average(correct: int, images: int, confidence: float) -> AverageAccuracy:
     low, high = clopper_pearson([correct], [images], confidence)
-    return Average(images, correct, average(correct, images), Interval(float(low[0]), float(high[0])))
+    return AverageAccuracy(images, correct, average(correct, images), Interval(float(low[0]), float(high[0])))
 
 
 def _number(value: float) -> float | None:
