@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 from pathlib import Path
 
@@ -74,3 +75,21 @@ def test_what_a_record_names_is_found_from_its_folder_wherever_that_went(made: P
         for path in (made / name).glob("*.*"):
             (moved / name / path.name).write_bytes(path.read_bytes())
     assert load_model(f"corrected:{moved}/fixed", num_classes=10, shape=(1, 8, 8))
+
+
+AGAIN = {
+    "critical": "critical-eps {0} {1} --attack narrowing(fab_steps=2)",
+    "again": "evaluate corrected:{2}/fixed {1} --attacks fgsm",
+}
+
+
+@pytest.mark.parametrize("name", AGAIN)
+@pytest.mark.parametrize("folder", ["..", "run"])
+def test_a_command_that_is_repeated_from_any_folder_writes_the_same_bytes(
+    name: str, folder: str, made: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = {path: path.read_bytes() for path in (made / name).iterdir()}
+    monkeypatch.chdir(made / folder)
+    words = AGAIN[name].format(f"run:{made}/run", "--data digits --limit 60", made).split()
+    assert main([*words, "--out", os.path.relpath(made / name)]) == 0
+    assert {path: path.read_bytes() for path in (made / name).iterdir()} == before

@@ -98,6 +98,19 @@ def test_a_path_near_its_record_is_found_from_there(tmp_path: Path) -> None:
     assert located(said, tmp_path / "moved" / "fixed") == f"run:{tmp_path}/moved/at@best"
 
 
+@pytest.mark.parametrize("text", ["run:{}/at@best", "{}/mine.py:net", "digits_cnn@{}/a b/w.pt", "export:{}/fixed/e.pt2"])
+@pytest.mark.parametrize("folder", ["fixed", "./fixed", "../studies/fixed", "{}/fixed"])
+def test_a_record_that_is_read_and_written_again_says_the_same(
+    text: str, folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "studies").mkdir()
+    monkeypatch.chdir(tmp_path / "studies")
+    record = Path(folder.format(Path.cwd()))
+    said = portable(text.format(Path.cwd()), record)
+    assert "$FOLDER" in said
+    assert portable(located(said, record), record) == said
+
+
 def test_names_of_classes_are_no_paths() -> None:
     record = {"classes": ["/tmp/x"], "deep": [{"model": "/tmp/x", "n": 3}]}
     assert portable_record(record) == {"classes": ["/tmp/x"], "deep": [{"model": "…/x", "n": 3}]}

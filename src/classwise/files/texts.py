@@ -79,9 +79,13 @@ def portable_record(value: Any, here: Path | str | None = None) -> Any:
 
 
 def located(text: str, folder: Path | str) -> str:
-    """Put the folder that a record was read from into the paths of a text that :func:`portable` made relative to it."""
+    """Put the folder that a record was read from into the paths of a text that :func:`portable` made relative to it.
+
+    The paths are absolute, as those were that :func:`portable` met, so a record that is read and written again says
+    the same, however its folder is spelt.
+    """
     pattern = re.escape(HERE) + r"/([^'\"`,;:()\[\]{}<>|*?=&@]*)"
-    return re.sub(pattern, lambda found: os.path.normpath(Path(folder) / found[1]), text)
+    return re.sub(pattern, lambda found: os.path.normpath(Path(folder).absolute() / found[1]), text)
 
 
 def _relative(found: re.Match[str], here: Path | str | None) -> str:
