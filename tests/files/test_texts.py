@@ -98,7 +98,9 @@ def test_a_path_near_its_record_is_found_from_there(tmp_path: Path) -> None:
     assert located(said, tmp_path / "moved" / "fixed") == f"run:{tmp_path}/moved/at@best"
 
 
-@pytest.mark.parametrize("text", ["run:{}/at@best", "{}/mine.py:net", "digits_cnn@{}/a b/w.pt", "export:{}/fixed/e.pt2"])
+@pytest.mark.parametrize(
+    "text", ["run:{}/at@best", "{}/mine.py:net", "digits_cnn@{}/a b/w.pt", "export:{}/fixed/e.pt2"]
+)
 @pytest.mark.parametrize("folder", ["fixed", "./fixed", "../studies/fixed", "{}/fixed"])
 def test_a_record_that_is_read_and_written_again_says_the_same(
     text: str, folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
