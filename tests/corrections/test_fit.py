@@ -195,7 +195,10 @@ def test_the_class_that_pays_is_named_with_what_it_loses() -> None:
     x, y = planted([[0.06, 0.07], [0.15, 0.32], [0.3, 0.34]])
     data = images((255 * x).round() / 255, y, 3)
     found = repair(Tallest(), data, "iv-offset(step=0.4, rounds=1)", PGD, max_loss=100)
-    assert found.curve()["rounds"][1]["paying"] == {"class 1": -50.0}
+    point = found.points[1]
+    assert found.curve()["rounds"][1]["paying"] == point.paying == {"class 1": -50.0}
+    assert (point.number, point.adaptive.by_class["class 1"].accuracy) == (1, 0.5)
+    assert [each.chosen for each in found.points] == [number == found.chosen for number in range(len(found.rounds))]
 
 
 def test_the_change_of_the_average_has_the_interval_of_the_images_that_change() -> None:

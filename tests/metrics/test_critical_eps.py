@@ -136,7 +136,10 @@ def test_ties_of_medians_go_to_the_class_with_less_left() -> None:
 
 
 def test_a_class_without_images_and_a_censored_median_are_said_as_they_are() -> None:
-    document = measured([0.1, math.inf, math.inf], []).document([0.5])
+    found = measured([0.1, math.inf, math.inf], [])
+    document = found.document([0.5])
+    assert (found.by_class["a"].quantiles[0.1], found.by_class["a"].median) == (0.1, math.inf)
+    assert (found.by_class[1].images, found.overall.images, found.overall.above_eps_max) == (0, 3, 2)
     assert document["by_class"][0]["quantiles"] == {"0.1": 0.1, "0.5": ABOVE, "0.9": ABOVE}
     assert document["by_class"][0]["median_interval"] == [0.0, ABOVE]
     assert document["by_class"][1]["quantiles"] == {"0.1": None, "0.5": None, "0.9": None}

@@ -18,7 +18,7 @@ from classwise.metrics.result import Result
 from classwise.report.sheet import Sheet
 from classwise.studies import table as study_table
 from classwise.studies.spec import Entry, Given, Study
-from classwise.studies.table import TableRow, achieved, mean_radius, price, rows, sampling, spread, training_seconds
+from classwise.studies.table import Spread, TableRow, achieved, mean_radius, price, rows, sampling, training_seconds
 from classwise.studies.trials import GIVEN, Trial
 
 STUDY = Study("tiny", "digits", ("digits_cnn",), recipe="digits", method=(Entry("at"),))
@@ -53,8 +53,9 @@ def test_the_numbers_of_a_row_are_those_of_its_results() -> None:
 
 def test_the_deviation_is_that_of_a_sample() -> None:
     """0.25, 0.5, 0.75: mean 0.5, squares 2/16 over 2, root 1/4."""
-    assert spread([0.25, 0.5, 0.75]) == {"mean": 0.5, "std": pytest.approx(0.25), "values": [0.25, 0.5, 0.75]}
-    assert spread([]) == {"mean": None, "std": None, "values": []}
+    three = Spread.of([0.25, 0.5, 0.75])
+    assert (three.mean, three.std, three.values) == (0.5, pytest.approx(0.25), (0.25, 0.5, 0.75))
+    assert Spread.of([]).as_dict() == {"mean": None, "std": None, "values": []}
 
 
 def texts(sheet: Sheet, line: int = 0) -> dict[str, str]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,10 +25,9 @@ from classwise.corrections import Head, Pool, Rule
 from classwise.data.images import ImageSet, batches, refuse_batch_size
 from classwise.errors import InputError
 from classwise.evaluation.preflight import LOOK, check_sizes, preflight, taken_from
-from classwise.metrics.intervals import clopper_pearson
 from classwise.metrics.outcomes import CLEAN, Outcomes
 from classwise.metrics.trade_off import CURVE_FILE
-from classwise.metrics.views import table
+from classwise.metrics.views import ViewSummary, summarize
 from classwise.models.corrected import FITTED_ON_TEST, RECORD, Corrected, save_corrected
 from classwise.models.heads import linear_head
 from classwise.noise import Noise
@@ -88,6 +88,43 @@ class Round:
 
 
 @dataclass(frozen=True, eq=False)
+class RoundSummary:
+    """A round in numbers, on the held-out images.
+
+    Attributes:
+        number: of the round; 0 changes nothing.
+        chosen: whether its correction is in the model.
+        clean, adaptive, non_adaptive: accuracies in these views.
+        change: of the adaptive average against round 0, as a share.
+        paying: points that each class loses against round 0, by name, below 0; the others are left out.
+        parameters: of the correction, by name, in plain types.
+    """
+
+    number: int
+    chosen: bool
+    clean: ViewSummary
+    adaptive: ViewSummary
+    non_adaptive: ViewSummary
+    change: PairedChange
+    paying: Mapping[str, float]
+    parameters: Mapping[str, Any]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the same as in curve.json; changes in points."""
+        return {
+            "round": self.number,
+            "average_change": 100 * self.change.value,
+            "average_change_interval": [100 * self.change.low, 100 * self.change.high],
+            "paying": dict(self.paying),
+            CLEAN: _with_interval(self.clean),
+            ADAPTIVE: _with_interval(self.adaptive),
+            NON_ADAPTIVE: {**_with_interval(self.non_adaptive), "label": ILLUSTRATION},
+            "chosen": self.chosen,
+            "parameters": dict(self.parameters),
+        }
+
+
+@dataclass(frozen=True, eq=False)
 class Repair:
     """What a fit came to.
 
@@ -103,16 +140,29 @@ class Repair:
     chosen: int
     record: Mapping[str, Any]
 
+    @cached_property
+    def points(self) -> tuple[RoundSummary, ...]:
+        """Worst against average, a point a round."""
+        first = self.rounds[0].outcomes
+        return tuple(_point(k, tried, first, k == self.chosen) for k, tried in enumerate(self.rounds))
+
+    @property
+    def warning(self) -> str | None:
+        """What makes every number of the fit too high; None where nothing does."""
+        return FITTED_ON_TEST if self.record["fitted_on_test"] else None
+
     def curve(self) -> dict[str, Any]:
-        """Return worst against average, a point a round, for JSON."""
-        base = self.rounds[0].outcomes
-        points = [_point(number, each.outcomes, base) for number, each in enumerate(self.rounds)]
-        for number, (point, each) in enumerate(zip(points, self.rounds, strict=True)):
-            values = {name: value.tolist() for name, value in each.correction.state_dict().items()}
-            point |= {"chosen": number == self.chosen, "parameters": values}
-        stamp = FITTED_ON_TEST if self.record["fitted_on_test"] else None
-        about = {**self.record, "warning": stamp, "final_number": FINAL_NUMBER}
-        return {**about, "classes": list(base.classes), "n": base.n.tolist(), "chosen": self.chosen, "rounds": points}
+        """Return what curve.json holds: the record, and `points` as dicts."""
+        first = self.rounds[0].outcomes
+        return {
+            **self.record,
+            "warning": self.warning,
+            "final_number": FINAL_NUMBER,
+            "classes": list(first.classes),
+            "n": first.n.tolist(),
+            "chosen": self.chosen,
+            "rounds": [point.as_dict() for point in self.points],
+        }
 
     def write(self, folder: Path, text: str, images: str = "") -> None:
         """Write the corrected model and the curve.
@@ -348,19 +398,19 @@ def _record(
     }
 
 
-def _point(number: int, outcomes: Outcomes, base: Outcomes) -> dict[str, Any]:
-    """Return one point of the curve."""
-    change = 100 * (outcomes.accuracy(ADAPTIVE) - base.accuracy(ADAPTIVE))
-    views = {view: {**table(outcomes, view), **_average(outcomes, view)} for view in (CLEAN, ADAPTIVE, NON_ADAPTIVE)}
-    views[NON_ADAPTIVE]["label"] = ILLUSTRATION
-    moved = paired_change(base.correct(ADAPTIVE), outcomes.correct(ADAPTIVE))
-    return {
-        "round": number,
-        "average_change": 100 * moved.value,
-        "average_change_interval": [100 * moved.low, 100 * moved.high],
-        "paying": {name: float(value) for name, value in zip(base.classes, change, strict=True) if value < 0},
-        **views,
-    }
+def _point(number: int, tried: Round, first: Outcomes, chosen: bool) -> RoundSummary:
+    outcomes = tried.outcomes
+    change = 100 * (outcomes.accuracy(ADAPTIVE) - first.accuracy(ADAPTIVE))
+    return RoundSummary(
+        number,
+        chosen,
+        summarize(outcomes, CLEAN),
+        summarize(outcomes, ADAPTIVE),
+        summarize(outcomes, NON_ADAPTIVE),
+        paired_change(first.correct(ADAPTIVE), outcomes.correct(ADAPTIVE)),
+        {name: float(value) for name, value in zip(first.classes, change, strict=True) if value < 0},
+        {name: value.tolist() for name, value in tried.correction.state_dict().items()},
+    )
 
 
 def paired_change(before: NDArray[np.bool_], after: NDArray[np.bool_]) -> PairedChange:
@@ -379,7 +429,5 @@ def paired_change(before: NDArray[np.bool_], after: NDArray[np.bool_]) -> Paired
     return PairedChange(value, value - half, value + half)
 
 
-def _average(outcomes: Outcomes, view: str) -> dict[str, Any]:
-    right = outcomes.correct(view)
-    ends = clopper_pearson([right.sum()], [len(right)])
-    return {"accuracy_interval": [float(ends.low[0]), float(ends.high[0])]}
+def _with_interval(summary: ViewSummary) -> dict[str, Any]:
+    return {**summary.as_dict(), "accuracy_interval": list(summary.average.interval)}

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,8 +21,9 @@ from numpy.typing import ArrayLike, NDArray
 from classwise.errors import InputError
 from classwise.files.writing import write_json
 from classwise.metrics.intervals import Interval, Intervals, one_tail, simultaneous
-from classwise.metrics.outcomes import Floats, Ints, Outcomes, divide
+from classwise.metrics.outcomes import INVALID, Floats, Ints, Outcomes, divide
 from classwise.metrics.result import Result
+from classwise.metrics.views import ByClass
 from classwise.tolerance import tolerated
 
 CRITICAL_FILE = "critical_eps.json"
@@ -101,6 +103,44 @@ def quantile_interval(distance: ArrayLike, q: float, confidence: float = 0.95) -
     low, high = quantile_ranks(len(ordered), q, confidence)
     whole = np.concatenate([[0.0], ordered, [math.inf]])
     return Interval(float(whole[low]), float(whole[high]))
+
+
+@dataclass(frozen=True)
+class ClassCriticalEps:
+    """The critical eps of the images of one class, or of all.
+
+    Attributes:
+        name: of the class; "" for all images.
+        index: its number, 0 … C − 1; −1 for all images.
+        images: how many.
+        wrong_clean: images that are wrong when clean, whose critical eps is 0.
+        above_eps_max: images that nothing broke within eps_max.
+        quantiles: of the critical eps by share, 0.1, 0.5 and 0.9; infinite above eps_max, NaN without images.
+        median_interval: of the median; of the classes, simultaneous.
+    """
+
+    name: str
+    index: int
+    images: int
+    wrong_clean: int
+    above_eps_max: int
+    quantiles: Mapping[float, float]
+    median_interval: Interval
+
+    @property
+    def median(self) -> float:
+        """Within it at least half of the images are broken."""
+        return self.quantiles[0.5]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the same as in critical_eps.json."""
+        return {
+            "n": self.images,
+            "wrong_clean": self.wrong_clean,
+            "above_eps_max": self.above_eps_max,
+            "quantiles": {f"{q:g}": _stored(radius) for q, radius in self.quantiles.items()},
+            "median_interval": [_stored(end) for end in self.median_interval],
+        }
 
 
 @dataclass(frozen=True, eq=False)
@@ -251,16 +291,33 @@ class CriticalEps:
         share = self.accuracy([radius])[:, 0]
         return [int(c) for c in np.flatnonzero(share == np.nanmin(share))] if len(self.y) else []
 
+    @cached_property
+    def by_class(self) -> ByClass[ClassCriticalEps]:
+        """Every class, by number or by name."""
+        ends = zip(*(side.tolist() for side in self.median_intervals), strict=True)
+        rows = enumerate(zip(self.classes, ends, strict=True))
+        return ByClass(tuple(self._summary(name, c, self.y == c, Interval(*pair)) for c, (name, pair) in rows))
+
+    @cached_property
+    def overall(self) -> ClassCriticalEps:
+        """All images together."""
+        everything = np.ones(len(self.y), dtype=bool)
+        return self._summary("", INVALID, everything, quantile_interval(self.distance, 0.5, self.confidence))
+
+    def _summary(self, name: str, index: int, which: NDArray[np.bool_], interval: Interval) -> ClassCriticalEps:
+        distance = self.distance[which]
+        wrong, censored = int((self.clean != self.y)[which].sum()), int(np.isinf(distance).sum())
+        quantiles = {q: quantile(distance, q) for q in QUANTILES}
+        return ClassCriticalEps(name, index, len(distance), wrong, censored, quantiles, interval)
+
     def document(self, radii: Sequence[float] = ()) -> dict[str, Any]:
         """Return what critical_eps.json holds: how it was measured, and counts and quantiles of all and by class."""
         shown = self.checked(radii)
-        right, ends = self.right(shown), self.median_intervals
-        rows = zip(self.classes, right.tolist(), ends.low.tolist(), ends.high.tolist(), strict=True)
+        right = self.right(shown)
         entries = [
-            {"class": name, **_entry(self.of_class(c), self.clean[self.y == c] != c, (low, high), counts)}
-            for c, (name, counts, low, high) in enumerate(rows)
+            {"class": entry.name, **entry.as_dict(), "right": counts}
+            for entry, counts in zip(self.by_class, right.tolist(), strict=True)
         ]
-        whole = quantile_interval(self.distance, 0.5, self.confidence)
         return {
             "schema_version": _SCHEMA_VERSION,
             **self.about,
@@ -268,7 +325,7 @@ class CriticalEps:
             "bound": BOUND,
             "confidence": self.confidence,
             "radii": shown,
-            "overall": _entry(self.distance, self.clean != self.y, whole, right.sum(0).tolist()),
+            "overall": {**self.overall.as_dict(), "right": right.sum(0).tolist()},
             "by_class": entries,
             "weakest": None if self.weakest is None else self.classes[self.weakest],
             "may_be_weakest": [self.classes[c] for c in self.may_be_weakest],
@@ -314,20 +371,7 @@ def _unconfirmed(outcomes: Outcomes) -> NDArray[np.bool_]:
     return np.asarray(outcomes.correct(view) & (outcomes.distances[view] > 0))
 
 
-def _entry(
-    distance: Floats, wrong: NDArray[np.bool_], median_interval: Sequence[float], right: list[int]
-) -> dict[str, Any]:
-    return {
-        "n": len(distance),
-        "wrong_clean": int(wrong.sum()),
-        "above_eps_max": int(np.isinf(distance).sum()),
-        "quantiles": {f"{q:g}": _said(quantile(distance, q)) for q in QUANTILES},
-        "median_interval": [_said(end) for end in median_interval],
-        "right": right,
-    }
-
-
-def _said(radius: float) -> float | str | None:
+def _stored(radius: float) -> float | str | None:
     """Return a radius for JSON: a number, "above eps_max", or None where there are no images."""
     if math.isnan(radius):
         return None

@@ -15,7 +15,7 @@ from classwise.report.plane import Point, legend, plane
 from classwise.report.sheet import Cell, Column, Sheet
 from classwise.report.tables import ABSENT, percent
 from classwise.studies.spec import Study
-from classwise.studies.table import TableRow, remark, sheets, spread
+from classwise.studies.table import Spread, TableRow, remark, sheets
 from classwise.studies.trials import Trial
 
 REPORT_FILE = "report.html"
@@ -98,14 +98,14 @@ def _measured(result: Result | None) -> tuple[Cell, ...]:
 
 def _points(study: Study, found: Sequence[TableRow]) -> Iterator[Point]:
     for row in found:
-        average, worst = (spread(row.values(WORST_CASE, measure)) for measure in ("average", "worst"))
-        if average["mean"] is not None and worst["mean"] is not None:
+        average, worst = (Spread.of(row.values(WORST_CASE, measure)) for measure in ("average", "worst"))
+        if average.mean is not None and worst.mean is not None:
             several = [row.model] if len(study.model) > 1 else []
             yield Point(
                 ", ".join([row.name, *several, *([row.about] if study.mixed else [])]),
                 row.weights,
-                average["mean"],
-                worst["mean"],
-                (average["std"], worst["std"]),
+                average.mean,
+                worst.mean,
+                (average.std, worst.std),
                 row.name == study.baseline,
             )

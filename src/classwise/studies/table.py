@@ -121,14 +121,15 @@ class TableRow:
             "sha256": [result.header["model"]["sha256"] for result in self.results.values()],
             "worst_classes": self.worst_classes,
             "seconds": list(self.seconds.values()),
-            "mean_radius": spread(list(self.radius.values())),
+            "mean_radius": Spread.of(self.radius.values()).as_dict(),
             "reference": self._reference_record(),
             "views": {view: {measure: self._measured(view, measure) for measure in MEASURES} for view in views},
         }
 
     def _measured(self, view: str, measure: str) -> dict[str, Any]:
-        ends = [list(self.estimate(seed, view, measure).interval) for seed in self.results]
-        return {**spread(self.values(view, measure)), "intervals": [None if math.isnan(e[0]) else e for e in ends]}
+        intervals = [self.estimate(seed, view, measure).interval for seed in self.results]
+        ends = [None if math.isnan(interval.low) else list(interval) for interval in intervals]
+        return {**Spread.of(self.values(view, measure)).as_dict(), "intervals": ends}
 
     def _reference_record(self) -> dict[str, Any] | None:
         """Return the comparison with the reference for JSON; its networks are known by the hashes of their weights."""
@@ -139,7 +140,7 @@ class TableRow:
             "weights": self.reference.weights,
             "seeds": list(self.changes),
             "sha256": [change.base.result.header["model"]["sha256"] for change in self.changes.values()],
-            "rho_wat": spread(self.rho),
+            "rho_wat": Spread.of(self.rho).as_dict(),
             "gains": dict(self.beyond_chance(1)),
             "pays": dict(self.beyond_chance(-1)),
         }
@@ -183,18 +184,38 @@ def mean_radius(lines: Sequence[Mapping[str, Any]]) -> float | None:
     return float((radius * images).sum() / images.sum())
 
 
-def spread(values: Sequence[float]) -> dict[str, Any]:
-    """Return mean, sample standard deviation and the values themselves; None for undefined.
+@dataclass(frozen=True)
+class Spread:
+    """A number over seeds.
+
+    Attributes:
+        values: one a seed.
 
     Example:
-        >>> spread([0.5, 0.25])["mean"], spread([0.5])["std"]
+        >>> Spread.of([0.5, 0.25]).mean, Spread.of([0.5]).std
         (0.375, None)
     """
-    return {
-        "mean": fmean(values) if values else None,
-        "std": stdev(values) if len(values) > 1 else None,
-        "values": list(values),
-    }
+
+    values: tuple[float, ...]
+
+    @classmethod
+    def of(cls, values: Iterable[float]) -> Spread:
+        """Return the spread of some values."""
+        return cls(tuple(values))
+
+    @property
+    def mean(self) -> float | None:
+        """Mean; None without values."""
+        return fmean(self.values) if self.values else None
+
+    @property
+    def std(self) -> float | None:
+        """Sample standard deviation; None for fewer than two values."""
+        return stdev(self.values) if len(self.values) > 1 else None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the same for JSON."""
+        return {"mean": self.mean, "std": self.std, "values": list(self.values)}
 
 
 def sheets(study: Study, found: Sequence[TableRow]) -> tuple[Sheet, Sheet, Sheet]:
@@ -222,8 +243,8 @@ def achieved(study: Study, found: Sequence[TableRow]) -> Sheet:
     lines = (
         (
             *_names(study, row),
-            *(_cell(spread(row.values(view, measure))) for view in _SAID for measure in MEASURES),
-            *([_cell(spread(row.rho), 1.0, 2)] if study.baseline else []),
+            *(_cell(Spread.of(row.values(view, measure))) for view in _SAID for measure in MEASURES),
+            *([_cell(Spread.of(row.rho), 1.0, 2)] if study.baseline else []),
             Cell(f"{len(row.results)}/{row.wanted}", (len(row.results),)),
         )
         for row in found
@@ -248,8 +269,8 @@ def price(study: Study, found: Sequence[TableRow]) -> Sheet:
             *_names(study, row),
             _words(", ".join(row.worst_classes)),
             *(_words(_counted(row, sign)) for _, sign in zip(compared, (1, -1), strict=False)),
-            _cell(spread(list(row.radius.values())), 1.0, 2),
-            _cell(spread(list(row.seconds.values())), 1.0, 0),
+            _cell(Spread.of(row.radius.values()), 1.0, 2),
+            _cell(Spread.of(row.seconds.values()), 1.0, 0),
         )
         for row in found
     )
@@ -393,8 +414,8 @@ def _words(text: str) -> Cell:
     return Cell(text or ABSENT, (text,))
 
 
-def _cell(found: Mapping[str, Any], unit: float = 100.0, decimals: int = 1) -> Cell:
-    mean, std = found["mean"], found["std"]
+def _cell(spread: Spread, unit: float = 100.0, decimals: int = 1) -> Cell:
+    mean, std = spread.mean, spread.std
     texts = [f"{unit * value:.{decimals}f}" for value in (mean, std) if value is not None]
     return Cell(" ± ".join(texts) or ABSENT, (mean, std))
 

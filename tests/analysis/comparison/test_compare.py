@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from tests.analysis.strategies import model, planted, subject
 
-from classwise.analysis.comparison.compare import compare
+from classwise.analysis.comparison.compare import Change, compare
 from classwise.analysis.evidence import Subject
 from classwise.analysis.leaderboard import METRICS
 from classwise.errors import InputError
@@ -35,6 +35,15 @@ def test_who_gains_and_who_pays_is_named_beyond_chance_only() -> None:
     assert board.values["order"] == ["other", "base"]
 
 
+def test_the_change_of_a_class_is_found_by_its_name() -> None:
+    change = Change(*given(base=BASE, other=[0.6, 0.61, 0.7]), ("base", "other"), "pgd")
+    entry = change.by_class["class 1"]
+    assert (entry.index, entry.images) == (1, 300)
+    assert entry.change == pytest.approx((entry.gained - entry.lost) / 300)
+    assert entry.change == pytest.approx(entry.after - entry.before)
+    assert (entry.interval.low, entry.p_holm) == (change.intervals.low[1], change.p_holm[1])
+
+
 def held_out(folder: Path, by_class: list[float | None]) -> str:
     """Write what a run achieved on its held-out images with its averaged weights; return its model string."""
     folder.mkdir()
@@ -53,9 +62,10 @@ def test_the_class_that_held_out_images_fix_has_a_change_of_its_own(
     header = {**base.result.header, "model": model(name)}
     change = compare([replace(base, result=Result(header, base.result.outcomes)), other])[1]
     fixed, intervals = change.values["fixed"], change.values["intervals"]
-    assert fixed["class"] == "class 1"
-    assert fixed["change"] == pytest.approx(change.values["change"][1])
-    assert intervals.low[1] < fixed["interval"].low < fixed["change"] < fixed["interval"].high < intervals.high[1]
+    assert fixed.name == "class 1"
+    assert fixed.change == pytest.approx(change.values["change"][1])
+    assert intervals.low[1] < fixed.interval.low < fixed.change < fixed.interval.high < intervals.high[1]
+    assert change.as_dict()["values"]["fixed"]["class"] == "class 1"
     assert "On class 1, the weakest class of the images that the baseline held out: +10.00 points" in change.sentence
 
 

@@ -19,6 +19,7 @@ from classwise.metrics.hypotheses import holm
 from classwise.metrics.intervals import Interval, Intervals
 from classwise.metrics.outcomes import WORST_CASE, Floats
 from classwise.metrics.training import weakest_held_out
+from classwise.metrics.views import ByClass
 from classwise.registry import unknown
 from classwise.report.sheet import Sheet
 from classwise.report.tables import SIGNIFICANCE, percent
@@ -49,6 +50,48 @@ def compare(subjects: Sequence[Subject], view: str = WORST_CASE, sort: str = "wo
         for number, (other, label) in enumerate(zip(subjects[1:], labels[1:], strict=True), 1)
     ]
     return [leaderboard(subjects, labels, view, sort), *(change.finding() for change in changes)]
+
+
+@dataclass(frozen=True)
+class ClassChange:
+    """How one class fares in a model against the baseline, on the same images.
+
+    Attributes:
+        name: of the class.
+        index: its number, 0 … C − 1.
+        images: of the class.
+        before: accuracy of the baseline; NaN for a class without images, as all shares below.
+        after: accuracy of the other model.
+        change: after − before.
+        interval: of the change, simultaneous over classes.
+        gained: images that only the other model gets right.
+        lost: images that only the baseline gets right.
+        p_holm: of McNemar's exact test, adjusted for all classes (Holm).
+    """
+
+    name: str
+    index: int
+    images: int
+    before: float
+    after: float
+    change: float
+    interval: Interval
+    gained: int
+    lost: int
+    p_holm: float
+
+
+@dataclass(frozen=True)
+class FixedClass:
+    """A class that was chosen on other images: its name, its change and the interval of this class alone."""
+
+    name: str
+    change: float
+    interval: Interval
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the same for JSON, with the name as "class"."""
+        return {"class": self.name, "change": self.change, "interval": self.interval}
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,7 +139,7 @@ class Change:
         return paired.change_intervals(self.counts, self.confidence)
 
     @cached_property
-    def fixed(self) -> dict[str, Any] | None:
+    def fixed(self) -> FixedClass | None:
         """Name and change, with its interval, of the class that was weakest on the images that the baseline held out.
 
         None where that class is not known. The interval is of this class alone, as no search chose it.
@@ -106,7 +149,23 @@ class Change:
             return None
         low, high = paired.change_intervals(self.counts, self.confidence, simultaneous=False)
         change, interval = float(self.counts.change[c]), Interval(float(low[c]), float(high[c]))
-        return {"class": plain(self.base.result.outcomes.classes[c]), "change": change, "interval": interval}
+        return FixedClass(plain(self.base.result.outcomes.classes[c]), change, interval)
+
+    @cached_property
+    def by_class(self) -> ByClass[ClassChange]:
+        """Every class, by number or by name."""
+        columns = (
+            self.counts.n.tolist(),
+            self.accuracy[0].tolist(),
+            self.accuracy[1].tolist(),
+            self.counts.change.tolist(),
+            [Interval(*ends) for ends in zip(*(side.tolist() for side in self.intervals), strict=True)],
+            self.counts.gained.tolist(),
+            self.counts.lost.tolist(),
+            self.p_holm.tolist(),
+        )
+        names = enumerate(self.base.result.outcomes.classes)
+        return ByClass(tuple(ClassChange(name, c, *row) for (c, name), *row in zip(names, *columns, strict=True)))
 
     def beyond_chance(self, sign: int) -> list[int]:
         """Return the classes that gain (sign 1) or pay (sign −1) by more than chance, Holm at 5 %."""
@@ -146,8 +205,8 @@ class Change:
     def _said_of_fixed(self) -> str:
         if self.fixed is None:
             return ""
-        change = f"{100 * self.fixed['change']:+.2f} points ({points(self.fixed['interval'])})"
-        return f" On {self.fixed['class']}, the weakest class of the images that the baseline held out: {change}."
+        change = f"{100 * self.fixed.change:+.2f} points ({points(self.fixed.interval)})"
+        return f" On {self.fixed.name}, the weakest class of the images that the baseline held out: {change}."
 
     def _said(self, sign: int, verb: str) -> str:
         """Say which classes change beyond chance, as in "no class gains" and "horse, ship pay"."""
@@ -169,16 +228,23 @@ class Change:
         }
         caption = f"{self.labels[1]} against {self.labels[0]} ({self.view}), in per cent; all intervals hold at once"
         order = np.argsort(np.nan_to_num(self.counts.change, nan=np.inf), kind="stable")
-        rows = [self._row(int(c)) for c in order if self.counts.n[c]]
+        rows = [self._row(self.by_class[int(c)]) for c in order if self.counts.n[c]]
         return table(f"changes-{self.number}", caption, columns, rows, spare=("n", "gained", "lost"))
 
-    def _row(self, c: int) -> list[Any]:
-        said = "gains" if c in self.beyond_chance(1) else "pays" if c in self.beyond_chance(-1) else ""
-        before, after = self.accuracy
-        interval = points(Interval(self.intervals.low[c], self.intervals.high[c]))
-        numbers = self.counts.gained[c], self.counts.lost[c], self.p_holm[c]
-        name = plain(self.base.result.outcomes.classes[c])
-        return [name, self.counts.n[c], before[c], after[c], self.counts.change[c], interval, *numbers, said]
+    def _row(self, entry: ClassChange) -> list[Any]:
+        gains, pays = (entry.index in self.beyond_chance(sign) for sign in (1, -1))
+        return [
+            plain(entry.name),
+            entry.images,
+            entry.before,
+            entry.after,
+            entry.change,
+            points(entry.interval),
+            entry.gained,
+            entry.lost,
+            entry.p_holm,
+            "gains" if gains else "pays" if pays else "",
+        ]
 
 
 def _warning(level: paired.Levelling) -> str:

@@ -16,9 +16,10 @@ from classwise.training import selection
 
 if TYPE_CHECKING:
     from classwise.analysis import Finding, Question
-    from classwise.corrections.fit import Repair
+    from classwise.corrections.fit import Repair, RoundSummary
     from classwise.data import ImageSet
     from classwise.metrics.critical_eps import CriticalEps
+    from classwise.metrics.intervals import Interval
     from classwise.metrics.race import Race
     from classwise.metrics.result import Result
     from classwise.registry import Registration
@@ -106,53 +107,54 @@ def gate(found: Gate) -> None:
     console.print(Text("Gate passed." if found.passed else "Gate failed.", style="bold"))
 
 
-def corrected(found: Repair, out: Path) -> None:
+def corrected(repair: Repair, out: Path) -> None:
     """Print the trade-off curve of a fit, what was chosen, and where the final number comes from."""
-    curve = found.curve()
-    if curve["warning"]:
-        warned([{"flag": "fitted_on_test", "message": curve["warning"]}])
-    warned(curve.get("flags", []))
-    Console().print(_curve_table(curve))
+    from classwise.corrections.fit import FINAL_NUMBER
+
+    if repair.warning:
+        warned([{"flag": "fitted_on_test", "message": repair.warning}])
+    warned(repair.record.get("flags", []))
+    Console().print(_curve_table(repair.points))
     say("In per cent of the images it was fitted on, with 95 % intervals; * is the chosen round.")
     say("Not adaptive: worst class on candidates made against the uncorrected model; an illustration, too high.")
-    say(_chosen(curve))
-    say(curve["final_number"].replace("corrected:DIR", shlex.quote(f"corrected:{out}")))
+    say(_chosen(repair))
+    say(FINAL_NUMBER.replace("corrected:DIR", shlex.quote(f"corrected:{out}")))
     say(f"The curve is in {out / CURVE_FILE}; the model string is corrected:{out}")
 
 
-def _curve_table(curve: Mapping[str, Any]) -> Table:
+def _curve_table(points: Sequence[RoundSummary]) -> Table:
     headings = ("round", "average", "worst", "of class", "clean", "not adaptive")
     table = Table(*(Column(name, justify="right") for name in headings), box=None, pad_edge=False)
-    for point in curve["rounds"]:
-        seen, worst = point["adaptive"], point["adaptive"]["worst"]
+    for point in points:
+        average, worst = point.adaptive.average, point.adaptive.worst
         table.add_row(
-            f"{point['round']}{'*' if point['chosen'] else ' '}",
-            _with_interval(seen["accuracy"], seen["accuracy_interval"]),
-            _with_interval(worst["accuracy"], worst["interval"]),
-            Text(worst["class"]),
-            f"{100 * point['clean']['accuracy']:.1f}",
-            f"{100 * point['non_adaptive']['worst']['accuracy']:.1f}",
-            style="bold" if point["chosen"] else None,
+            f"{point.number}{'*' if point.chosen else ' '}",
+            _with_interval(average.accuracy, average.interval),
+            _with_interval(worst.accuracy, worst.interval),
+            Text(worst.name),
+            f"{100 * point.clean.average.accuracy:.1f}",
+            f"{100 * point.non_adaptive.worst.accuracy:.1f}",
+            style="bold" if point.chosen else None,
         )
     return table
 
 
-def _with_interval(value: float, ends: Sequence[float]) -> str:
-    return f"{100 * value:.1f} ({100 * ends[0]:.1f}\u2013{100 * ends[1]:.1f})"
+def _with_interval(value: float, interval: Interval) -> str:
+    return f"{100 * value:.1f} ({100 * interval.low:.1f}\u2013{100 * interval.high:.1f})"
 
 
-def _chosen(curve: Mapping[str, Any]) -> str:
+def _chosen(repair: Repair) -> str:
     """Say what the chosen round gains and costs, and which classes pay."""
-    number = curve["chosen"]
+    number = repair.chosen
     if number == 0:
-        loss = f"{curve['max_loss']:g} points of average"
+        loss = f"{repair.record['max_loss']:g} points of average"
         return f"No round had a better weakest class for at most {loss}; nothing is changed."
-    base, point = (curve["rounds"][k] for k in (0, number))
-    before, after = (each["adaptive"]["worst"]["accuracy"] for each in (base, point))
-    pays = ", ".join(f"{name} {change:+.1f}" for name, change in sorted(point["paying"].items(), key=lambda e: e[1]))
-    low, high = point["average_change_interval"]
+    before, after = (repair.points[k].adaptive.worst.accuracy for k in (0, number))
+    point = repair.points[number]
+    pays = ", ".join(f"{name} {change:+.1f}" for name, change in sorted(point.paying.items(), key=lambda e: e[1]))
+    change, low, high = (100 * value for value in point.change)
     return (
-        f"Round {number}: worst class {before:.1%} to {after:.1%}, average {point['average_change']:+.1f} points "
+        f"Round {number}: worst class {before:.1%} to {after:.1%}, average {change:+.1f} points "
         f"(95 % interval {low:+.1f} to {high:+.1f}); classes that pay: {pays or 'none'}."
     )
 
