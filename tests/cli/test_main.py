@@ -167,7 +167,7 @@ def console_script() -> str:
 # Help
 
 
-def test_help_of_every_command_imports_no_heavy_package() -> None:
+def test_help_imports_no_heavy_package_and_an_evaluation_none_that_it_does_not_need() -> None:
     heavy = ["torch", "torchvision", "numpy", "sklearn", "scipy", "matplotlib", "plotly", "lightning_fabric", "rich"]
     script = f"""
 import sys
@@ -178,6 +178,10 @@ for words in [["--help"], ["--version"], *([name, "--help"] for name in COMMANDS
     assert main(words) == 0, words
     heavy = [name for name in {heavy} if name in sys.modules]
     assert not heavy, (words, heavy)
+assert main("evaluate digits_cnn --data digits --attacks fgsm --limit 20 --accelerator cpu".split()) == 0
+unneeded = ["lightning_fabric", "torch._dynamo", "torchvision", "sklearn", "matplotlib"]
+heavy = [name for name in unneeded if name in sys.modules]
+assert not heavy, heavy
 """
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, env=environment(), check=False

@@ -13,10 +13,9 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from time import perf_counter
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from classwise import files
@@ -30,6 +29,9 @@ from classwise.noise import Noise
 from classwise.runtime.inference import forward
 from classwise.runtime.memory import give_back, out_of_memory
 from classwise.runtime.processes import total
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 Path = tuple[str | int, ...]
 _LONG = 0.5  # seconds of a batch beyond which giving freed memory back is no loss; after short ones it took up to 8 %

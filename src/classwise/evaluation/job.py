@@ -8,10 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning_fabric import Fabric
 from torch import nn
 
 from classwise.attacks.base import Attack
@@ -34,6 +33,9 @@ from classwise.provenance import __version__
 from classwise.runtime.classifier import as_classifier
 from classwise.runtime.inference import judging
 from classwise.threat import ThreatModel
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 _MODEL = "the model"
 _PRINTED = 16  # images that say what a model computes

@@ -296,6 +296,11 @@ class _Coarsest(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     eps = torch.finfo(torch.float32).eps
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        # PyTorch would import its compiler, which takes seconds, to leave this mode out of compiled code.
+        return False
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         made = func(*args, **(kwargs or {}))
         for each in made if isinstance(made, tuple | list) else (made,):

@@ -7,10 +7,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from classwise.attacks.base import input_gradient
@@ -42,6 +41,9 @@ from classwise.noise import Noise
 from classwise.runtime.classifier import Classifier, as_module
 from classwise.runtime.inference import device_of, judging
 from classwise.runtime.memory import batch_that_fits, freed_memory_kept
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 __all__ = ["AUDIT", "EvaluationProgress", "evaluate"]
 _COMPARED = 16  # images that what attacks search on is compared with the model on, at three points of each ball

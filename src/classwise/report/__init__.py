@@ -3,7 +3,9 @@
 Reads results only. Neither torch nor a model is needed to look at numbers.
 """
 
-from classwise.report.figures import class_bars, flow_heatmap, save_figures
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from classwise.report.page import write_page
 from classwise.report.tables import (
     attack_table,
@@ -16,6 +18,9 @@ from classwise.report.tables import (
     verdict,
     which_number,
 )
+
+if TYPE_CHECKING:
+    from classwise.report.figures import class_bars, flow_heatmap, save_figures
 
 __all__ = [
     "attack_table",
@@ -32,3 +37,12 @@ __all__ = [
     "which_number",
     "write_page",
 ]
+
+_FIGURES = ("class_bars", "flow_heatmap", "save_figures")
+
+
+def __getattr__(name: str) -> Any:
+    # matplotlib takes half a second to import, which every command would pay for figures that few ask for.
+    if name not in _FIGURES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module("classwise.report.figures"), name)

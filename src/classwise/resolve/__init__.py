@@ -17,7 +17,7 @@ from classwise.resolve.training import (
     training_job,
     written,
 )
-from classwise.runtime.fabric import launched, processes, synchronised
+from classwise.runtime.fabric import launched, processes, synchronised, workers
 
 __all__ = [
     "TrainingJob",
@@ -44,5 +44,6 @@ __all__ = [
     "training_images",
     "training_job",
     "widest",
+    "workers",
     "written",
 ]

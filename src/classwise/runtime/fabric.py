@@ -5,17 +5,44 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from lightning_fabric import Fabric
-from lightning_fabric.loggers.logger import Logger
-from lightning_fabric.utilities.exceptions import MisconfigurationException
 from torch import nn
 
 from classwise.errors import InputError
 
+if TYPE_CHECKING:  # seconds of imports, which one process without training does not need
+    from lightning_fabric import Fabric
+    from lightning_fabric.loggers.logger import Logger
+
 _MOST_DEVICES, _MOST_NODES = 16, 10_000
+# What torchrun, SLURM, LSF, MPI and Fabric itself tell a process that it is one of several by.
+_LAUNCHERS = frozenset(
+    ("LOCAL_RANK", "WORLD_SIZE", "NODE_RANK", "MASTER_ADDR", "SLURM_NTASKS", "LSB_JOBID", "OMPI_COMM_WORLD_SIZE")
+)
+
+
+class Workers(NamedTuple):
+    """The processes that share an evaluation, as this one of them sees them.
+
+    Attributes:
+        device: where this one computes.
+        fabric: what connects them; None where there is only this one.
+    """
+
+    device: torch.device
+    fabric: Fabric | None = None
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the process that prints and writes."""
+        return self.fabric is None or self.fabric.is_global_zero
+
+    @property
+    def count(self) -> int:
+        """How many there are."""
+        return 1 if self.fabric is None else self.fabric.world_size
 
 
 def synchronised(network: nn.Module, made: Fabric) -> nn.Module:
@@ -58,6 +85,20 @@ def _refuse_too_many(devices: int, num_nodes: int) -> None:
             raise InputError(f"--{option} is {number}, but must be from 1 to {limit:,}.")
 
 
+def workers(accelerator: str, devices: int = 1, environment: Mapping[str, str] = os.environ) -> Workers:
+    """Start the processes of an evaluation; one alone needs no Fabric, whose import takes seconds.
+
+    Raises:
+        InputError: the accelerator or the number of devices is not to be had.
+    """
+    if devices == 1 and not environment.keys() & _LAUNCHERS:
+        cuda = accelerator in ("auto", "cuda") and torch.cuda.is_available()
+        if cuda or accelerator in ("auto", "cpu"):
+            return Workers(torch.device("cuda:0" if cuda else "cpu"))
+    fabric = launched(accelerator, devices)
+    return Workers(fabric.device, fabric)
+
+
 def launched(
     accelerator: str,
     devices: int,
@@ -71,6 +112,9 @@ def launched(
     Raises:
         InputError: the accelerator or the number of devices is not to be had.
     """
+    from lightning_fabric import Fabric
+    from lightning_fabric.utilities.exceptions import MisconfigurationException
+
     _refuse_too_many(devices, num_nodes)
     devices, num_nodes = processes(devices, num_nodes)
     if accelerator == "auto":  # other accelerators than these two cannot sum in float64

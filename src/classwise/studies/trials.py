@@ -387,7 +387,7 @@ def _evaluate_one(trial: Trial, weights: str, where: Where) -> None:
         seed=about["seed"],
         audit=about["audit"],
         directory=trial.evaluation_folder(where.out, weights),
-        fabric=resolve.launched(where.accelerator, 1),
+        device=resolve.workers(where.accelerator).device,
         name=trial.title if trial.recipe is None else f"{trial.title}, {weights}",
         command=where.command,
     )

@@ -12,10 +12,9 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from classwise import files, wrappers
@@ -55,6 +54,9 @@ from classwise.training.run import (
 from classwise.training.state import State, conclude, finish_epoch
 from classwise.training.step import COMPARED, TrainStep
 from classwise.wrappers import Averaged, Moment
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 
 @dataclass(frozen=True)

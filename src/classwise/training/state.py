@@ -8,10 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from classwise import files
@@ -31,6 +30,9 @@ from classwise.training.run import (
 )
 from classwise.training.step import TrainStep
 from classwise.wrappers import Averaged
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 
 @dataclass

@@ -54,7 +54,7 @@ def correct_model(
     images, which = resolve.held_out(model, name, data_dir, split, limit, seed, download)
     chosen = build(attacks, resolve.threat(name, eps, norm))
     network = resolve.model(model, images, seed)
-    device = resolve.launched(accelerator, 1).device
+    device = resolve.workers(accelerator).device
     lines.taken(network, images)
     settings: dict[str, Any] = {"max_loss": max_loss, "seed": seed, "batch_size": batch_size, "device": device}
     with files.owned(out):

@@ -56,7 +56,7 @@ def measure_critical_eps(
     images = resolve.images(name, data_dir, split, limit, seed, download)
     settings: dict[str, Any] = {"norm": threat.norm, "eps_max": threat.eps, "attack": attack, "radii": asked}
     settings |= {"seed": seed, "batch_size": batch_size, "directory": out, "name": model, "command": command}
-    settings |= {"device": resolve.launched(accelerator, 1).device}
+    settings |= {"device": resolve.workers(accelerator).device}
     network = resolve.model(model, images, seed)
     lines.taken(network, images)
     with live.narrowing(images, threat) as watch:

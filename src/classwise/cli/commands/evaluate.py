@@ -79,16 +79,16 @@ def evaluate_model(
     images = resolve.images(name, data_dir, split, limit, seed, download)
     chosen = resolve.named_attacks(attacks, resolve.threat(name, eps, norm), images, seed)
     gate = asked_gate(locals(), images.classes)
-    network, fabric = resolve.model(model, images, seed, fixed_shape), resolve.launched(accelerator, devices)
-    results.out_of_reach(gate.asked if fabric.is_global_zero else (), images)
+    network, workers = resolve.model(model, images, seed, fixed_shape), resolve.workers(accelerator, devices)
+    results.out_of_reach(gate.asked if workers.first else (), images)
     if until is not None:
-        _find_worst(network, fabric, images, attacks, resolve.threat(name, eps, norm), seed, out)
+        _find_worst(network, workers, images, attacks, resolve.threat(name, eps, norm), seed, out)
         return
     settings: dict[str, Any] = {"seed": seed, "audit": audit, "batch_size": batch_size, "fixed_shape": fixed_shape}
-    settings |= {"examples": examples, "directory": out, "fabric": fabric, "name": model, "command": command}
-    with live.evaluating(network, images, chosen, quiet=not fabric.is_global_zero) as watch:
+    settings |= {"examples": examples, "directory": out, "name": model, "command": command, **workers._asdict()}
+    with live.evaluating(network, images, chosen, quiet=not workers.first) as watch:
         result = evaluate(network, images, chosen, watch=watch, search_precision=search_precision, **settings)
-    if fabric.is_global_zero:
+    if workers.first:
         results.evaluated(result, out)
         gate.test(result)
 
@@ -102,15 +102,17 @@ def _refuse_beside_until(given: Mapping[str, Any]) -> None:
             raise InputError(f"--until worst-class looks at few images and takes no {option}; leave one of them out.")
 
 
-def _find_worst(network: Any, fabric: Any, images: Any, attacks: str, threat: Any, seed: int, out: Path | None) -> None:
+def _find_worst(
+    network: Any, workers: Any, images: Any, attacks: str, threat: Any, seed: int, out: Path | None
+) -> None:
     """Race to the worst class, say which it is, and write worst-class.json."""
     from classwise import files, resolve
     from classwise.analysis.worst_class import until_worst, worst_class
     from classwise.cli.show import lines, results
 
-    if fabric.world_size > 1:
+    if workers.count > 1:
         raise InputError("--until worst-class takes one process; leave --devices out.")
-    network = network.to(fabric.device)
+    network = network.to(workers.device)
     strong = resolve.single(attacks, threat, images, seed)
     if out is not None:
         files.refuse_unwritable(out / "worst-class.json")
