@@ -40,7 +40,7 @@ class Workers(NamedTuple):
         return self.fabric is None or self.fabric.is_global_zero
 
     @property
-    def count(self) -> int:
+    def size(self) -> int:
         """How many there are."""
         return 1 if self.fabric is None else self.fabric.world_size
 

@@ -110,7 +110,7 @@ def _find_worst(
     from classwise.analysis.worst_class import until_worst, worst_class
     from classwise.cli.show import lines, results
 
-    if workers.count > 1:
+    if workers.size > 1:
         raise InputError("--until worst-class takes one process; leave --devices out.")
     network = network.to(workers.device)
     strong = resolve.single(attacks, threat, images, seed)
