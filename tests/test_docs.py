@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import json
-import math
 import re
 import tomllib
 from collections.abc import Mapping
@@ -14,15 +13,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-import torch
-from tests.methods.strategies import pass_of
-from torch import Tensor, nn
 
-from classwise import ThreatModel, build_attacks, registry
-from classwise.attacks import PGD
-from classwise.losses import cross_entropy
-from classwise.methods import AT, Epoch
-from classwise.noise import Noise
 from classwise.report.sheet import escape_markdown
 
 ROOT = Path(__file__).parents[1]
@@ -203,45 +194,6 @@ def test_the_table_of_findings_is_what_the_analyses_say(monkeypatch: pytest.Monk
     monkeypatch.chdir(ROOT / "results" / "findings")  # where the models' names are right
     text = (ROOT / "docs" / "findings.md").read_text()
     assert all(line in text for line in module.main().splitlines())
-
-
-def example(page: str) -> None:
-    """Run the first Python of a page."""
-    block = re.search(r"```python\n(.*?)```", (ROOT / "docs" / page).read_text(), flags=re.DOTALL)
-    assert block is not None
-    exec(compile(block[1], page, "exec"), {"__name__": __name__})
-
-
-def few() -> tuple[nn.Module, Tensor, Tensor, Noise]:
-    noise = Noise(0, torch.arange(6))
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
-    return model, noise.fold("x").uniform((1, 4, 4)), torch.arange(6) % 3, noise
-
-
-@pytest.mark.usefixtures("scratch")
-def test_the_attack_of_the_docs_attacks() -> None:
-    example("adding-an-attack.md")
-    attack = build_attacks("mine(steps=5)", ThreatModel("Linf", 0.1))["mine(steps=5)"]
-    model, x, y, noise = few()
-    x_adv = attack(model, x, y, noise=noise)
-    assert attack.threat.contains(x_adv, x).all()
-    assert cross_entropy(model(x_adv), y).mean() > cross_entropy(model(x), y).mean() + 0.01
-
-
-@pytest.mark.usefixtures("scratch")
-def test_the_method_of_the_docs_gives_weak_classes_more_weight() -> None:
-    example("adding-a-method.md")
-    method = registry.build("method", "mine(strength=2)", 3, PGD(ThreatModel("Linf", 0.1), steps=2))
-    model, x, y, noise = few()
-    plain = method(model, x, y, noise).loss
-    torch.testing.assert_close(plain, AT(3, method.attack)(model, x, y, noise).loss)
-    robust = pass_of(robust=[0.2, 0.8, math.nan], n=[4, 4, 0])
-    method.end_epoch(Epoch(0, robust, None))
-    weak, strong, absent = method.weight.tolist()
-    assert weak / strong == pytest.approx(math.exp(1.2))
-    assert absent == 1
 
 
 def test_the_readme_of_a_package_index_has_no_link_or_picture_that_breaks_there() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import pickle
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -331,7 +332,8 @@ def test_logits_that_are_not_finite_do_not_crash(name: str) -> None:
 @every
 def test_the_repr_of_an_attack_builds_it_again(name: str, norm: str) -> None:
     attack = brief(name, norm)
-    names = {**vars(attacks), "ThreatModel": ThreatModel}
+    own = vars(sys.modules[type(attack).__module__])
+    names = {**vars(attacks), **own, "ThreatModel": ThreatModel}
     assert eval(repr(attack), names) == attack
     assert hash(eval(repr(attack), names)) == hash(attack)
     assert pickle.loads(pickle.dumps(attack)) == attack
