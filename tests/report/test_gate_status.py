@@ -146,11 +146,19 @@ def test_a_model_that_ends_the_program_does_not_pass(
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="a child process is watched on Linux alone")
-@pytest.mark.parametrize("name", ["ends", "becomes_another", "crashes"])
-def test_a_model_that_ends_the_process_itself_does_not_pass(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "condition"),
+    [
+        ("ends", ["--config", "gate.yaml"]),
+        ("becomes_another", ["--fail-under", "worst=0"]),
+        ("crashes", ["--fail-under=worst=0"]),
+    ],
+)
+def test_a_model_that_ends_the_process_itself_does_not_pass(name: str, condition: list[str], tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(MODELS)
+    (tmp_path / "gate.yaml").write_text("fail_under: worst=0\n")
     words = ["evaluate", f"{tmp_path}/mine.py:{name}", "--data", "digits", "--limit", "20", "--attacks", "fgsm"]
-    command = [sys.executable, "-m", "classwise", *words, "--fail-under", "worst=0"]
+    command = [sys.executable, "-m", "classwise", *words, *condition]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=120)
     assert done.returncode == BAD
     assert "ended the program" in done.stderr

@@ -7,8 +7,11 @@ import subprocess
 import sys
 
 import torch
-from torch import nn
+from tests.odd_models import Odd, images, votes
+from torch import Tensor, nn
 
+from classwise import ThreatModel, evaluate
+from classwise.attacks.pgd import PGD
 from classwise.runtime.inference import judging
 
 # Ways to ask for coarse products of float32 matrices, by PyTorch's newer switches and by its older ones.
@@ -73,3 +76,23 @@ def test_a_model_is_judged_in_float32_and_eval_mode_whatever_is_switched_on() ->
             model(torch.rand(2, 4))
         model(torch.rand(2, 4))
     assert seen == [(torch.float32, False), (torch.bfloat16, True)]
+
+
+def test_scripts_and_models_that_make_float64_the_default_type_change_no_figure() -> None:
+    def forward(model: Odd, x: Tensor) -> Tensor:
+        torch.set_default_dtype(torch.float64)
+        return votes(model.weight * x)
+
+    def margins(model: Odd) -> list[float]:
+        found = evaluate(model.eval(), images(4), {"attack": PGD(ThreatModel("Linf", 0.05), steps=5)}).outcomes
+        return [round(float(margin), 5) for margin in found.margins["attack"]]
+
+    expected, before = margins(Odd(lambda model, x: votes(model.weight * x))), torch.get_default_dtype()
+    model = Odd(forward)
+    for default in (torch.float64, torch.float32):
+        try:
+            torch.set_default_dtype(default)
+            assert margins(model) == expected
+            assert torch.get_default_dtype() == default
+        finally:
+            torch.set_default_dtype(before)

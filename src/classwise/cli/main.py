@@ -29,6 +29,7 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _LONGEST = 2000  # characters of a sentence that says what was wrong
 # Commands that go on where they were stopped, if they have a folder.
 _RESUMED = ("demo", "train", "evaluate", "critical-eps", "homing", "study")
+_MAY_GATE = ("--fail_under", "--config")  # a file of options may hold conditions
 _LEFT = "The model, or code that it runs, ended the program"
 
 
@@ -41,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Threads that spin while they wait made small networks ten times slower on a busy machine; read when PyTorch loads.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     words = list(sys.argv[1:] if argv is None else argv)
-    if argv is None and any(underscored(word).startswith("--fail_under") for word in words):
+    if argv is None and any(underscored(word).startswith(_MAY_GATE) for word in words):
         status = supervised.reported(lambda: _ended(words))
         return fail(f"{_LEFT}; remove that call.", 2, False) if status is None else status
     return _ended(words)

@@ -71,7 +71,7 @@ class Classifier(nn.Module):
             InputError: the model raises or exits, or returns no logits of these images.
         """
         if not isinstance(x, Tensor):  # torch.fx records the layers
-            with failures_said(f"While the layers of {self.name} are recorded"), _grad_mode_kept():
+            with failures_said(f"While the layers of {self.name} are recorded"), _settings_kept():
                 recorded: Tensor = self.model(x)
             return recorded
         return self.ask(x)[0]
@@ -83,7 +83,7 @@ class Classifier(nn.Module):
             InputError: as in forward.
         """
         where = f"on images {tuple(x.shape)} {'with' if torch.is_grad_enabled() else 'without'} gradients"
-        with failures_said(f"In the forward pass of {self.name}, {where}"), _grad_mode_kept():
+        with failures_said(f"In the forward pass of {self.name}, {where}"), _settings_kept():
             output = self.model(x.clone(memory_format=torch.contiguous_format))
         logits, how = logits_of(output, len(x), self.num_classes)
         if (fault := _fault(logits, output, len(x), self.num_classes)) is not None:
@@ -187,10 +187,17 @@ def failures_said(what: str) -> Iterator[None]:
 
 
 @contextmanager
-def _grad_mode_kept() -> Iterator[None]:
-    """Put the grad mode back that a model may switch: without gradients, every later attack would stand still."""
-    with torch.set_grad_enabled(torch.is_grad_enabled()):
-        yield
+def _settings_kept() -> Iterator[None]:
+    """Put back what a model may switch for the whole process: the grad mode and the type of new tensors.
+
+    Without gradients every later attack would stand still, and records do not hold numbers of another type.
+    """
+    default = torch.get_default_dtype()
+    try:
+        with torch.set_grad_enabled(torch.is_grad_enabled()):
+            yield
+    finally:
+        torch.set_default_dtype(default)
 
 
 def _fits(part: Any, rows: int, num_classes: int | None) -> bool:

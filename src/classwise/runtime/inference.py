@@ -80,13 +80,16 @@ def attacking(model: nn.Module, mode: Literal["eval", "train"] = "eval") -> Iter
     """
     model = as_classifier(model)
     modes = [(module, module.training) for module in model.modules() if hasattr(module, "training")]
+    default = torch.get_default_dtype()
     statistics = [buffer.clone() for buffer in model.buffers()] if mode == "train" else []
     model.train(mode == "train")
+    torch.set_default_dtype(torch.float32)  # of images, verdicts and noise, whatever scripts around have set
     try:
         # Inside torch.inference_mode, enable_grad alone records nothing, and every gradient would silently be zero.
         with torch.inference_mode(False), torch.enable_grad():
             yield model
     finally:
+        torch.set_default_dtype(default)
         for module, training in modes:
             module.training = training
         with torch.no_grad():
