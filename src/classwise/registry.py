@@ -123,35 +123,35 @@ def build(kind: Kind, text: str, *args: Any, **defaults: Any) -> Any:
         InputError: unknown name, or settings that the builder does not take.
     """
     name, settings = parse(text)
-    found = entry(kind, name)
+    registered = entry(kind, name)
     try:
-        built = found.build(*args, **{**defaults, **settings})
+        built = registered.build(*args, **{**defaults, **settings})
     except (TypeError, LookupError, ArithmeticError, ValueError, AttributeError, RuntimeError, MemoryError) as error:
         if isinstance(error, InputError):
             raise
-        known = _settings_of(found.build, len(args))
+        known = _settings_of(registered.build, len(args))
         if known is not None and (wrong := [key for key in {**settings, **defaults} if key not in known]):
             raise InputError(f"The {kind} {name} has no setting {wrong[0]!r}: {_nearest(wrong[0], known)}") from error
-        _refuse_misfits(found, settings)
+        _refuse_misfits(registered, settings)
         if not isinstance(error, TypeError):
             raise
         raise InputError(f"{kind} {text!r} cannot be built: {error}.") from error
-    _refuse_misfits(found, settings)
+    _refuse_misfits(registered, settings)
     return built
 
 
-def _refuse_misfits(found: Registration, settings: Mapping[str, Any]) -> None:
+def _refuse_misfits(registered: Registration, settings: Mapping[str, Any]) -> None:
     """Refuse settings that are not of the type that the builder says.
 
     Raises:
         InputError: one is not, such as steps='x', steps=True, or a whole number that no tensor can count.
     """
-    hints = _hints(found.build)
+    hints = _hints(registered.build)
     for key, value in settings.items():
         if key in hints and not _fits(value, hints[key]):
             shown = textwrap.shorten(repr(value), 40, placeholder="…")
             raise InputError(
-                f"The setting {key} of the {found.kind} {found.name} is {shown}; give {_said(hints[key])}."
+                f"The setting {key} of the {registered.kind} {registered.name} is {shown}; give {_said(hints[key])}."
             )
 
 
@@ -159,9 +159,9 @@ def _hints(build: Callable[..., Any]) -> dict[str, Any]:
     """Return the types of the settings of a builder, and of the class that it passes others on to."""
     made = made_by(build)
     hints: dict[str, Any] = {}
-    for each in (made, build):
+    for function in (made, build):
         with suppress(NameError, TypeError):  # of types that only the type checker imports
-            hints |= get_type_hints(each.__init__ if isinstance(each, type) else each)  # type: ignore[misc]
+            hints |= get_type_hints(function.__init__ if isinstance(function, type) else function)  # type: ignore[misc]
     return hints
 
 
@@ -170,14 +170,14 @@ def _fits(value: Any, hint: Any) -> bool:
     inner = get_args(hint)
     match get_origin(hint) or hint:
         case types.UnionType | typing.Union:
-            return any(_fits(value, each) for each in inner)
+            return any(_fits(value, option) for option in inner)
         case typing.Literal:
-            return any(type(value) is type(each) and value == each for each in inner)
+            return any(type(value) is type(option) and value == option for option in inner)
         case builtins.tuple if inner and inner[-1] is not Ellipsis:
             several = isinstance(value, tuple | list) and len(value) == len(inner)
             return several and all(_fits(*pair) for pair in zip(value, inner, strict=True))
         case builtins.tuple | builtins.list | collections.abc.Sequence | collections.abc.Iterable:
-            return isinstance(value, tuple | list) and all(_fits(each, inner[0]) for each in value if inner)
+            return isinstance(value, tuple | list) and all(_fits(item, inner[0]) for item in value if inner)
         case builtins.bool | builtins.str:
             return type(value) is hint
         case types.NoneType:
@@ -200,9 +200,9 @@ def _said(hint: Any) -> str:
     inner = get_args(hint)
     match get_origin(hint) or hint:
         case types.UnionType | typing.Union:
-            return " or ".join(_said(each) for each in inner)
+            return " or ".join(_said(option) for option in inner)
         case typing.Literal:
-            return " or ".join(repr(each) for each in inner)
+            return " or ".join(repr(option) for option in inner)
         case builtins.tuple | builtins.list | collections.abc.Sequence | collections.abc.Iterable:
             return "a list" + (f", each {_said(inner[0])}" if inner else "")
     return words.get(hint, str(getattr(hint, "__name__", hint)).replace("NoneType", "None"))
@@ -276,12 +276,12 @@ def _settings_of(build: Callable[..., Any], given: int) -> list[str] | None:
     A builder that passes its settings on has those of what it makes as well; None where that is no class.
     """
     parameters = list(inspect.signature(build).parameters.values())
-    if any(each.kind is each.VAR_KEYWORD for each in parameters):
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
         made = made_by(build)
         if made is None:
             return None
         parameters += inspect.signature(made).parameters.values()
-    names = dict.fromkeys(each.name for each in parameters if each.kind is not each.VAR_KEYWORD)
+    names = dict.fromkeys(parameter.name for parameter in parameters if parameter.kind is not parameter.VAR_KEYWORD)
     return list(names)[given:]
 
 

@@ -91,10 +91,10 @@ class APGD:
                 for part in side_by_side(active, ranks.shape[1], self.rows or len(x)):
                     attempts = [(restart, target) for target in range(ranks.shape[1])]
                     images = _Images.rows(x[part], y[part], ranks[part])
-                    found, loss, success = self._attempt(model, images, noise.select(part), attempts)
+                    candidate, loss, success = self._attempt(model, images, noise.select(part), attempts)
                     row = best_attempt(torch.where(success, math.inf, loss), len(part))
                     better = success[row] | (loss[row] > best[part])
-                    x_adv[part[better]], best[part[better]] = found[row[better]], loss[row[better]]
+                    x_adv[part[better]], best[part[better]] = candidate[row[better]], loss[row[better]]
                     fooled[part] = success[row]
                 active = active[~fooled[active]]
         return x_adv
@@ -313,11 +313,11 @@ def checkpoints(steps: int) -> tuple[int, ...]:
         >>> checkpoints(100)
         (22, 41, 57, 70, 80, 87, 93, 99)
     """
-    found, before, share = [], 0, 22  # in hundredths, which are exact
+    points, before, share = [], 0, 22  # in hundredths, which are exact
     while share <= 100:
-        found.append(-(-share * steps // 100))
+        points.append(-(-share * steps // 100))
         before, share = share, share + max(share - before - 3, 6)
-    return tuple(dict.fromkeys(found))
+    return tuple(dict.fromkeys(points))
 
 
 def halves(rises: Tensor, period: int, rho: float, halved: Tensor, best: Tensor, best_before: Tensor) -> Tensor:

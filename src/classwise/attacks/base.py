@@ -81,26 +81,29 @@ def scaled(attack: Any, share: float) -> Any:
     Raises:
         InputError: the attack is no frozen dataclass and has no ``scaled`` either.
     """
-    found = _scaled(attack, share)
-    if found.threat.eps != share * attack.threat.eps:
+    weaker = _scaled(attack, share)
+    if weaker.threat.eps != share * attack.threat.eps:
         raise InputError(
             f"The attack {type(attack).__name__} cannot be given a smaller radius: make it a frozen dataclass with a "
             "threat, or give it a method scaled(share)."
         )
-    return found
+    return weaker
 
 
 def _scaled(value: Any, share: float) -> Any:
     if isinstance(value, ThreatModel):
         return replace(value, eps=share * value.eps)
     if isinstance(value, tuple):
-        return tuple(_scaled(each, share) for each in value)
+        return tuple(_scaled(item, share) for item in value)
     if hasattr(value, "scaled"):
         return value.scaled(share)
     if not is_dataclass(value) or isinstance(value, type):
         return value
-    held = {each.name: getattr(value, each.name) for each in fields(value) if each.init}
-    new = {name: share * each if name == "step_size" and each else _scaled(each, share) for name, each in held.items()}
+    held = {field.name: getattr(value, field.name) for field in fields(value) if field.init}
+    new = {
+        name: share * setting if name == "step_size" and setting else _scaled(setting, share)
+        for name, setting in held.items()
+    }
     return replace(value, **new)
 
 
@@ -121,11 +124,11 @@ def described(attack: Any) -> Any:
     if attack is None or isinstance(attack, bool | int | float | str):
         return attack
     if isinstance(attack, tuple | list):
-        return [described(each) for each in attack]
+        return [described(item) for item in attack]
     if isinstance(attack, Mapping):
         return {str(name): described(value) for name, value in attack.items()}
     known = fields(attack) if is_dataclass(attack) else ()
-    return {"kind": kind_of(attack)} | {each.name: described(getattr(attack, each.name)) for each in known if each.repr}
+    return {"kind": kind_of(attack)} | {item.name: described(getattr(attack, item.name)) for item in known if item.repr}
 
 
 def kind_of(value: object) -> str:

@@ -119,7 +119,7 @@ class FAB:
             goal = None if target is None else target[active]
             height, gradient = _linearise(logits, x_adv, rows.y[active], goal, self.threat.norm)
             batch = (active, x, x_adv.detach(), height, gradient, fooled)
-            active, x, *now = batch if stays.all() else (each[stays] for each in batch)
+            active, x, *now = batch if stays.all() else (tensor[stays] for tensor in batch)
             x_adv = torch.cat([self._step(*part) for part in _few_at_a_time(x, *now)])
 
     def _step(self, x: Tensor, x_adv: Tensor, height: Tensor, gradient: Tensor, fooled: Tensor) -> Tensor:
@@ -206,7 +206,7 @@ class _Nearest:
 
     def rows(self, active: Tensor, attempts: int) -> _Nearest:
         """Return a row for each attempt at the images at the positions ``active``, which knows how near they came."""
-        x, y, distance = (stacked(each[active], attempts) for each in (self.x, self.y, self.distance))
+        x, y, distance = (stacked(tensor[active], attempts) for tensor in (self.x, self.y, self.distance))
         rows = _Nearest(self.threat, x, y, self.verdict)
         rows.images, rows.distance = len(active), distance
         return rows

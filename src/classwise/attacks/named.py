@@ -17,8 +17,8 @@ from classwise.threat import ThreatModel
 
 def kinds() -> dict[str, registry.Kind]:
     """Return every name that an evaluation can run, with what it is: an attack, a suite or a plan."""
-    found: tuple[registry.Kind, ...] = ("plan", "suite", "attack")
-    return {name: kind for kind in found for name in registry.names(kind)}
+    registries: tuple[registry.Kind, ...] = ("plan", "suite", "attack")
+    return {name: kind for kind in registries for name in registry.names(kind)}
 
 
 def build(names: str | list[str], threat: ThreatModel) -> Mapping[str, Attack]:
@@ -109,13 +109,13 @@ def read(path: Path, threat: ThreatModel) -> Plan:
     try:
         if not path.is_file():  # a device has no end
             raise ValueError("no such file")
-        found = tomllib.loads(path.read_text(encoding="utf-8"))
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
     except RecursionError as error:
         raise InputError(f"Cannot read the plan {path}: it is nested too deeply.") from error
     except (OSError, ValueError) as error:
         raise InputError(f"Cannot read the plan {path}: {error}.") from error
-    stages, full = found.pop("stage", None), found.pop("full", "")
-    if found or not isinstance(full, str) or not isinstance(stages, list) or not stages:
+    stages, full = table.pop("stage", None), table.pop("full", "")
+    if table or not isinstance(full, str) or not isinstance(stages, list) or not stages:
         raise InputError(f"The plan {path} needs [[stage]] tables and may name one suite as full; nothing else.")
     return plan(stages, threat, full)
 

@@ -96,8 +96,8 @@ class Narrowing:
             begin = None if length == _FAR else self.threat.project(near, x, radius)
             step_size, own = length * radius / self.steps, noise.select(where)
             x_adv = pgd(model, x, y, noise=own, eps=radius, step_size=step_size, begin=begin)
-            found = bracket.take(model, where, x_adv)
-            where, radius = where[~found], radius[~found]
+            narrowed = bracket.take(model, where, x_adv)
+            where, radius = where[~narrowed], radius[~narrowed]
         bracket.low[where] = radius
 
 

@@ -107,7 +107,7 @@ class NearestPGD:
                 break
             gradient, point = input_gradient(climb.objective(index, logits), point), point.detach()
             if worth_dropping(stays):
-                index, point, before, gradient = (kept[stays] for kept in (index, point, before, gradient))
+                index, point, before, gradient = (tensor[stays] for tensor in (index, point, before, gradient))
                 project = self.threat.projection(climb.x[index])
             point, before = self._move(point, before, gradient, project, step), point
         climb.x_adv[index[stays]] = point.detach()[stays]

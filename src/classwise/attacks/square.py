@@ -115,8 +115,8 @@ class Square:
                 ahead = max(1, min(left, round(_AHEAD * between), (self.rows or 1) // len(open_)))
                 turns = images.turn[open_] + torch.arange(ahead, device=x.device)[:, None]
                 drawn = images.draws[open_, turns.clamp_max(count - 1)].flatten(0, 1)
-                kept = (images.x, images.best)
-                clean, best = kept if len(open_) == len(images.y) else (each[open_] for each in kept)
+                pair = (images.x, images.best)
+                clean, best = pair if len(open_) == len(images.y) else (tensor[open_] for tensor in pair)
                 candidates = propose(self.threat, clean, best, drawn, size)
                 rises += images.judge(open_, climb, model(candidates), candidates, turns < count)
                 images = images.settle(result, fooled)
@@ -203,7 +203,7 @@ class _Images:
             return self
         done = self.index[self.fooled]
         result[done], fooled[done] = self.best[self.fooled], True
-        return _Images(**{each.name: getattr(self, each.name)[~self.fooled] for each in fields(self)})
+        return _Images(**{field.name: getattr(self, field.name)[~self.fooled] for field in fields(self)})
 
 
 def side(share: float, height: int, width: int, *, bump: bool) -> int:
@@ -291,7 +291,7 @@ def _recolour(threat: ThreatModel, x: Tensor, best: Tensor, draw: Tensor, size: 
 
 def _move(threat: ThreatModel, x: Tensor, best: Tensor, draw: Tensor, size: int) -> Tensor:
     """Move the norm of one window, and all that is unused, into a bump in another (Algorithm 3); see _recolour."""
-    x, best = (stacked(each, len(draw) // len(x)) for each in (x, best))
+    x, best = (stacked(tensor, len(draw) // len(x)) for tensor in (x, best))
     order, channels = _order(threat), x.shape[1]
     to, source = (window(_corner(draw[:, at : at + 2], x, size), size, channels) for at in (0, 2))
     delta = best - x

@@ -227,8 +227,8 @@ def repair(
         field = _Field(called, data, attacks, seed, size, torch.device(device))
         looked = _looked_at(called, data, torch.device(device), size)
         pool, tried = _rounds(field, built, max_loss, watch or (lambda progress: None))
-    rounds = tuple(Round(each, _outcomes(data, pool, each)) for each in tried)
-    chosen = choice([each.average for each in rounds], [each.worst for each in rounds], max_loss)
+    rounds = tuple(Round(correction, _outcomes(data, pool, correction)) for correction in tried)
+    chosen = choice([candidate.average for candidate in rounds], [candidate.worst for candidate in rounds], max_loss)
     correction = copy.deepcopy(rounds[chosen].correction).to(device)
     record = {**_record(data, rule, attacks, max_loss, seed, on_test), **looked}
     return Repair(Corrected(model, correction, fitted_on_test=on_test), rounds, chosen, record)
@@ -318,7 +318,7 @@ def _rounds(
     while following is not None:
         pool = field.attacked(pool, following, len(tried))
         tried.append(following)
-        average = [float(pool.right(each).double().mean()) for each in (tried[0], following)]
+        average = [float(pool.right(correction).double().mean()) for correction in (tried[0], following)]
         watch(Progress(len(tried) - 1, rule.rounds, pool.accuracy(following), average[1]))
         too_far = average[0] - average[1] > (max_loss + _BEYOND) / 100
         following = None if too_far or len(tried) > rule.rounds else rule.follow(following, pool)

@@ -75,13 +75,17 @@ def labelled_split(directory: Path, split: str, subset: bool = False, order: str
         _refuse_flat(directory)
         names = sorted(class_folders(directory))
         return _read(directory, names, _ordered(names, order, directory), "test", directory)
-    chosen, said = _chosen(directory, parts, split)
+    chosen, note = _chosen(directory, parts, split)
     root = parts[chosen]
     own = _classes_of(root)
     known = sorted({name for part in _reference(parts) for name in _classes_of(part)})
     _refuse_other_classes(root, own, known, "train" if "train" in parts else "other splits", subset)
-    found = _read(root, own, _ordered(known, order, directory), chosen, directory)
-    return found if not said else Labelled(found.paths, found.y, found.classes, chosen, _joined(said, found.remark))
+    labelled = _read(root, own, _ordered(known, order, directory), chosen, directory)
+    return (
+        labelled
+        if not note
+        else Labelled(labelled.paths, labelled.y, labelled.classes, chosen, _joined(note, labelled.remark))
+    )
 
 
 def labelled_files(root: Path) -> tuple[list[Path], Tensor, tuple[str, ...]]:
@@ -96,11 +100,11 @@ def labelled_files(root: Path) -> tuple[list[Path], Tensor, tuple[str, ...]]:
     classes = tuple(sorted(class_folders(root)))
     if not classes:
         raise InputError(f"{root} holds no class folders; lay the images out as {root}/<class>/*.png.")
-    found = [pictures(root / name)[0] for name in classes]
-    if not any(found):
+    files = [pictures(root / name)[0] for name in classes]
+    if not any(files):
         raise InputError(f"{root} holds class folders but no images; lay them out as {root}/<class>/*.png.")
-    number = torch.tensor([k for k, paths in enumerate(found) for _ in paths])
-    return [path for paths in found for path in paths], number, classes
+    number = torch.tensor([k for k, paths in enumerate(files) for _ in paths])
+    return [path for paths in files for path in paths], number, classes
 
 
 def class_folders(directory: Path) -> list[str]:
@@ -116,16 +120,16 @@ def pictures(folder: Path) -> tuple[list[Path], list[Path]]:
     Raises:
         InputError: a symbolic link leads back to a folder around it.
     """
-    kept: dict[str, list[Path]] = {}
+    by_suffix: dict[str, list[Path]] = {}
     other = []
     for root, folders, files in os.walk(folder, followlinks=True):
         folders[:] = [name for name in folders if not _NOT_CLASSES.match(name)]
         if len(Path(root).parts) > len(folder.parts) and _within_itself(Path(root), folder):
             raise InputError(f"{root} is a link to a folder that it lies in; remove it.")
         names = [name for name in sorted(files) if not _RUBBISH.match(name)]
-        kept[root] = [Path(root, name) for name in names if name.lower().endswith(_PICTURES)]
+        by_suffix[root] = [Path(root, name) for name in names if name.lower().endswith(_PICTURES)]
         other += [Path(root, name) for name in names if not name.lower().endswith(_PICTURES)]
-    return [path for root in sorted(kept) for path in kept[root]], other
+    return [path for root in sorted(by_suffix) for path in by_suffix[root]], other
 
 
 def _within_itself(folder: Path, top: Path) -> bool:
@@ -285,17 +289,17 @@ def _has_table(part: Path) -> bool:
 
 def _of_folders(root: Path, own: Sequence[str]) -> tuple[list[tuple[Path, str]], list[str]]:
     labelled_files(root)  # which says what is wrong where there is nothing
-    found = {name: pictures(root / name) for name in own}
+    files = {name: pictures(root / name) for name in own}
     stray = [path for path in sorted(root.iterdir()) if path.is_file() and path.suffix.lower() in _PICTURES]
-    unread = [path for _, others in found.values() for path in others if path.suffix.lower() in _UNREAD]
+    unread = [path for _, others in files.values() for path in others if path.suffix.lower() in _UNREAD]
     left = []
-    if empty := [name for name in own if not found[name][0]]:
+    if empty := [name for name in own if not files[name][0]]:
         left.append(f"no pictures in {_some('class', empty)}")
     if stray:
         left.append(f"{_counted(stray, 'picture')} outside class folders left out, such as {stray[0].name}")
     if unread:
         left.append(f"{_counted(unread, 'file')} of kinds not read, such as {unread[0].relative_to(root)}")
-    return [(path, name) for name in own for path in found[name][0]], left
+    return [(path, name) for name in own for path in files[name][0]], left
 
 
 def _of_table(root: Path) -> list[tuple[Path, str]]:

@@ -63,29 +63,29 @@ def folder(
 
 
 def from_labelled(
-    found: Labelled, name: str, root: Path, resize: int | None = None, crop: int | None = None
+    labelled: Labelled, name: str, root: Path, resize: int | None = None, crop: int | None = None
 ) -> Images | ImageFiles:
     """Take pictures as they are where all have one size, in memory if they fit; else resized and cropped.
 
     Raises:
         InputError: a picture cannot be read, or is there by mistake, as its size is not that of the others.
     """
-    seen = headers(found.paths)
-    size = None if resize or crop else common_size(found.paths, seen)
-    channels = max(each.channels for each in seen) if size else 3
+    seen = headers(labelled.paths)
+    size = None if resize or crop else common_size(labelled.paths, seen)
+    channels = max(header.channels for header in seen) if size else 3
     files = ImageFiles(
-        paths=found.paths,
-        y=found.y,
-        classes=found.classes,
-        index=torch.arange(len(found.y)),
+        paths=labelled.paths,
+        y=labelled.y,
+        classes=labelled.classes,
+        index=torch.arange(len(labelled.y)),
         crop=size or (crop or resize or 224,) * 2,
         resize=None if size else (resize or crop or 256),
         channels=channels,
         name=name,
-        split=found.split,
-        remark="; ".join(part for part in (found.remark, *remarks(found.paths, seen, root)) if part),
+        split=labelled.split,
+        remark="; ".join(part for part in (labelled.remark, *remarks(labelled.paths, seen, root)) if part),
     )
-    fits = size is not None and 3 * size[0] * size[1] * len(found.paths) <= MEMORY_LIMIT
+    fits = size is not None and 3 * size[0] * size[1] * len(labelled.paths) <= MEMORY_LIMIT
     return files.read() if fits else files
 
 

@@ -38,7 +38,7 @@ def headers(paths: Sequence[Path]) -> list[Header]:
     few = paths[:: max(1, len(paths) // _LOOK)]
     with ThreadPoolExecutor(_READERS) as pool:
         seen = list(pool.map(header, few))
-        sizes = Counter(each.size for each in seen)
+        sizes = Counter(header.size for header in seen)
         if 2 * max(sizes.values()) < len(seen):
             return seen
         return seen if len(few) == len(paths) else list(pool.map(header, paths))
@@ -61,12 +61,12 @@ def common_size(paths: Sequence[Path], seen: Sequence[Header]) -> tuple[int, int
     Raises:
         InputError: nearly all, or most of a small size, have one, so that the others are there by mistake.
     """
-    counts = Counter(each.size for each in seen)
+    counts = Counter(header.size for header in seen)
     size, most = counts.most_common(1)[0]
     if len(counts) == 1:
         return size
     if len(seen) == len(paths) and (10 * most >= 9 * len(seen) or (2 * most > len(seen) and max(size) < _SMALL)):
-        odd = [(path, each.size) for path, each in zip(paths, seen, strict=True) if each.size != size]
+        odd = [(path, header.size) for path, header in zip(paths, seen, strict=True) if header.size != size]
         (path, other), more = odd[0], len(odd) - 1
         raise InputError(
             f"{path} is {_by(other)}{f', and {more} more differ,' if more else ''} where {most:,} of {len(paths):,} "
@@ -80,11 +80,11 @@ def remarks(paths: Sequence[Path], seen: Sequence[Header], root: Path) -> Iterat
     """Say what decoding drops, how often and where first; paths are named from ``root`` on."""
     if len(seen) != len(paths):
         return
-    found: dict[str, list[Path]] = {}
-    for path, each in zip(paths, seen, strict=True):
-        for what in each.dropped:
-            found.setdefault(what, []).append(path)
-    for what, where in found.items():
+    odd: dict[str, list[Path]] = {}
+    for path, header in zip(paths, seen, strict=True):
+        for what in header.dropped:
+            odd.setdefault(what, []).append(path)
+    for what, where in odd.items():
         name = where[0].relative_to(root) if where[0].is_relative_to(root) else where[0].name
         yield f"{what} in {len(where):,} of {len(paths):,} pictures, such as {name}"
 

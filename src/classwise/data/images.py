@@ -290,8 +290,8 @@ class ImageFiles:
         if self.resize is not None:
             image = _resize_and_crop(image, self.resize, self.crop)
         elif image.size != self.crop[::-1]:
-            found = _size(image.size[::-1])
-            raise InputError(f"{path} is {found} where {_size(self.crop)} was found before; set a resize.")
+            size = _size(image.size[::-1])
+            raise InputError(f"{path} is {size} where {_size(self.crop)} was found before; set a resize.")
         return torch.from_numpy(np.array(image)).view(*self.crop, self.channels).permute(2, 0, 1)
 
 

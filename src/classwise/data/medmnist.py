@@ -20,8 +20,8 @@ from classwise.registry import unknown
 def medmnist(directory: Path, split: str, download: bool, subset: str = "") -> Images:
     """MedMNIST: one of its two-dimensional sets with one class an image, such as subset='pathmnist'."""
     file = _file(directory, subset)
-    found = arrays(file, split, download)
-    return replace(found, name="medmnist", note="; ".join(part for part in (file.stem, found.note) if part))
+    images = arrays(file, split, download)
+    return replace(images, name="medmnist", note="; ".join(part for part in (file.stem, images.note) if part))
 
 
 def _file(directory: Path, subset: str) -> Path:

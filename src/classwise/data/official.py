@@ -48,10 +48,10 @@ def digits(directory: Path, split: str, download: bool) -> Images:
 
 def _digits_file() -> Path:
     """Return scikit-learn's own file, found without importing scikit-learn, which takes seconds."""
-    found = importlib.util.find_spec("sklearn")
-    if found is None or not found.submodule_search_locations:
+    spec = importlib.util.find_spec("sklearn")
+    if spec is None or not spec.submodule_search_locations:
         raise InputError("The digits come with scikit-learn, which is not installed; run pip install scikit-learn.")
-    return Path(found.submodule_search_locations[0]) / "datasets" / "data" / "digits.csv.gz"
+    return Path(spec.submodule_search_locations[0]) / "datasets" / "data" / "digits.csv.gz"
 
 
 @dataset(

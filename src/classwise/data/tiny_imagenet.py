@@ -33,8 +33,8 @@ def tiny_imagenet(directory: Path, split: str, download: bool, order: str = "tex
     flat = [part for part in ("val", "valid", "validation") if (root / part / "images").is_dir()]
     if split != "train" and flat and not (root / flat[0] / ANNOTATIONS).is_file():
         raise InputError(f"{root / flat[0]} has no {ANNOTATIONS}, which tells the classes of its pictures; restore it.")
-    found = from_labelled(labelled_split(root, split, order=order), "tiny-imagenet", root)
-    return replace(found, classes=_names(found.classes, root / "words.txt"))
+    images = from_labelled(labelled_split(root, split, order=order), "tiny-imagenet", root)
+    return replace(images, classes=_names(images.classes, root / "words.txt"))
 
 
 def _inside(directory: Path) -> Path:

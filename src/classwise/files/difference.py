@@ -42,16 +42,16 @@ def first_difference(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> st
     if not differing:
         return None
     name = differing[0]
-    said = _NAMES.get(name, name.replace(".settings", "").replace("attacks.", "the settings of the attack "))
-    return f"{said} = {_short(before[name])}, and now {_short(now[name])} is asked for"
+    label = _NAMES.get(name, name.replace(".settings", "").replace("attacks.", "the settings of the attack "))
+    return f"{label} = {_short(before[name])}, and now {_short(now[name])} is asked for"
 
 
 def _flat(record: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    flat: dict[str, Any] = {}
     for name, value in record.items():
         key = f"{prefix}{name}"
-        found |= _flat(value, f"{key}.") if isinstance(value, Mapping) else {key: value}
-    return found
+        flat |= _flat(value, f"{key}.") if isinstance(value, Mapping) else {key: value}
+    return flat
 
 
 def _short(value: Any) -> str:

@@ -64,7 +64,7 @@ def portable(text: str, here: Path | str | None = None) -> str:
         >>> portable("--data-dir /volume/alice/data --out /volume/alice/runs/at@last --eps 8/255")
         '--data-dir …/data --out …/at@last --eps 8/255'
     """
-    return _ABSOLUTE.sub(lambda found: _relative(found, here), text)
+    return _ABSOLUTE.sub(lambda match: _relative(match, here), text)
 
 
 def portable_record(value: Any, here: Path | str | None = None) -> Any:
@@ -85,13 +85,13 @@ def located(text: str, folder: Path | str) -> str:
     the same, however its folder is spelt.
     """
     pattern = re.escape(HERE) + r"/([^'\"`,;:()\[\]{}<>|*?=&@]*)"
-    return re.sub(pattern, lambda found: os.path.normpath(Path(folder).absolute() / found[1]), text)
+    return re.sub(pattern, lambda match: os.path.normpath(Path(folder).absolute() / match[1]), text)
 
 
-def _relative(found: re.Match[str], here: Path | str | None) -> str:
-    if found["quoted"] is not None:
-        return f"{found['quote']}{_named(found['quoted'], here)}{found['rest'] or ''}{found['quote']}"
-    return _named(found["bare"] or found["address"], here)
+def _relative(match: re.Match[str], here: Path | str | None) -> str:
+    if match["quoted"] is not None:
+        return f"{match['quote']}{_named(match['quoted'], here)}{match['rest'] or ''}{match['quote']}"
+    return _named(match["bare"] or match["address"], here)
 
 
 def _named(path: str, here: Path | str | None) -> str:

@@ -84,7 +84,7 @@ def refuse_unwritable(path: Path) -> None:
     """
     if _is_special(path):
         return
-    folder = next(each for each in path.absolute().parents if each.exists())
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
     try:
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))

@@ -329,7 +329,7 @@ class AutoAttack:
         if not len(self.attacks_to_run):
             raise InputError("No attack is named; assign for example attacks_to_run = ['apgd-ce', 'fab'].")
         _check_names(self.attacks_to_run)
-        found: dict[str, Attack] = {}
+        attacks: dict[str, Attack] = {}
         for name in self.attacks_to_run:
             # As there: a run decides on the loss of APGD and the targets of FAB, whatever they were set to.
             if name in ("apgd-ce", "apgd-dlr"):
@@ -338,9 +338,9 @@ class AutoAttack:
             restarts = self.fab.n_restarts
             if name == "fab-t":
                 self.fab.n_restarts = 1
-            found[name] = self._settings(name).attack()
+            attacks[name] = self._settings(name).attack()
             self.fab.n_restarts = restarts
-        return found
+        return attacks
 
     def _settings(self, name: str) -> ReleasedSettings:
         if name == "apgd-t":
@@ -397,8 +397,8 @@ class AutoAttack:
             where = positions[broken.cpu()]
             state.x_adv[where], state.robust[where] = x_adv[broken].cpu(), False
             if aloud:
-                found = f"{len(where)} out of {len(positions)} successfully perturbed"
-                self._say(f"{name} - {number}/{len(batches)} - {found}")
+                summary = f"{len(where)} out of {len(positions)} successfully perturbed"
+                self._say(f"{name} - {number}/{len(batches)} - {summary}")
 
     def _introduce(self, attacks: Mapping[str, Attack], left: Sequence[str]) -> None:
         """Say which attacks are left to run, and whether a setting was changed that the version does not leave open."""

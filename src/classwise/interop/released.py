@@ -58,7 +58,7 @@ class ReleasedSettings:
 
     def __setattr__(self, name: str, value: object) -> None:
         name = _ALSO.get(name, name)
-        if name not in {each.name for each in fields(self)}:
+        if name not in {field.name for field in fields(self)}:
             raise InputError(f"{type(self).__name__} has no setting {name!r} here, so it would be ignored.")
         object.__setattr__(self, name, value)
 

@@ -155,7 +155,7 @@ class Method(nn.Module):
 @contextmanager
 def attacks_replaced(method: Method, change: Callable[[Any], Any]) -> Iterator[None]:
     """Put ``change(attack)`` in the place of each attack of a method and of methods inside it; then put all back."""
-    held = [(each, each.attacks) for each in method.modules() if isinstance(each, Method)]
+    held = [(module, module.attacks) for module in method.modules() if isinstance(module, Method)]
     for owner, attacks in held:
         owner.attacks = {name: change(attack) for name, attack in attacks.items()}
     try:
@@ -442,10 +442,10 @@ def wholes(name: str, value: int | Sequence[int], fewest: int = 0) -> tuple[int,
     Raises:
         InputError: it is something else, or has fewer than ``fewest``.
     """
-    found = [value] if isinstance(value, int) else value
-    if not isinstance(found, list | tuple) or len(found) < fewest:
+    numbers = [value] if isinstance(value, int) else value
+    if not isinstance(numbers, list | tuple) or len(numbers) < fewest:
         raise InputError(f"The setting {name} is {value!r}, but must be whole numbers, as in {name}=(0, 1, 2).")
-    return tuple(whole(name, each) for each in found)
+    return tuple(whole(name, number) for number in numbers)
 
 
 def flag(name: str, value: bool) -> bool:

@@ -92,7 +92,7 @@ def cost(accuracy: Tensor, power: float, form: str) -> Tensor:
 
 def _shares(accuracy: Sequence[float], num_classes: int) -> list[float]:
     given = list(accuracy) if isinstance(accuracy, list | tuple) else []
-    if len(given) != num_classes or not all(type(each) in (int, float) and 0 <= each <= 1 for each in given):
+    if len(given) != num_classes or not all(type(share) in (int, float) and 0 <= share <= 1 for share in given):
         raise InputError(
             f"The setting accuracy is {accuracy!r}, but must be {num_classes} numbers from 0 to 1, one for each class."
         )

@@ -105,7 +105,7 @@ class FRL(BasedMethod):
         """Attack each image within the radius of its class, and return the loss with the weights of the classes."""
         radius = self.class_radius()
         terms = self.terms(model, x, y, noise, radius=radius[y], step=self._step(radius, y))
-        clean, boundary = (normalised(frl_weight(each)[y]) for each in (self.clean, self.boundary))
+        clean, boundary = (normalised(frl_weight(multiplier)[y]) for multiplier in (self.clean, self.boundary))
         return terms.step(clean * terms.error + self.beta * boundary * terms.divergence)
 
     def class_radius(self) -> Tensor:

@@ -80,9 +80,9 @@ def most_vulnerable(accuracy: Tensor, n: Tensor, chosen: Tensor) -> Tensor:
     lowest, before = int(accuracy.argmin()), int(chosen.argmax())
     variance = accuracy * (1 - accuracy) / n.clamp_min(1)
     within = accuracy[before] - accuracy[lowest] <= (variance[before] + variance[lowest]).sqrt()
-    found = torch.zeros_like(chosen)
-    found[before if chosen.any() and within else lowest] = 1
-    return found
+    vulnerable = torch.zeros_like(chosen)
+    vulnerable[before if chosen.any() and within else lowest] = 1
+    return vulnerable
 
 
 @register("method", "tv-weight", source="our design; after Tian et al. 2021")

@@ -50,8 +50,8 @@ def suite(record: Mapping[str, Any], precision: str = "float32") -> str:
     full = _attack(record).get("full")
     stages = [stage for stage in full if isinstance(stage, Mapping)] if isinstance(full, list) else []
     whole = all((stage.get("closest"), stage.get("go_on"), stage.get("if_closer")) == (1, 0, False) for stage in stages)
-    found = _version({"kind": "Ensemble", "attacks": [stage.get("attack") for stage in stages]}, precision)
-    return f"AutoAttack {found}" if whole and found else ", ".join(map(str, record.get("full", ())))
+    version = _version({"kind": "Ensemble", "attacks": [stage.get("attack") for stage in stages]}, precision)
+    return f"AutoAttack {version}" if whole and version else ", ".join(map(str, record.get("full", ())))
 
 
 def parsed(settings: str) -> Described:
@@ -65,15 +65,15 @@ def parsed(settings: str) -> Described:
         {'kind': 'ThreatModel', 'norm': 'L2', 'eps': 0.5}
     """
     try:
-        found = _plain(ast.parse(settings, mode="eval").body)
+        value = _plain(ast.parse(settings, mode="eval").body)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return {}
-    return found if isinstance(found, Mapping) else {}
+    return value if isinstance(value, Mapping) else {}
 
 
 def _attack(record: Mapping[str, Any]) -> Described:
-    found = record.get("attack")
-    return found if isinstance(found, Mapping) else parsed(str(record.get("settings")))
+    attack = record.get("attack")
+    return attack if isinstance(attack, Mapping) else parsed(str(record.get("settings")))
 
 
 def _plain(node: ast.expr) -> Any:
@@ -83,10 +83,10 @@ def _plain(node: ast.expr) -> Any:
         ValueError: it is neither a plain value, a sequence of such, nor a call with named arguments.
     """
     if isinstance(node, ast.Tuple | ast.List):
-        return [_plain(each) for each in node.elts]
+        return [_plain(item) for item in node.elts]
     if not isinstance(node, ast.Call):
         return ast.literal_eval(node)
-    fields = {str(each.arg): _plain(each.value) for each in node.keywords if each.arg}
+    fields = {str(keyword.arg): _plain(keyword.value) for keyword in node.keywords if keyword.arg}
     if not isinstance(node.func, ast.Name) or node.args or len(fields) < len(node.keywords) or "kind" in fields:
         raise ValueError("not a kind with fields")
     return {"kind": node.func.id, **fields}
@@ -108,9 +108,9 @@ def _version(attack: Described, precision: str) -> Version | None:
 
 def _inside(attack: Any) -> Described | None:
     """Return the attack that a mean of 20 passes is taken around, None where there is no such mean."""
-    found = attack.get("attack") if isinstance(attack, Mapping) else None
-    rest = {name: attack[name] for name in attack if name != "attack"} if isinstance(found, Mapping) else {}
-    return found if _agree(rest, {"kind": ("EoT",), "samples": (_SAMPLES,), "mean": ("logits",)}, {"samples"}) else None
+    inner = attack.get("attack") if isinstance(attack, Mapping) else None
+    rest = {name: attack[name] for name in attack if name != "attack"} if isinstance(inner, Mapping) else {}
+    return inner if _agree(rest, {"kind": ("EoT",), "samples": (_SAMPLES,), "mean": ("logits",)}, {"samples"}) else None
 
 
 def _threat(members: Sequence[Any]) -> Described | None:
@@ -160,7 +160,7 @@ def _are(members: Sequence[Described], wanted: Sequence[Rule]) -> bool:
     )
 
 
-def _agree(found: Described, rule: Rule, needed: set[str]) -> bool:
+def _agree(attack: Described, rule: Rule, needed: set[str]) -> bool:
     # By repr, to which True is not 1.
-    known = all(repr(found[name]) in map(repr, rule.get(name, ())) for name in found)
-    return known and needed | {"kind"} <= set(found)
+    known = all(repr(attack[name]) in map(repr, rule.get(name, ())) for name in attack)
+    return known and needed | {"kind"} <= set(attack)

@@ -361,8 +361,8 @@ def checked_radii(radii: Sequence[float], eps_max: float) -> list[float]:
 def _distance(outcomes: Outcomes) -> Floats:
     """Return the critical eps of each image, (N,)."""
     view = outcomes.attacks[0]
-    found = np.where(outcomes.correct(view), math.inf, outcomes.distances[view].astype(np.float64))
-    return np.where(outcomes.clean != outcomes.y, 0.0, found)
+    distance = np.where(outcomes.correct(view), math.inf, outcomes.distances[view].astype(np.float64))
+    return np.where(outcomes.clean != outcomes.y, 0.0, distance)
 
 
 def _unconfirmed(outcomes: Outcomes) -> NDArray[np.bool_]:

@@ -60,10 +60,10 @@ class Examples:
             return None
         try:
             stored = npy.read_archive(path)
-            found = cls(str(stored["identity"]), *(stored[name] for name in ("index", "x", "x_adv")))
+            examples = cls(str(stored["identity"]), *(stored[name] for name in ("index", "x", "x_adv")))
         except _DAMAGE as error:
             raise InputError(f"{path} is damaged; delete it, and the report will do without examples.") from error
-        return found if found.identity == identity else None
+        return examples if examples.identity == identity else None
 
 
 def worth_showing(outcomes: Outcomes) -> Ints:

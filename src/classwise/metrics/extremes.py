@@ -210,8 +210,8 @@ def _rejected(rate: float, right: Floats, total: Floats, error: float) -> bool:
     few = tail <= share
     if not few.any():
         return False
-    kept = np.maximum(np.floor(bdtrik(_KEPT, total[few], rate)), right[few])
-    return bool((tail[few] <= share * bdtr(kept, size[few], rate)).any())
+    accepted = np.maximum(np.floor(bdtrik(_KEPT, total[few], rate)), right[few])
+    return bool((tail[few] <= share * bdtr(accepted, size[few], rate)).any())
 
 
 def _first(holds: Callable[[float], bool], low: float, high: float, within: float = 1e-9) -> float:

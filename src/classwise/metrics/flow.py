@@ -124,11 +124,11 @@ def asymmetry(flow: ArrayLike, n: ArrayLike) -> list[Asymmetry]:
         binomial_test(int(counts[i, j]), int(counts[i, j] + counts[j, i]), float(size[i] / (size[i] + size[j])))
         for i, j in pairs
     ]
-    found = [
+    tested = [
         Asymmetry(i, j, int(counts[i, j]), int(counts[j, i]), float(phi[i, j] - phi[j, i]), p, adjusted)
         for (i, j), p, adjusted in zip(pairs, p_values, holm(p_values).tolist(), strict=True)
     ]
-    return sorted(found, key=lambda pair: (pair.p_value, pair.source, pair.sink))
+    return sorted(tested, key=lambda pair: (pair.p_value, pair.source, pair.sink))
 
 
 def group_labels(classes: Sequence[str], groups: Mapping[str, Sequence[str]]) -> Ints:

@@ -137,14 +137,14 @@ def _count_as_extreme(
     right: Ints, total: Ints, permutations: int, seed: int, observed: dict[str, float]
 ) -> dict[str, int]:
     random = generator(seed)
-    found = dict.fromkeys(observed, 0)
+    counts = dict.fromkeys(observed, 0)
     step = max(1, _CHUNK // right.size)
     for start in range(0, permutations, step):
         size = min(step, permutations - start)
         rates = random.multivariate_hypergeometric(total, int(right.sum()), size, method="marginals") / total
         for name, function in _STATISTICS.items():
-            found[name] += int((function(rates, total) >= observed[name] - _ROUNDING).sum())
-    return found
+            counts[name] += int((function(rates, total) >= observed[name] - _ROUNDING).sum())
+    return counts
 
 
 def chi_square(correct: ArrayLike, n: ArrayLike) -> ChiSquare:

@@ -161,12 +161,12 @@ def breakable(survivors: int, sampled: int, broken: int, error: float) -> tuple[
         ((0, 100), (7, 7))
     """
     possible = np.arange(broken, survivors - (sampled - broken) + 1)
-    kept = sampled - broken
+    unbroken = sampled - broken
     log = _log_factorials(survivors + sum(PRIOR))
-    falling = log[possible] - log[possible - broken] + log[survivors - possible] - log[survivors - possible - kept]
+    falling = log[possible] - log[possible - broken] + log[survivors - possible] - log[survivors - possible - unbroken]
     likelihood = falling - (log[survivors] - log[survivors - sampled])
     a, d = PRIOR
-    marginal = _log_beta(log, a + broken, d + kept) - _log_beta(log, a, d)
+    marginal = _log_beta(log, a + broken, d + unbroken) - _log_beta(log, a, d)
     inside = possible[marginal - likelihood < -math.log(error)]
     return int(inside[0]), int(inside[-1])
 

@@ -37,9 +37,9 @@ def ranks(values: ArrayLike) -> Floats:
     last = np.flip(np.diff(np.flip(ordered, -1), axis=-1, prepend=np.nan) != 0, -1)
     first_place = np.maximum.accumulate(np.where(new, places, 0), axis=-1)
     last_place = np.flip(np.minimum.accumulate(np.flip(np.where(last, places, places.size), -1), axis=-1), -1)
-    found = np.empty(array.shape)
-    np.put_along_axis(found, order, (first_place + last_place) / 2 + 1, axis=-1)
-    return found
+    averaged = np.empty(array.shape)
+    np.put_along_axis(averaged, order, (first_place + last_place) / 2 + 1, axis=-1)
+    return averaged
 
 
 def pearson(first: ArrayLike, second: ArrayLike) -> float:

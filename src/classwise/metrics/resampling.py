@@ -105,11 +105,11 @@ def resample(counts: ArrayLike, resamples: int = RESAMPLES, seed: int = 0) -> ND
     Returns:
         (resamples, C, K); every draw has as many images of each class as there were.
     """
-    found = np.asarray(counts, dtype=np.int64)
-    total = found.sum(1)
-    shares = found / np.maximum(total, 1)[:, None]
+    table = np.asarray(counts, dtype=np.int64)
+    total = table.sum(1)
+    shares = table / np.maximum(total, 1)[:, None]
     shares[total == 0, 0] = 1.0
-    return generator(seed).multinomial(total, shares, size=(resamples, len(found)))
+    return generator(seed).multinomial(total, shares, size=(resamples, len(table)))
 
 
 def halves(y: ArrayLike, splits: int, seed: int = 0) -> NDArray[np.bool_]:
@@ -145,9 +145,9 @@ def half_counts(counts: ArrayLike, splits: int, seed: int = 0) -> NDArray[np.int
         >>> half_counts([[4, 6], [1, 0]], splits=3).sum(2).tolist()
         [[5, 0], [5, 0], [5, 0]]
     """
-    random, found = generator(seed), np.asarray(counts, dtype=np.int64)
-    drawn = [random.multivariate_hypergeometric(row, int(row.sum()) // 2, splits) for row in found]
-    return np.stack(drawn, axis=1) if len(found) else np.zeros((splits, *found.shape), dtype=np.int64)
+    random, table = generator(seed), np.asarray(counts, dtype=np.int64)
+    drawn = [random.multivariate_hypergeometric(row, int(row.sum()) // 2, splits) for row in table]
+    return np.stack(drawn, axis=1) if len(table) else np.zeros((splits, *table.shape), dtype=np.int64)
 
 
 def _labels(y: ArrayLike) -> NDArray[np.int64]:

@@ -218,8 +218,8 @@ class Result:
 def schema() -> dict[str, Any]:
     """Return the JSON Schema (draft 2020-12) of result.json."""
     text = resources.files("classwise.metrics").joinpath("result.schema.json").read_text(encoding="utf-8")
-    found: dict[str, Any] = json.loads(text)
-    return found
+    document: dict[str, Any] = json.loads(text)
+    return document
 
 
 def _read_document(path: Path) -> dict[str, Any]:

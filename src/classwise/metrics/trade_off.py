@@ -69,10 +69,10 @@ class TradeOff:
             InputError: it holds no readable curve.
         """
         try:
-            found = schemas.read(folder / CURVE_FILE, schemas.CURVE, "fit the correction again")
-            points = tuple(_point(each) for each in found["rounds"])
-            about = (str(found["rule"]), int(found["data"]["n"]), str(found["images"]), float(found["max_loss"]))
-            return cls(*about, points, range(len(points))[found["chosen"]])
+            record = schemas.read(folder / CURVE_FILE, schemas.CURVE, "fit the correction again")
+            points = tuple(_point(entry) for entry in record["rounds"])
+            about = (str(record["rule"]), int(record["data"]["n"]), str(record["images"]), float(record["max_loss"]))
+            return cls(*about, points, range(len(points))[record["chosen"]])
         except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
             raise InputError(f"{folder} holds no readable curve of a correction ({CURVE_FILE}).") from error
 

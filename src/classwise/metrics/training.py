@@ -182,14 +182,14 @@ def arrival(accuracy: Floats) -> Arrival:
     from sklearn.isotonic import isotonic_regression  # takes a second to import, which few commands need
 
     final = accuracy[-LAST:].mean(0)
-    found = np.full(final.shape, np.nan)
+    epochs = np.full(final.shape, np.nan)
     for c in np.flatnonzero(np.isfinite(accuracy).all(0) & (final > 0)):
         rising = np.concatenate([[0.0], isotonic_regression(accuracy[:, c])])
         # Its last value is the largest mean of a stretch up to the end, so that it reaches the line.
         later = int(np.argmax(rising >= QUANTILE * final[c]))
         below, above = rising[later - 1], rising[later]
-        found[c] = later - 1 + (QUANTILE * final[c] - below) / (above - below)
-    return Arrival(final, found)
+        epochs[c] = later - 1 + (QUANTILE * final[c] - below) / (above - below)
+    return Arrival(final, epochs)
 
 
 def _part(lines: Sequence[Mapping[str, Any]]) -> str:

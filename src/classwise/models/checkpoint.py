@@ -59,9 +59,9 @@ def take(model: nn.Module, stored: Stored, channels: int | None = None) -> None:
     """
     own, statistics = _state(model), _statistics(model)
     layer = next((name.removesuffix(".mean") for name in statistics if name.endswith(".mean")), None)
-    found = fitted(stored, own, [name for name in own if _optional(name, statistics)], channels, layer)
-    fill(model, found.state, stored.source)
-    vars(model)[_NOTE] = found.note
+    fit = fitted(stored, own, [name for name in own if _optional(name, statistics)], channels, layer)
+    fill(model, fit.state, stored.source)
+    vars(model)[_NOTE] = fit.note
 
 
 def weights_note(model: nn.Module) -> str:

@@ -110,10 +110,10 @@ def load_corrected(folder: Path, load: Callable[[str, State | None], nn.Module],
     inner = None if state is None else {k.removeprefix("model."): v for k, v in state.items() if k.startswith("model.")}
     refuse_code(record["model"], str(folder / RECORD))
     model = load(record["model"], inner)
-    if state is None and (found := weights_sha256(model)) != record["sha256"]:
+    if state is None and (sha256 := weights_sha256(model)) != record["sha256"]:
         raise InputError(
             f"{folder} corrects {record['model']} with weights {record['sha256'][:12]}, but its weights are now "
-            f"{found[:12]}; restore them, or fit the correction again."
+            f"{sha256[:12]}; restore them, or fit the correction again."
         )
     if state is None and record.get("function") is not None:
         now = _function(model, record["shape"])
@@ -126,10 +126,10 @@ def _function(model: nn.Module, shape: Sequence[int]) -> dict[str, Any]:
     device = device_of(model)
     training = model.training
     try:
-        found = fingerprint(model.eval(), patterns(shape).to(device))
+        mark = fingerprint(model.eval(), patterns(shape).to(device))
     finally:
         model.train(training)
-    return {"the model": None if found is None else found.record}
+    return {"the model": None if mark is None else mark.record}
 
 
 def _correction(folder: Path, rule: str) -> nn.Module:

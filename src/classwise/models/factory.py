@@ -59,7 +59,11 @@ def _takes_images(factory: Any) -> bool:
     """Tell whether a function is the model itself, by its one argument: a Tensor, or named like images."""
     if not inspect.isfunction(factory):
         return False
-    given = [each for each in inspect.signature(factory).parameters.values() if each.default is each.empty]
+    given = [
+        parameter
+        for parameter in inspect.signature(factory).parameters.values()
+        if parameter.default is parameter.empty
+    ]
     return len(given) == 1 and (given[0].name in _IMAGES or given[0].annotation in (Tensor, "Tensor", "torch.Tensor"))
 
 

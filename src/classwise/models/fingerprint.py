@@ -109,7 +109,7 @@ def fingerprint(model: Callable[[Tensor], Tensor], x: Tensor) -> Fingerprint | N
     tolerance = max(ROUNDING * largest, _TIMES * _gap(first[0], nudged[0]), _TIMES * _gap(first[0], again[0]))
     spread = _gap(first[0], other[0])
     drawn_on = f"{x.device.type}, torch {torch.__version__}" if spread > tolerance else None
-    turned = max(_GRADIENT, *(_TIMES * _turned(first[1], each[1]) for each in (again, nudged)))
+    turned = max(_GRADIENT, *(_TIMES * _turned(first[1], other[1]) for other in (again, nudged)))
     return Fingerprint(*first, tolerance, turned, drawn_on, spread)
 
 
@@ -137,7 +137,7 @@ def refuse_changed(stored: Any, now: Mapping[str, Any], what: str, remedy: str =
         InputError: one of them is another function, or the record is damaged.
     """
     for name in now:
-        before, here = (each.get(name) if isinstance(each, Mapping) else None for each in (stored, now))
+        before, here = (record.get(name) if isinstance(record, Mapping) else None for record in (stored, now))
         if before is None or here is None:
             continue
         try:
@@ -160,8 +160,8 @@ def _numbers(model: Callable[[Tensor], Tensor], x: Tensor, seed: int, nudge: flo
     with same_draws(x.device, seed), torch.no_grad():
         sums = torch.cat([_sums(model(part.clone())) for part in torch.split(x, _ROWS)])
     finite = sums.isfinite().tolist()
-    kept = tuple(float(f"{v:.7g}") if ok else None for v, ok in zip(sums.tolist(), finite, strict=True))
-    return kept, _gradients(model, x, seed, signs)
+    rounded = tuple(float(f"{v:.7g}") if ok else None for v, ok in zip(sums.tolist(), finite, strict=True))
+    return rounded, _gradients(model, x, seed, signs)
 
 
 def _with_noise(x: Tensor) -> Tensor:
@@ -182,10 +182,10 @@ def _gradients(model: Callable[[Tensor], Tensor], x: Tensor, seed: int, signs: T
     try:
         with same_draws(x.device, seed), torch.enable_grad():
             totals = [_sums(model(part.clone())).nan_to_num().sum() for part in parts]
-            found = [torch.autograd.grad(total, part)[0] for total, part in zip(totals, parts, strict=True)]
+            gradients = [torch.autograd.grad(total, part)[0] for total, part in zip(totals, parts, strict=True)]
     except RuntimeError:  # no graph, or none that leads to the images
         return ()
-    gradient = torch.cat(found).nan_to_num().double().flatten(1)
+    gradient = torch.cat(gradients).nan_to_num().double().flatten(1)
     along = gradient @ signs.double().flatten() / signs.numel() ** 0.5
     return tuple(float(f"{value:.7g}") for value in torch.stack([gradient.norm(dim=1), along], 1).flatten().tolist())
 
@@ -202,7 +202,7 @@ def _turned(one: Sequence[float], two: Sequence[float]) -> float:
     """Return the difference of two gradients as a share of the first one's length, at most 1, mean of the images."""
     if len(one) != len(two):
         return 1.0
-    a, b = (torch.tensor(each, dtype=torch.float64).view(-1, 2) for each in (one, two))
+    a, b = (torch.tensor(numbers, dtype=torch.float64).view(-1, 2) for numbers in (one, two))
     gap = (a - b).abs().amax(1)
     return float(torch.where(gap > 0, gap / a[:, 0], 0.0).clamp_max(1).mean()) if len(a) else 0.0
 

@@ -57,12 +57,12 @@ def pairs(model: nn.Module) -> tuple[Pair, ...]:
     Args:
         model: any network; left as it is.
     """
-    found: list[list[Pair]] = []
+    groups: list[list[Pair]] = []
     for enabled in (True, False):
         with torch.set_grad_enabled(enabled):
-            found.append(_recorded_pairs(model))
-    twice = {(pair.conv, pair.norm) for pair in found[1]}
-    return tuple(pair for pair in found[0] if (pair.conv, pair.norm) in twice)
+            groups.append(_recorded_pairs(model))
+    twice = {(pair.conv, pair.norm) for pair in groups[1]}
+    return tuple(pair for pair in groups[0] if (pair.conv, pair.norm) in twice)
 
 
 def forwards(model: nn.Module) -> dict[nn.Module, Callable[[Tensor], Tensor]]:
@@ -73,10 +73,10 @@ def forwards(model: nn.Module) -> dict[nn.Module, Callable[[Tensor], Tensor]]:
     Args:
         model: any network; left as it is.
     """
-    found: dict[nn.Module, Callable[[Tensor], Tensor]] = {}
+    functions: dict[nn.Module, Callable[[Tensor], Tensor]] = {}
     for pair in pairs(model):
-        found |= {pair.conv: pair.convolve, pair.norm: pair.normalize}
-    return found
+        functions |= {pair.conv: pair.convolve, pair.norm: pair.normalize}
+    return functions
 
 
 def folded_weights(conv: nn.Conv2d, norm: nn.BatchNorm2d | nn.SyncBatchNorm) -> tuple[Tensor, Tensor]:
@@ -114,7 +114,7 @@ def _recorded_pairs(model: nn.Module) -> list[Pair]:
     except Exception:  # whatever the model's own code raises where it finds no tensor
         return []
     calls = Counter(node.target for node in graph.nodes if node.op == "call_module")
-    found = []
+    pairs = []
     for node in graph.nodes:
         source = node.args[0] if _is_simple_call(node) else None
         if isinstance(source, fx.Node) and _is_simple_call(source) and len(source.users) == 1:
@@ -122,8 +122,8 @@ def _recorded_pairs(model: nn.Module) -> list[Pair]:
             conv, norm = (model.get_submodule(name) for name in names)
             read = any(_reads(tracer, recorded.get_submodule(name)) for name in names)
             if calls[source.target] == calls[node.target] == 1 and not read and _fits(conv, norm):
-                found.append(Pair(conv, norm))  # type: ignore[arg-type]
-    return found
+                pairs.append(Pair(conv, norm))  # type: ignore[arg-type]
+    return pairs
 
 
 def _is_simple_call(node: fx.Node) -> bool:

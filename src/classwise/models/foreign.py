@@ -72,5 +72,5 @@ def foreign_code(what: str, remedy: str) -> Iterator[None]:
         raise
     except BaseException as error:
         first = next(iter(str(error).strip().splitlines()), "").rstrip(".")
-        said = type(error).__name__ + (f": {textwrap.shorten(first, 160)}" if first else "")
-        raise InputError(f"{what} ({said}); {remedy}.") from error
+        message = type(error).__name__ + (f": {textwrap.shorten(first, 160)}" if first else "")
+        raise InputError(f"{what} ({message}); {remedy}.") from error

@@ -94,14 +94,14 @@ def linear_head(model: nn.Module, x: Tensor) -> nn.Linear | None:
         model: takes [0, 1], returns logits.
         x: a few images (N, C, H, W), which show whether its last linear layer is that layer.
     """
-    said: list[Tensor] = []
+    outputs: list[Tensor] = []
     layers = _linear_layers(model)
     if not layers:
         return None
     last = layers[-1][1]
-    with last.register_forward_hook(lambda layer, inputs, output: said.append(output)), torch.no_grad():
+    with last.register_forward_hook(lambda layer, inputs, output: outputs.append(output)), torch.no_grad():
         logits = model(x)
-    return last if len(said) == 1 and torch.equal(said[0], logits) else None
+    return last if len(outputs) == 1 and torch.equal(outputs[0], logits) else None
 
 
 def cosine_head(model: nn.Module) -> CosineHead | None:

@@ -163,8 +163,8 @@ def _architecture(text: str, data: _Data, state: State | None) -> nn.Module:
         raise InputError(f"Model {name!r} needs the number of classes and the image shape; name the data set too.")
     fetched = read_stored(_path(file)) if file and state is None else None
     stored = fetched or Stored("the weights", {"": state or {}})
-    found = normaliser(stored, data.shape[0])
-    statistics = {} if found is None else dict(zip(("mean", "std"), found, strict=True))
+    normalizer = normaliser(stored, data.shape[0])
+    statistics = {} if normalizer is None else dict(zip(("mean", "std"), normalizer, strict=True))
     # A default device of the caller's would draw the weights from another generator than the seeded one.
     with torch.device("cpu"):
         head = settings.pop("head", None)
@@ -203,8 +203,8 @@ def _zoo(kind: str, rest: str, data: _Data, state: State | None) -> nn.Module:
     if file and state is None:
         stored, channels = read_stored(_path(file)), len(model.get_submodule("normalize").state_dict()["mean"])
         # Files that this package saved hold the normalisation too, and so may others; those of torchvision do not.
-        if found := normaliser(stored, channels):
-            model.normalize = Normalize(*found, channels)
+        if normalizer := normaliser(stored, channels):
+            model.normalize = Normalize(*normalizer, channels)
         take(model.get_submodule("model"), stored, channels)
     return model
 
@@ -222,9 +222,9 @@ def _run(rest: str, data: _Data, state: State | None) -> nn.Module:
         return _load(record["model"], trained, state)
     file = folder / f"{which}.safetensors"
     if not file.is_file():
-        found = ", ".join(sorted(path.name for path in folder.glob("*.safetensors"))) or "none"
+        available = ", ".join(sorted(path.name for path in folder.glob("*.safetensors"))) or "none"
         raise InputError(
-            f"Run {folder} has no {file.name} (weights there: {found}); name others, or finish the training."
+            f"Run {folder} has no {file.name} (weights there: {available}); name others, or finish the training."
         )
     weights = read_weights(file)
     model = _load(record["model"], trained, weights)

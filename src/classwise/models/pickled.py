@@ -74,12 +74,12 @@ def read_tensors(path: Path) -> Any:
     Raises:
         InputError: as above, or a tensor is sparse, without values, or larger than the file.
     """
-    found, size = read_pickle(path), max(path.stat().st_size, _SMALL)
-    for name, value in _tensors(found):
+    content, size = read_pickle(path), max(path.stat().st_size, _SMALL)
+    for name, value in _tensors(content):
         refuse_without_values(path, name, value)
         if (claimed := value.numel() * value.element_size()) > size:
             raise InputError(f"{path} has {size:,} bytes, and {name} in it claims {claimed:,}; write it again.")
-    return found
+    return content
 
 
 def refuse_without_values(path: Path | str, name: str, value: Tensor) -> None:
@@ -94,7 +94,7 @@ def refuse_without_values(path: Path | str, name: str, value: Tensor) -> None:
         "sparse": value.layout is not torch.strided,
         "quantised": value.is_quantized,
     }
-    if kind := next((kind for kind, found in kinds.items() if found), None):
+    if kind := next((kind for kind, present in kinds.items() if present), None):
         raise InputError(f"{path} holds {name} as a tensor {kind}; save the dense floating-point weights instead.")
 
 

@@ -122,8 +122,8 @@ def checked(model: nn.Module, forwards: Forwards, batches: Sequence[Tensor]) -> 
             logits: Tensor = model(x)
         return logits
 
-    found = compare(model, other, batches)
-    return ({} if found.beyond_rounding else forwards), found
+    difference = compare(model, other, batches)
+    return ({} if difference.beyond_rounding else forwards), difference
 
 
 class _Seen(NamedTuple):

@@ -143,24 +143,26 @@ def fitted(
     """
     may_lack = set(optional)
     required = [name for name in own if name not in may_lack]
-    found = _variants(stored, required)
-    if not found:
+    variants = _variants(stored, required)
+    if not variants:
         where = _main(stored)
         return Fitted(_nearest(stored.sets[where], required), "")
-    place, said = _chosen(stored, found)
+    place, remarks = _chosen(stored, variants)
     state = stored.sets[place.where]
-    said += [f"prefix {place.prefix} taken off"] * bool(place.prefix)
+    remarks += [f"prefix {place.prefix} taken off"] * bool(place.prefix)
     taken = {name: state[place.prefix + name] for name in own if place.prefix + name in state}
     used = {place.prefix + name for name in taken}
-    rest, dropped = _accounted({name: value for name, value in state.items() if name not in used}, place, stored, found)
-    said += dropped
+    rest, dropped = _accounted(
+        {name: value for name, value in state.items() if name not in used}, place, stored, variants
+    )
+    remarks += dropped
     statistics = None if channels is None else _normaliser_in(rest, channels)
     if statistics is not None:
         rest = {name: value for name, value in rest.items() if name not in statistics.names}
         taken |= statistics.renamed(layer) if layer is not None else {}
-        said.append(f"normalised by the file's mean {_listed(statistics.mean)} and std {_listed(statistics.std)}")
+        remarks.append(f"normalised by the file's mean {_listed(statistics.mean)} and std {_listed(statistics.std)}")
     unknown = {name.removeprefix(place.prefix): value for name, value in rest.items()}
-    return Fitted({**unknown, **taken}, "; ".join([*said, *_cast(taken, own)]))
+    return Fitted({**unknown, **taken}, "; ".join([*remarks, *_cast(taken, own)]))
 
 
 def unprefixed(state: State) -> tuple[State, str]:
@@ -277,20 +279,20 @@ def _variants(stored: Stored, required: Sequence[str]) -> list[_Place]:
     ]
 
 
-def _chosen(stored: Stored, found: list[_Place]) -> tuple[_Place, list[str]]:
+def _chosen(stored: Stored, places: list[_Place]) -> tuple[_Place, list[str]]:
     """Choose one of several places, and say so where another would give another model."""
     if stored.wanted is not None:
-        asked = [place for place in found if _asks_for(stored.wanted, place.key, place.where, place.prefix.strip("."))]
+        asked = [place for place in places if _asks_for(stored.wanted, place.key, place.where, place.prefix.strip("."))]
         if not asked:
-            raise InputError(_not_there(stored, [place.key for place in found]))
+            raise InputError(_not_there(stored, [place.key for place in places]))
         return min(asked, key=lambda place: place.rank), [f"{stored.wanted} taken, as asked"]
-    first = min(found, key=lambda place: place.rank)
-    others = [place for place in found if place != first and not _alike(stored, first, place)]
+    first = min(places, key=lambda place: place.rank)
+    others = [place for place in places if place != first and not _alike(stored, first, place)]
     if not others:
         return first, [f"{first.key}, an average, taken"] * first.average
     if first.rank[1]:
         raise InputError(
-            f"{stored.source} holds several networks of this architecture ({_keys(found)}); say which by "
+            f"{stored.source} holds several networks of this architecture ({_keys(places)}); say which by "
             f"ARCH@FILE#KEY, as in #{first.key}."
         )
     return first, [
@@ -307,24 +309,24 @@ def _alike(stored: Stored, one: _Place, other: _Place) -> bool:
     return all(torch.equal(a[one.prefix + name], b[other.prefix + name]) for name in names if other.prefix + name in b)
 
 
-def _accounted(left: State, place: _Place, stored: Stored, found: Sequence[_Place]) -> tuple[State, list[str]]:
+def _accounted(left: State, place: _Place, stored: Stored, places: Sequence[_Place]) -> tuple[State, list[str]]:
     """Take out what is known to play no part: other copies of the model, and names that are never used."""
-    others = [other for other in found if other.where == place.where and other.prefix and other != place]
+    others = [other for other in places if other.where == place.where and other.prefix and other != place]
     rest = {name: value for name, value in left.items() if not name.startswith(tuple(other.prefix for other in others))}
-    said = [f"the same again under {other.prefix} left out" for other in others if _alike(stored, place, other)]
+    remarks = [f"the same again under {other.prefix} left out" for other in others if _alike(stored, place, other)]
     for pattern, words in _UNUSED:
         if any(pattern.search(name) for name in rest):
-            said.append(f"{words}, left out")
+            remarks.append(f"{words}, left out")
             rest = {name: value for name, value in rest.items() if not pattern.search(name)}
-    return rest, said
+    return rest, remarks
 
 
 def _normaliser_in(rest: State, channels: int) -> _Statistics | None:
-    found = _statistics(rest, channels)
-    if not found:
+    statistics = _statistics(rest, channels)
+    if not statistics:
         return None
-    mean, std = next(iter(found.values()))
-    return _Statistics(mean, std, frozenset(name for pair in found for name in pair))
+    mean, std = next(iter(statistics.values()))
+    return _Statistics(mean, std, frozenset(name for pair in statistics for name in pair))
 
 
 def _statistics(state: State, channels: int) -> dict[tuple[str, str], tuple[list[float], list[float]]]:

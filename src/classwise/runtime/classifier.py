@@ -153,12 +153,12 @@ def logits_of(output: Any, rows: int, num_classes: int | None = None) -> tuple[T
     if isinstance(output, Tensor):
         return output, ""
     if isinstance(output, Mapping):
-        found = output.get("logits")
+        logits = output.get("logits")
         return (
-            (found, f"the entry 'logits' of its {type(output).__name__}") if isinstance(found, Tensor) else (None, "")
+            (logits, f"the entry 'logits' of its {type(output).__name__}") if isinstance(logits, Tensor) else (None, "")
         )
-    if isinstance(found := getattr(output, "logits", None), Tensor):
-        return found, f"the attribute logits of its {type(output).__name__}"
+    if isinstance(logits := getattr(output, "logits", None), Tensor):
+        return logits, f"the attribute logits of its {type(output).__name__}"
     if isinstance(output, tuple | list):
         fitting = [place for place, part in enumerate(output) if _fits(part, rows, num_classes)]
         if len(fitting) == 1:
@@ -181,8 +181,8 @@ def failures_said(what: str) -> Iterator[None]:
             raise
         lines = str(error).strip().splitlines()
         # TorchScript ends with the error itself, after a traceback of its own.
-        said = lines[-1] if lines and lines[0].startswith("The following operation failed") else "".join(lines[:1])
-        reason = f": {textwrap.shorten(said, 200)}" if said else ""
+        message = lines[-1] if lines and lines[0].startswith("The following operation failed") else "".join(lines[:1])
+        reason = f": {textwrap.shorten(message, 200)}" if message else ""
         raise InputError(f"{what}: {type(error).__name__}{reason}") from error
 
 

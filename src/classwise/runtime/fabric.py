@@ -67,8 +67,8 @@ def processes(devices: int, num_nodes: int, environment: Mapping[str, str] = os.
         return devices, num_nodes
     here, everywhere = int(environment["LOCAL_WORLD_SIZE"]), int(environment["WORLD_SIZE"])
     started = here, everywhere // here
-    for option, wanted, found in zip(("devices", "num-nodes"), (devices, num_nodes), started, strict=True):
-        if wanted not in (1, found):
+    for option, wanted, count in zip(("devices", "num-nodes"), (devices, num_nodes), started, strict=True):
+        if wanted not in (1, count):
             raise InputError(f"torchrun has started {here} x {started[1]} processes, but --{option} is {wanted}.")
     return started
 

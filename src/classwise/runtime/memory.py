@@ -49,17 +49,17 @@ def bytes_saved(model: nn.Module, x: Tensor) -> int:
     """Return the bytes that a forward pass of images (N, C, H, W) keeps for its gradient, weights included."""
     import torch
 
-    kept: dict[int, int] = {}
+    saved: dict[int, int] = {}
 
     def note(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        kept[storage.data_ptr()] = storage.nbytes()
+        saved[storage.data_ptr()] = storage.nbytes()
         return tensor
 
     with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         logits = model(x.detach().clone().requires_grad_(True))  # a slice would count the storage of the whole
     del logits  # so long it kept every storage alive, and no two had the same address
-    return sum(kept.values())
+    return sum(saved.values())
 
 
 def free_memory(device: torch.device) -> int:
@@ -74,9 +74,9 @@ def free_memory(device: torch.device) -> int:
 def free_main_memory() -> int:
     """Return the bytes that are free for the CPU."""
     if _MEMINFO.exists():  # Linux: what the system would give away of its caches counts as well
-        found = re.search(r"^MemAvailable:\s+(\d+) kB", _MEMINFO.read_text(), flags=re.MULTILINE)
-        if found:
-            return int(min(int(found[1]) * 1024, _left_to_group()))
+        match = re.search(r"^MemAvailable:\s+(\d+) kB", _MEMINFO.read_text(), flags=re.MULTILINE)
+        if match:
+            return int(min(int(match[1]) * 1024, _left_to_group()))
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
 
 

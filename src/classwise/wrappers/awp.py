@@ -72,10 +72,10 @@ class AWP:
     def shift(self, loss: Tensor, model: nn.Module, mean: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
         """Return v by name of the parameter; the gradient's length cancels, and with it the proxy's learning rate."""
         weights = {name: weight for name, weight in model.named_parameters() if perturbed(name, weight)}
-        found = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
+        grads = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
         gradients = [
             torch.zeros_like(weight) if gradient is None else gradient
-            for gradient, weight in zip(found, weights.values(), strict=True)
+            for gradient, weight in zip(grads, weights.values(), strict=True)
         ]
         if not gradients:
             return {}

@@ -34,11 +34,11 @@ def build(text: str) -> Wrappers:
         >>> build("awp(gamma=0.005), ema(decay=0.99)").averages
         {'ema': EMA(decay=0.99, each='step', warmup=None)}
     """
-    found: dict[str, AWP | Average] = {}
+    wrappers: dict[str, AWP | Average] = {}
     for part in registry.split(text):
         name = registry.parse(part)[0]
-        if name in found:
+        if name in wrappers:
             raise InputError(f"Wrapper {name!r} is named twice; name each once.")
-        found[name] = registry.build("wrapper", part)
-    perturbation = next((wrapper for wrapper in found.values() if isinstance(wrapper, AWP)), None)
-    return Wrappers(perturbation, {name: value for name, value in found.items() if not isinstance(value, AWP)})
+        wrappers[name] = registry.build("wrapper", part)
+    perturbation = next((wrapper for wrapper in wrappers.values() if isinstance(wrapper, AWP)), None)
+    return Wrappers(perturbation, {name: value for name, value in wrappers.items() if not isinstance(value, AWP)})
