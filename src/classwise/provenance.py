@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 __version__ = "0.1.0"
-_DIGITS = 8  # of a hash
+_DIGITS = 8
 
 
 def environment() -> dict[str, Any]:
@@ -38,4 +38,9 @@ def code() -> str:
     digest = hashlib.sha256()
     for path in sorted(Path(__file__).parent.rglob("*.py")):
         digest.update(path.read_bytes())
-    return digest.hexdigest()[:_DIGITS]
+    return short(digest.hexdigest())
+
+
+def short(digest: str) -> str:
+    """Return the first digits of a hash: enough to tell apart what one person has."""
+    return digest[:_DIGITS]

@@ -217,9 +217,18 @@ class ThreatModel:
         return inside & (flat >= 0).all(1) & (flat <= 1).all(1)
 
 
+def over_pixels(values: Tensor, x: Tensor) -> Tensor:
+    """Shape one value an image (N,) so that it broadcasts over the pixels of images (N, …).
+
+    Example:
+        >>> over_pixels(torch.ones(2), torch.zeros(2, 3, 8, 8)).shape
+        torch.Size([2, 1, 1, 1])
+    """
+    return values.view(-1, *[1] * (x.dim() - 1))
+
+
 def _radius(eps: float | Tensor, x: Tensor) -> Tensor:
-    radius = torch.as_tensor(eps, dtype=x.dtype, device=x.device).expand(x.shape[0])
-    return radius.view(-1, *[1] * (x.dim() - 1))
+    return over_pixels(torch.as_tensor(eps, dtype=x.dtype, device=x.device).expand(x.shape[0]), x)
 
 
 def _sparse_step(size: Tensor, room: Tensor) -> Tensor:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -433,6 +433,24 @@ def test_a_gain_is_asked_of_pure_searches_of_this_model_only(other: Attack) -> N
     views = {"pgd": PGD(THREAT), "other": other}
     found = after(outcomes([0] * 9, 2, [0] * 9, pgd=[0] * 9, other=[1] * 9), views, [0, 0])
     assert "black_box_gain" not in {flag.flag for flag in found}
+
+
+@dataclass(frozen=True)
+class Brighter:
+    """An attack of one's own that asks nothing at all."""
+
+    threat: ThreatModel = THREAT
+    black_box: ClassVar[bool] = True
+
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, *, noise: Noise) -> Tensor:
+        return self.threat.project(x + self.threat.eps, x)
+
+
+def test_an_attack_says_itself_that_it_is_black_box() -> None:
+    asked = [Brighter(), SEARCH, Ensemble((Brighter(), SEARCH)), PGD(THREAT), Ensemble((Brighter(), PGD(THREAT)))]
+    assert [flags.is_black_box(attack) for attack in asked] == [True, True, True, False, None]
+    assert flags.is_black_box(transfer(SEARCH, Plain())) is None
+    assert eval(repr(Brighter())) == Brighter(), "what it says is no setting"
 
 
 def test_an_attack_with_both_kinds_of_members_hides_no_gain() -> None:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -13,18 +12,17 @@ from classwise.analysis.finding import Finding, table
 from classwise.analysis.fooling import BATCH, survives
 from classwise.attacks.base import Attack
 from classwise.data.images import ImageSet
-from classwise.data.splits import evenly
 from classwise.evaluation import flags
 from classwise.evaluation.flags import Flag
-from classwise.evaluation.preflight import LOOK, check_sizes, preflight, standing, taken_from
-from classwise.evaluation.probe import probe
+from classwise.evaluation.preflight import LOOK
+from classwise.evaluation.probe import probe_survivors
+from classwise.evaluation.under_test import under_test
 from classwise.files.texts import plain
 from classwise.metrics.race import Race
 from classwise.metrics.resampling import generator
-from classwise.noise import Noise
 from classwise.report.tables import percent, span
-from classwise.runtime.classifier import Classifier, as_module
-from classwise.runtime.inference import device_of, judging
+from classwise.runtime.classifier import as_module
+from classwise.runtime.inference import device_of
 
 
 def until_worst(
@@ -60,48 +58,23 @@ def until_worst(
     """
     model = as_module(model)
     y, size = data.y.numpy(), len(data.classes)
-    with _watching(model, data) as seen:
-        left = survives(model, data, cheap, seed)
+    with under_test(model, data, device_of(model), batch_size=BATCH) as test:
+        left = survives(test.called, data, cheap, seed)
         order = [generator(seed).permutation(np.flatnonzero(left & (y == c))) for c in range(size)]
         race = Race.start(np.bincount(y, minlength=size), [len(which) for which in order], confidence)
         kept = np.zeros_like(left)
         while not race.decided:
             drawn = race.draw(batch)
             which = np.concatenate([order[c][race.sampled[c] : race.sampled[c] + drawn[c]] for c in range(size)])
-            robust = survives(model, data.subset(torch.from_numpy(which)), strong, seed)
+            robust = survives(test.called, data.subset(torch.from_numpy(which)), strong, seed)
             kept[which[robust]] = True
             race = race.after(drawn, np.bincount(y[which[~robust]], minlength=size))
             watch(race)
-        seen += flags.unmeasured(race.n, data.classes)
-        seen += flags.of_settings("the strong attack", strong, size)
-        seen += _probed(model, data, strong, torch.from_numpy(kept if kept.any() else left), seed)
-    return race, flags.distinct(seen)
-
-
-@contextmanager
-def _watching(model: nn.Module, data: ImageSet) -> Iterator[list[Flag]]:
-    """Look at a model before and after a block, which may add to what is noticed."""
-    seen, few = list(standing(model)), evenly(data.index, LOOK)
-    called, device = Classifier(model, None, len(data.classes)), device_of(model)
-    x, y = data.fetch(few).to(device), data.y[few].to(device)
-    with judging(called, device):
-        check_sizes(called, x[:2])
-        seen += taken_from(called, x[:2])
-        looked = preflight(called, x, y, data.classes, min(BATCH, len(data)))
-        seen += looked.flags
-        seen += flags.of_model(called, x, y, data.classes)
-    yield seen
-    with judging(called, device):
-        seen += looked.again(called)
-
-
-def _probed(model: nn.Module, data: ImageSet, strong: Attack, survivors: Tensor, seed: int) -> list[Flag]:
-    """Climb once more with a few images that the strong attack did not break, and say what looks odd."""
-    few, device = evenly(data.index, LOOK, among=survivors), device_of(model)
-    x, y = data.fetch(few).to(device), data.y[few].to(device)
-    noise = Noise(seed, data.index[few].to(device)).fold("probe")
-    with judging(model, device) as called:
-        return list(probe(called, x, y, strong.threat, noise, data.classes))
+        test.flags.extend(flags.unmeasured(race.n, data.classes))
+        test.flags.extend(flags.of_settings("the strong attack", strong, size))
+        survivors = torch.from_numpy(kept if kept.any() else left)
+        test.flags.extend(probe_survivors(test.called, data, survivors, strong.threat, seed, LOOK))
+    return race, flags.distinct(test.flags)
 
 
 def worst_class(race: Race, classes: tuple[str, ...], subject: str) -> Finding:

@@ -36,7 +36,7 @@ from classwise.errors import InputError
 from classwise.noise import Noise
 from classwise.registry import register
 from classwise.runtime.inference import attacking
-from classwise.threat import Projection, ThreatModel
+from classwise.threat import Projection, ThreatModel, over_pixels
 
 _MOMENTUM = 0.75  # weight of the new step; the rest repeats the last move
 _SPARSER = 1.5  # L1: nonzero coordinates of the best point over those that the next steps change
@@ -161,7 +161,7 @@ class APGD:
 
     def _move(self, state: _State, ball: ThreatModel, project: Projection, first: bool) -> None:
         """Take one step with every image."""
-        x_adv, length = state.x_adv, _rows(state.step_size, state.x)
+        x_adv, length = state.x_adv, over_pixels(state.step_size, state.x)
         if ball.norm == "L1":
             moved = project(x_adv + length * sparse_direction(state.gradient, state.moving, x_adv))
         else:
@@ -180,7 +180,7 @@ class APGD:
             direction = stream.normal(shape, x.device)
         if self.threat.norm == "L1":
             return x + direction
-        length = _rows(self.threat.distance(direction, torch.zeros_like(x)), x)
+        length = over_pixels(self.threat.distance(direction, torch.zeros_like(x)), x)
         return self.threat.project(x + self.threat.eps * direction / length.clamp_min(1e-12), x)
 
     def _in_stages(self) -> bool:
@@ -299,8 +299,8 @@ class _State:
 
     def return_to_best(self, back: Tensor) -> None:
         """Go on from the best iterate with the images of a mask."""
-        self.x_adv = torch.where(_rows(back, self.x), self.best_x, self.x_adv)
-        self.gradient = torch.where(_rows(back, self.x), self.best_gradient, self.gradient)
+        self.x_adv = torch.where(over_pixels(back, self.x), self.best_x, self.x_adv)
+        self.gradient = torch.where(over_pixels(back, self.x), self.best_gradient, self.gradient)
         self.loss = torch.where(back, self.best, self.loss)
 
 
@@ -358,11 +358,6 @@ def _checks(ball: ThreatModel, steps: int) -> tuple[int, ...]:
     if ball.norm == "L1":
         return tuple(range(max(4 * steps // 100, 1), steps + 1, max(4 * steps // 100, 1)))
     return checkpoints(steps)
-
-
-def _rows(values: Tensor, x: Tensor) -> Tensor:
-    """Shape values (N,) so that they broadcast over images (N, ...)."""
-    return values.view(-1, *[1] * (x.dim() - 1))
 
 
 def _check(attack: APGD) -> None:

@@ -25,7 +25,7 @@ from classwise.errors import InputError
 from classwise.noise import Noise
 from classwise.registry import register
 from classwise.runtime.inference import attacking
-from classwise.threat import Norm, ThreatModel
+from classwise.threat import Norm, ThreatModel, over_pixels
 
 _DUAL = {"Linf": 1, "L2": 2, "L1": torch.inf}
 _CACHE = 1 << 18  # numbers of which a CPU's cache holds several: projections of more take twice the time
@@ -72,7 +72,7 @@ class FAB:
         none is found.
         """
         nearest = self._search(model, x.detach(), y, noise, verdict=True)
-        return torch.where(_like(nearest.inside, x), nearest.x_adv, nearest.x)
+        return torch.where(over_pixels(nearest.inside, x), nearest.x_adv, nearest.x)
 
     def minimise(self, model: nn.Module, x: Tensor, y: Tensor, *, noise: Noise) -> tuple[Tensor, Tensor]:
         """Spend every step, restart and target on every image, whatever eps.
@@ -133,7 +133,7 @@ class FAB:
             fooled: which iterates are misclassified and step back towards x first, (N,).
         """
         back = torch.where(fooled, self.beta, 1.0)
-        points = torch.stack([torch.lerp(x, x_adv, _like(back, x)), x])
+        points = torch.stack([torch.lerp(x, x_adv, over_pixels(back, x)), x])
         fall = (gradient * (x - x_adv)).flatten(1).sum(1)  # of the linear function, from the iterate to the clean image
         heights = torch.stack([height + fall * (1 - back), height + fall]).nan_to_num()
         # A longer step in L1 would only be clipped: nearly every pixel that moves meets its limit. Others move in it.
@@ -143,7 +143,7 @@ class FAB:
         length = self.threat.distance(delta, torch.zeros_like(delta)).view(2, -1)
         alpha = (length[0] / length.sum(0).clamp_min(1e-12)).clamp_max(self.alpha_max)
         ahead = points.add_(delta.view_as(points), alpha=self.eta / need)
-        return torch.lerp(ahead[0], ahead[1], _like(alpha, x)).clamp_(0, 1)
+        return torch.lerp(ahead[0], ahead[1], over_pixels(alpha, x)).clamp_(0, 1)
 
     def _refine(self, model: nn.Module, nearest: _Nearest) -> None:
         """Take secant steps on the segment from the clean image to the nearest misclassified one."""
@@ -158,10 +158,10 @@ class FAB:
             low, high = _lead(logits, y, rival), _lead(logits_far, y, rival)
             for _ in range(self.final_search):
                 share = (low / (low - high)).nan_to_num(1.0) + _BEYOND
-                x_adv = torch.lerp(near, far, _like(share.clamp(0, 1), near))
+                x_adv = torch.lerp(near, far, over_pixels(share.clamp(0, 1), near))
                 logits = model(x_adv)
                 fooled = nearest.record(active, logits, x_adv)
-                lead, wide = _lead(logits, y, rival), _like(fooled, near)
+                lead, wide = _lead(logits, y, rival), over_pixels(fooled, near)
                 near, far = torch.where(wide, near, x_adv), torch.where(wide, x_adv, far)
                 low, high = torch.where(fooled, low, lead), torch.where(fooled, lead, high)
 
@@ -337,7 +337,7 @@ def _linearise(logits: Tensor, x_adv: Tensor, y: Tensor, target: Tensor | None, 
         value = lead.detach().nan_to_num()
         away = torch.where(length > 0, value.abs() / length, torch.inf)
         height = torch.where(away < nearest, value, height)
-        gradient = torch.where(_like(away < nearest, x_adv), ascent, gradient)
+        gradient = torch.where(over_pixels(away < nearest, x_adv), ascent, gradient)
         nearest = torch.minimum(away, nearest)
     return height, gradient
 
@@ -345,11 +345,6 @@ def _linearise(logits: Tensor, x_adv: Tensor, y: Tensor, target: Tensor | None, 
 def _lead(logits: Tensor, y: Tensor, rival: Tensor) -> Tensor:
     """Return z_rival − z_y, (N,)."""
     return (logits.gather(1, rival[:, None]) - logits.gather(1, y[:, None])).squeeze(1)
-
-
-def _like(values: Tensor, x: Tensor) -> Tensor:
-    """Shape one value an image (N,) for arithmetic with images."""
-    return values.view(-1, *[1] * (x.dim() - 1))
 
 
 def _check(attack: FAB) -> None:

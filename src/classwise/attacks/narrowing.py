@@ -22,7 +22,7 @@ from classwise.losses import margin
 from classwise.noise import Noise
 from classwise.registry import register
 from classwise.runtime.inference import attacking
-from classwise.threat import ThreatModel
+from classwise.threat import ThreatModel, over_pixels
 
 # Of the largest logit: a lead that rounding does not turn round where an image shares its pass with others, or
 # BatchNorm is folded. The nearest image that is taken lies beyond the boundary by it.
@@ -157,7 +157,7 @@ class _Bracket:
                 x_adv = x_adv.clone()
                 x_adv[short] = _beyond(model, x_adv[short], self.y[short], 2.0 ** (1 + times) * _CLEAR)
             else:
-                share = torch.where(short, 1 + _STRETCH * 2**times, 1.0).view(-1, *[1] * (x_adv.dim() - 1))
+                share = over_pixels(torch.where(short, 1 + _STRETCH * 2**times, 1.0), x_adv)
                 x_adv = torch.lerp(self.x, x_adv, share.to(x_adv.dtype)).clamp_(0, 1)
         return x_adv
 

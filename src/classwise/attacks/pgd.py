@@ -17,7 +17,7 @@ from classwise.losses import Loss
 from classwise.noise import Noise
 from classwise.registry import register
 from classwise.runtime.inference import attacking
-from classwise.threat import ThreatModel
+from classwise.threat import ThreatModel, over_pixels
 
 _CHOICES = {"start": ("clean", "uniform", "jitter"), "keep": ("success", "last"), "mode": ("eval", "train")}
 _JITTER = 0.001  # standard deviation of the start of TRADES and its kin (Zhang et al. 2019)
@@ -129,7 +129,7 @@ class PGD:
         step_size: Tensor | None,
     ) -> Tensor:
         """Take every step with every image, and return the last iterate."""
-        length = self.length if step_size is None else step_size.view(-1, *[1] * (x.dim() - 1))
+        length = self.length if step_size is None else over_pixels(step_size, x)
         for step in range(self.steps):
             x_adv = x_adv.detach().requires_grad_(True)
             gradient = input_gradient(loss(model(x_adv), y), x_adv)

@@ -15,7 +15,7 @@ import functools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -54,6 +54,8 @@ class Square:
     Raises:
         InputError: a setting outside its range.
     """
+
+    black_box: ClassVar[bool] = True
 
     threat: ThreatModel
     queries: int = 5000

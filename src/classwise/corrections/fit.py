@@ -35,6 +35,7 @@ from classwise.provenance import __version__
 from classwise.runtime.classifier import Classifier, as_module
 from classwise.runtime.inference import forward, judging
 from classwise.runtime.memory import batch_that_fits, freed_memory_kept
+from classwise.threat import over_pixels
 
 ADAPTIVE, NON_ADAPTIVE = "adaptive", "non_adaptive"
 FINAL_NUMBER = (
@@ -300,7 +301,7 @@ class _Field:
                 noise = Noise(self.seed, self.data.index[positions].to(self.device)).fold("correct", number, name)
                 x_adv = attack(composite, x, y, noise=noise)
                 inside = attack.threat.contains(x_adv, x)
-                x_adv = torch.where(inside.view(-1, *[1] * (x.dim() - 1)), x_adv, x)
+                x_adv = torch.where(over_pixels(inside, x), x_adv, x)
                 logits[positions] = forward(self.model, x_adv).cpu()
             pool = pool.added([logits])
         return pool

@@ -158,6 +158,18 @@ def members(attack: Attack, label: str) -> Iterator[Member]:
         yield Member(label, attack)
 
 
+def is_black_box(attack: Attack) -> bool | None:
+    """Tell whether an attack asks the model for outputs only, as its class says by ``black_box = True``.
+
+    None if it is made of both kinds, or was crafted on another model, which is neither.
+    """
+    kinds = {
+        None if member.transferred else bool(getattr(member.attack, "black_box", False))
+        for member in members(attack, "")
+    }
+    return kinds.pop() if len(kinds) == 1 else None
+
+
 def check_logits(logits: Any, x: Tensor, classes: Sequence[str]) -> None:
     """Refuse a model whose output cannot be evaluated.
 
@@ -484,12 +496,9 @@ def _weaker(outcomes: Outcomes, name: str, other: str) -> Iterator[Flag]:
 
 
 def _black_box(outcomes: Outcomes, attacks: Mapping[str, Attack]) -> Iterator[Flag]:
-    """Compare the attacks made of Square alone with those without it; what was crafted elsewhere is neither."""
-    kinds = {
-        name: {None if part.transferred else isinstance(part.attack, Square) for part in members(attack, name)}
-        for name, attack in attacks.items()
-    }
-    scored, climbed = ([name for name, kind in kinds.items() if kind == {black}] for black in (True, False))
+    """Compare the attacks that are black-box with those that climb gradients."""
+    kinds = {name: is_black_box(attack) for name, attack in attacks.items()}
+    scored, climbed = ([name for name, kind in kinds.items() if kind is black] for black in (True, False))
     if scored and climbed:
         by_score, by_gradient = (np.any([~outcomes.correct(v) for v in views], axis=0) for views in (scored, climbed))
         for flag in black_box_gain(by_gradient, by_score, outcomes.y, outcomes.classes):

@@ -13,10 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from classwise.attacks.base import input_gradient, predict
+from classwise.data.images import ImageSet
+from classwise.data.splits import evenly
 from classwise.evaluation.flags import Flag, concerned, masked
 from classwise.losses import cross_entropy, soft_margin
 from classwise.noise import Noise
-from classwise.runtime.inference import attacking
+from classwise.runtime.inference import attacking, device_of
 from classwise.threat import ThreatModel
 
 _STEPS = 20
@@ -50,6 +52,25 @@ class Climb:
     blind: Tensor
     border: Tensor
     fooled: Tensor
+
+
+def probe_survivors(
+    model: nn.Module, data: ImageSet, survivors: Tensor, threat: ThreatModel, seed: int, most: int
+) -> list[Flag]:
+    """Climb once more with a few of the images that nothing broke, evenly spread; see :func:`probe`.
+
+    Args:
+        model: in eval mode with gradients enabled.
+        data: all images.
+        survivors: those that nothing broke, (N,) bool.
+        threat: what may be done to an image.
+        seed: of the start of each restart.
+        most: images to climb with.
+    """
+    which, device = evenly(data.index, max(1, most), among=survivors), device_of(model)
+    x, y = data.fetch(which).to(device), data.y[which].to(device)
+    noise = Noise(seed, data.index[which].to(device)).fold("probe")
+    return list(probe(model, x, y, threat, noise, data.classes)) if len(which) else []
 
 
 def probe(

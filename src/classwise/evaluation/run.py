@@ -15,19 +15,18 @@ from torch import Tensor, nn
 from classwise.attacks.base import input_gradient
 from classwise.attacks.named import members
 from classwise.attacks.plan import Contender, Plan
-from classwise.attacks.square import Square
 from classwise.data.images import ImageSet
-from classwise.data.splits import evenly
 from classwise.errors import InputError
 from classwise.evaluation import flags, plan, records
-from classwise.evaluation.engine import Engine, EvaluationProgress, Field, alone, channels_last
+from classwise.evaluation.engine import Engine, EvaluationProgress, Field, alone
 from classwise.evaluation.examples import SHOWN, recraft
 from classwise.evaluation.header import result_header, search_record, view_header
 from classwise.evaluation.job import Evaluated, EvaluationSettings, Job, as_attack, check
 from classwise.evaluation.plan import Ending
-from classwise.evaluation.preflight import LOOK, check_sizes, preflight, standing, taken_from
-from classwise.evaluation.probe import probe
+from classwise.evaluation.preflight import LOOK
+from classwise.evaluation.probe import probe_survivors
 from classwise.evaluation.records import Clean, Records, Row
+from classwise.evaluation.under_test import ModelUnderTest, under_test
 from classwise.files.difference import first_difference
 from classwise.losses import cross_entropy
 from classwise.metrics.examples import EXAMPLES_FILE, Examples
@@ -38,9 +37,9 @@ from classwise.models.fingerprint import refuse_changed
 from classwise.models.fixed_shape import FixedShape
 from classwise.models.searched import Precision, Searched
 from classwise.noise import Noise
-from classwise.runtime.classifier import Classifier, as_module
-from classwise.runtime.inference import device_of, judging
-from classwise.runtime.memory import batch_that_fits, freed_memory_kept
+from classwise.runtime.classifier import as_module
+from classwise.runtime.inference import device_of
+from classwise.runtime.memory import freed_memory_kept
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -131,46 +130,32 @@ def _evaluated(job: Job, command: str | None) -> Result:
 @contextmanager
 def _ready(job: Job) -> Iterator[tuple[Engine, list[flags.Flag]]]:
     """Put the model in order, look at it, and yield the engine with what was noticed; put the model back."""
-    device, rows, seen = job.settings.device, job.settings.fixed_shape, list(standing(job.model))
-    job.model.to(device)  # whatever it returns
-    called = Classifier(job.model, job.settings.name, len(job.data.classes))
-    with judging(called, device):
-        sample = evenly(job.data.index, LOOK)
-        x, y = job.data.fetch(sample).to(device), job.data.y[sample].to(device)
-        trial = x[:2] if rows is None else x.repeat(-(-rows // len(x)), 1, 1, 1)[:rows]  # a size that the model takes
-        model: nn.Module = called if rows is None else FixedShape(called, rows)
-        check_sizes(model, x[:2])
-        seen += taken_from(called, trial)
-        with channels_last(called, trial):
-            ranks = 1 if job.fabric is None else job.fabric.world_size
-            two = x[:2] if rows is None else torch.cat([trial, trial])
-            size = job.settings.batch_size or batch_that_fits(model, two, ranks)
-            look, few = max(2, min(LOOK, size)), max(1, min(LOOK, size))
-            looked = preflight(model, x[:look], y[:look], job.data.classes, min(size, len(job.data)))
-            seen += looked.flags
-            seen += flags.of_model(model, x[:few], y[:few], job.data.classes)
-            around = _around(job, model, sample, rows or min(_COMPARED, size))
-            found = Searched(called, trial, job.settings.search_precision, around)
-            seen += [] if found.note is None else [flags.Flag("plain_search", found.note)]
-            searched = found if rows is None else FixedShape(found, rows)
-            known = Records.open(len(job.data), job.partial, job.identity, job.claim, job.identities(job.attacks, {}))
-            known.save()  # a folder that cannot be written is noticed now, not hours later
-            yield Engine(model, searched, job.data, known, job.settings.seed, size, device, job.fabric, job.watch), seen
-            seen += looked.again(model)
+    given, ranks = job.settings, 1 if job.fabric is None else job.fabric.world_size
+    shape = {"batch_size": given.batch_size, "fixed_shape": given.fixed_shape}
+    with under_test(job.model, job.data, given.device, name=given.name, ranks=ranks, **shape) as test:
+        around = _around(job, test, given.fixed_shape or min(_COMPARED, test.batch_size))
+        found = Searched(test.called, test.trial, given.search_precision, around)
+        test.flags.extend([] if found.note is None else [flags.Flag("plain_search", found.note)])
+        searched = found if given.fixed_shape is None else FixedShape(found, given.fixed_shape)
+        known = Records.open(len(job.data), job.partial, job.identity, job.claim, job.identities(job.attacks, {}))
+        known.save()  # a folder that cannot be written is noticed now, not hours later
+        size, place = test.batch_size, (given.device, job.fabric, job.watch)
+        yield Engine(test.model, searched, job.data, known, given.seed, size, *place), test.flags
 
 
-def _around(job: Job, model: nn.Module, positions: Tensor, rows: int) -> list[Tensor]:
+def _around(job: Job, test: ModelUnderTest, rows: int) -> list[Tensor]:
     """Return batches of so many images to compare what attacks search on with the model.
 
     They are clean images, random points on the border of the ball, and points there that the gradient leads to, since
     what limits activations may limit none of clean images.
     """
+    positions = test.sample
     chosen = positions[torch.arange(rows) * max(1, len(positions) // rows) % len(positions)]
     device, threat = job.settings.device, next(iter(job.attacks.values())).threat
     x, y = job.data.fetch(chosen).to(device), job.data.y[chosen].to(device)
     noise = Noise(job.settings.seed, job.data.index[chosen].to(device)).fold("rewriting")
     point = x.clone().requires_grad_(True)
-    directions = noise.normal(x.shape[1:], device), input_gradient(cross_entropy(model(point.clone()), y), point)
+    directions = noise.normal(x.shape[1:], device), input_gradient(cross_entropy(test.model(point.clone()), y), point)
     return [x, *(threat.project(x + threat.eps * threat.ascend(each, x), x) for each in directions)]
 
 
@@ -233,12 +218,9 @@ def _attack(job: Job, field: Field, contender: Contender, seen: list[flags.Flag]
 
 
 def _probe(job: Job, engine: Engine, survivors: Tensor) -> list[flags.Flag]:
-    """Climb once more with a few survivors, evenly spread, and say what looks odd; the same in every process."""
-    which = evenly(job.data.index, max(1, min(LOOK, engine.batch_size)), among=survivors)
-    x, y = job.data.fetch(which).to(engine.device), job.data.y[which].to(engine.device)
-    noise = Noise(job.settings.seed, job.data.index[which].to(engine.device)).fold("probe")
+    """Climb once more with a few survivors, and say what looks odd; the same in every process."""
     threat = next(iter(job.attacks.values())).threat
-    return list(probe(engine.model, x, y, threat, noise, job.data.classes)) if len(which) else []
+    return probe_survivors(engine.model, job.data, survivors, threat, job.settings.seed, min(LOOK, engine.batch_size))
 
 
 def _as_before(clean: Clean, earlier: Result) -> Clean:
@@ -250,10 +232,10 @@ def _as_before(clean: Clean, earlier: Result) -> Clean:
 
 def _black_box(field: Field, classes: tuple[str, ...]) -> Iterator[flags.Flag]:
     """Ask of a view of several stages whether random search found what gradients had missed."""
-    square = torch.tensor([isinstance(stage.attack, Square) for stage in field.stages] + [False])
-    if square.any() and not square[:-1].all():
-        by_square, broken = square[field.row.stage], field.row.stage >= 0
-        by_gradient, by_search = (broken & ~by_square).numpy(), (broken & by_square).numpy()
+    kinds = [flags.is_black_box(stage.attack) for stage in field.stages]
+    if True in kinds and False in kinds:
+        of_kind = (torch.tensor([kind is black for kind in kinds] + [False]) for black in (False, True))
+        by_gradient, by_search = (among[field.row.stage].numpy() for among in of_kind)  # -1 where nothing broke it
         yield from flags.black_box_gain(by_gradient, by_search, field.y.numpy(), classes)
 
 

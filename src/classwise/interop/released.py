@@ -19,7 +19,7 @@ from classwise.errors import InputError
 from classwise.noise import Noise
 from classwise.runtime.classifier import as_module
 from classwise.runtime.inference import device_of, forward, judging
-from classwise.threat import ThreatModel, parse_eps, parse_norm
+from classwise.threat import ThreatModel, over_pixels, parse_eps, parse_norm
 
 Model = nn.Module | Callable[[Tensor], Tensor]
 
@@ -112,7 +112,7 @@ class ReleasedSettings:
         if self.verbose:
             before, after = right.float().mean(), (right & ~broken).float().mean()
             sys.stdout.write(f"initial accuracy: {before:.2%}\nrobust accuracy: {after:.2%}\n")
-        return x_adv if keep_all else torch.where(broken.view(-1, 1, 1, 1), x_adv, x)
+        return x_adv if keep_all else torch.where(over_pixels(broken, x), x_adv, x)
 
 
 @dataclass

@@ -19,6 +19,7 @@ from classwise.losses import Loss, cross_entropy, kl
 from classwise.metrics.stats import ClassStats
 from classwise.models.teacher import Teacher
 from classwise.noise import Noise
+from classwise.runtime.processes import over_processes
 
 
 class Step(NamedTuple):
@@ -456,19 +457,6 @@ def flag(name: str, value: bool) -> bool:
     """
     if not isinstance(value, bool):
         raise InputError(f"The setting {name} is {value!r}, but must be True or False.")
-    return value
-
-
-def over_processes(value: Tensor, *, largest: bool = False) -> Tensor:
-    """Return the sum, or the maximum, of ``value`` over the processes that train together: for what a loss divides by.
-
-    Each process sees its share of a batch only, and dividing by the sum of a share would weigh images by the process
-    that they happen to be in.
-    """
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return value
-    value = value.clone()
-    torch.distributed.all_reduce(value, torch.distributed.ReduceOp.MAX if largest else torch.distributed.ReduceOp.SUM)
     return value
 
 

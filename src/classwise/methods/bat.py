@@ -25,6 +25,7 @@ from classwise.methods.base import Method, Step, number
 from classwise.noise import Noise
 from classwise.registry import register
 from classwise.runtime.inference import attacking
+from classwise.threat import over_pixels
 
 
 @register("method", "bat", source="Sun et al. 2023, released code")
@@ -101,4 +102,4 @@ def both_sides(attack: PGD, model: nn.Module, x: Tensor, y: Tensor, noise: Noise
 
 def _chosen(which: Tensor, here: Tensor, there: Tensor) -> Tensor:
     """Return the images of ``here`` where the mask (N,) says so, those of ``there`` elsewhere."""
-    return torch.where(which.view(-1, *[1] * (here.dim() - 1)), here, there)
+    return torch.where(over_pixels(which, here), here, there)

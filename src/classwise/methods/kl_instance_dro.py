@@ -17,9 +17,10 @@ from torch import Tensor, nn
 
 from classwise.attacks.pgd import PGD
 from classwise.losses import cross_entropy
-from classwise.methods.base import Method, Step, over_processes, part, positive
+from classwise.methods.base import Method, Step, part, positive
 from classwise.noise import Noise
 from classwise.registry import register
+from classwise.runtime.processes import over_processes
 
 
 @register("method", "kl-instance-dro", source="our derivation of the idea of arXiv 2308.00311")

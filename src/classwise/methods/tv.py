@@ -18,9 +18,10 @@ from torch import Tensor, nn
 from classwise.attacks.pgd import PGD
 from classwise.errors import InputError
 from classwise.losses import cross_entropy
-from classwise.methods.base import BasedMethod, Epoch, Step, flag, kept, number, over_processes, whole
+from classwise.methods.base import BasedMethod, Epoch, Step, flag, kept, number, whole
 from classwise.noise import Noise
 from classwise.registry import register
+from classwise.runtime.processes import over_processes
 
 _PAST = 0.9  # share of the past in the moving average over epochs
 

@@ -32,7 +32,7 @@ from classwise.metrics.training import LOG_FILE, SUMMARY_FILE, read_log
 from classwise.models.checkpoint import weights_sha256
 from classwise.models.fingerprint import fingerprint, refuse_changed
 from classwise.models.foreign import trusting
-from classwise.provenance import __version__, code
+from classwise.provenance import __version__, code, short
 from classwise.runtime.inference import judging
 from classwise.studies.spec import Evaluation, Study
 from classwise.threat import ThreatModel
@@ -44,7 +44,6 @@ GIVEN = "given"
 """What the weights of a model that is given are called."""
 FAILURE_FILE = "failure.json"
 LOCK_FILE = "running.lock"
-_DIGITS = 8
 _LOOKED_AT = 16  # images that say what a model from elsewhere computes
 _PATIENCE = 0.5  # seconds, with someone who looks how far a run is
 
@@ -179,7 +178,7 @@ class Trial:
     def folder(self, out: Path) -> Path:
         """Return the folder of the run."""
         made = (GIVEN,) if self.recipe is None else (re.split(r"[(:]", self.model)[0], f"seed{self.seed}")
-        return out / "-".join(_slug(part) for part in (self.name, *made, self.key[:_DIGITS]))
+        return out / "-".join(_slug(part) for part in (self.name, *made, short(self.key)))
 
     def evaluation_folder(self, out: Path, weights: str) -> Path:
         """Return the folder of an evaluation, which changes with its settings."""
@@ -187,7 +186,7 @@ class Trial:
 
     def subfolder(self, out: Path, name: str, settings: Mapping[str, Any]) -> Path:
         """Return the folder of something that is done with the run, which changes with the settings of that."""
-        return self.folder(out) / f"{name}-{_hash({'classwise': __version__, **settings})[:_DIGITS]}"
+        return self.folder(out) / f"{name}-{short(_hash({'classwise': __version__, **settings}))}"
 
     def network(self, out: Path, weights: str) -> str:
         """Return the model string of the network with one kind of its weights."""
