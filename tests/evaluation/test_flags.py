@@ -42,6 +42,7 @@ from classwise.noise import Noise
 from classwise.threat import ThreatModel
 
 ROOT = Path(__file__).parents[2]
+Change = Callable[[Tensor], Tensor]
 THREAT = ThreatModel("Linf", 0.05)
 
 
@@ -100,6 +101,51 @@ def test_masked_gradients_are_flagged_with_their_classes() -> None:
     flags = {flag["flag"]: flag for flag in result.header["flags"]}
     assert flags["zero_gradient"]["value"] > 0.9
     assert flags["zero_gradient"]["classes"] == ["class 0", "class 1", "class 2"]
+
+
+class Backward(torch.autograd.Function):
+    """Passes images on by one function and gradients by another."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, there: Change, back: Change) -> Tensor:
+        ctx.back = back
+        return there(x)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+        return ctx.back(gradient), None, None
+
+
+def through(back: Change, there: Change = torch.clone) -> Plain:
+    model = Plain().eval()
+    model.register_forward_pre_hook(lambda module, given: (Backward.apply(given[0], there, back),))  # type: ignore[no-untyped-call]
+    return model
+
+
+def to_levels(levels: int) -> Change:
+    return lambda x: (x * levels).round() / levels
+
+
+@pytest.mark.parametrize(
+    "back", [torch.neg, lambda g: g.flip(2), torch.randn_like], ids=["reversed", "of other pixels", "random"]
+)
+def test_a_gradient_that_is_not_the_derivative_is_flagged(back: Change) -> None:
+    found = {flag["flag"]: flag for flag in evaluate(through(back), images(), build("pgd", THREAT)).header["flags"]}
+    assert found["misleading_gradient"]["value"] < 0.25
+    assert set(found["misleading_gradient"]["classes"]) <= {"class 0", "class 1", "class 2"}
+    assert "misleading_gradient" in SERIOUS
+
+
+@pytest.mark.parametrize(
+    "model",
+    [through(torch.clone, to_levels(255)), through(torch.clone, to_levels(15)), through(lambda g: g / 2), Saturated()],
+    ids=["8 bits straight through", "4 bits straight through", "of another length", "saturated"],
+)
+def test_gradients_that_lead_uphill_are_not_called_misleading(model: nn.Module) -> None:
+    data = images()
+    y = data.y[::3]
+    found = of_model(model, data.fetch(torch.arange(0, len(data), 3)), y, data.classes)
+    assert "misleading_gradient" not in {flag.flag for flag in found}
 
 
 def test_a_randomised_model_is_flagged() -> None:

@@ -27,7 +27,7 @@ from classwise.attacks.square import Square
 from classwise.attacks.temperature import TemperaturePGD
 from classwise.attacks.transfer_attack import Transfer
 from classwise.errors import InputError
-from classwise.losses import cross_entropy
+from classwise.losses import cross_entropy, margin
 from classwise.metrics.outcomes import INVALID, Outcomes
 
 MASKED_SHARE = 0.1
@@ -38,6 +38,7 @@ SERIOUS = frozenset(
         "gradient_dependent",
         "in_forward_optimisation",
         "loss_rising",
+        "misleading_gradient",
         "non_deterministic",
         "off_border",
         "probe_breaks",
@@ -58,6 +59,10 @@ _NEAR_CHANCE = 0.1  # of the way from guessing to being always right; our choice
 _NAMED = 5  # classes without images, in a sentence
 _HANDFUL = 10  # images below which a model that is right on four of five may look like guessing
 _RESCALED_GAIN, _RESCALED_MORE = 0.2, 8  # three standard errors of 64 images; and no small sample fires by luck
+# How far images are moved along their gradient: a quantiser that hands gradients on needs some length to move at all.
+_LENGTHS = (1 / 1024, 1 / 255, 4 / 255, 16 / 255)
+_KEPT_PROMISE = 0.25  # of the rise that a gradient promises; sound models kept 0.87 or more (docs/evaluation.md)
+_PROMISING = 4  # images whose median says something
 _ENGINE = "_engine_run_backward"  # what every way to a gradient in Python ends in, whatever name it was imported by
 _IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _MNIST = (0.1307,), (0.3081,)
@@ -217,6 +222,7 @@ def of_model(model: nn.Module, x: Tensor, y: Tensor, classes: Sequence[str]) -> 
     zero = (input_gradient(cross_entropy(logits, y), x).flatten(1) == 0).all(1)
     right = predicted == y
     yield from masked(zero[right], y[right], classes, "the images classified right")
+    yield from _misleading(kept_promises(model, x.detach(), y), y, classes)
     yield from _input_range(model, x.detach(), y, predicted, len(classes))
 
 
@@ -238,6 +244,31 @@ def masked(zero: Tensor, y: Tensor, classes: Sequence[str], where: str) -> Itera
             classes=concerned(zero.cpu(), y.cpu(), classes, MASKED_SHARE),
             value=share,
         )
+
+
+def kept_promises(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    """Compare what the margin gains along its gradient with what the gradient promises, by steps of four lengths.
+
+    The step is the sign of the gradient, in [0, 1]; the promise its product with the gradient. Their ratio is 1 for a
+    linear model, and near 1 at short lengths wherever the backward pass is the derivative of the forward pass.
+
+    Args:
+        model: in eval mode with gradients enabled.
+        x: images (N, C, H, W) in [0, 1].
+        y: labels (N,).
+
+    Returns:
+        Ratios (4, N), by length; NaN where a gradient is zero or not finite.
+    """
+    x = x.detach().requires_grad_(True)
+    before = margin(model(x), y)
+    gradient = input_gradient(before, x)
+    with torch.no_grad():
+        steps = [(x + length * gradient.sign()).clamp(0, 1) - x for length in _LENGTHS]
+        gains = torch.stack([margin(model(x + step), y) - before for step in steps])
+        promises = torch.stack([(gradient * step).flatten(1).sum(1) for step in steps])
+        ratios = torch.where(promises > 0, gains / promises, torch.nan).float()
+    return ratios.where(ratios.isfinite(), torch.nan)
 
 
 def of_outcomes(outcomes: Outcomes, attacks: Mapping[str, Attack], rejected: Sequence[int]) -> Iterator[Flag]:
@@ -299,6 +330,21 @@ def black_box_gain(
             "gradients mislead; trust the worst case only, and give the search more queries.",
             classes=concerned(gained, y, classes, _BLACK_BOX_GAIN),
             value=share,
+        )
+
+
+def _misleading(kept: Tensor, y: Tensor, classes: Sequence[str]) -> Iterator[Flag]:
+    """Flag gradients that keep less than a quarter of their promise at every length, see :func:`kept_promises`."""
+    medians = [row[row.isfinite()].median() for row in kept if row.isfinite().sum() >= _PROMISING]
+    best = float(max(medians)) if medians else 1.0
+    if best < _KEPT_PROMISE:
+        yield Flag(
+            "misleading_gradient",
+            f"Along its gradient the margin gains at most {best:.2g} of what the gradient promises (median of images, best "
+            "of four lengths): the backward pass is not the derivative of the forward pass, and gradient attacks "
+            "overstate robustness; let it be, or add a score-based or transfer attack.",
+            classes=concerned((kept.nan_to_num(torch.inf).amax(0) < _KEPT_PROMISE).cpu(), y.cpu(), classes, 0.5),
+            value=best,
         )
 
 

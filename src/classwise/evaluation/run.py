@@ -163,6 +163,7 @@ _OF_THE_MODEL = (
     "batch_dependent",
     "gradient_dependent",
     "in_forward_optimisation",
+    "misleading_gradient",
     "non_deterministic",
     "zero_gradient",
 )

@@ -48,6 +48,7 @@ FLAGS = HARMLESS | {
     "input_range",
     "logit_scale",
     "loss_rising",
+    "misleading_gradient",
     "non_deterministic",
     "off_border",
     "outside_threat",
