@@ -340,8 +340,8 @@ def _misleading(kept: Tensor, y: Tensor, classes: Sequence[str]) -> Iterator[Fla
     if best < _KEPT_PROMISE:
         yield Flag(
             "misleading_gradient",
-            f"Along its gradient the margin gains at most {best:.2g} of what the gradient promises (median of images, best "
-            "of four lengths): the backward pass is not the derivative of the forward pass, and gradient attacks "
+            f"Along its gradient the margin gains at most {best:.2g} of what the gradient promises (median of images, "
+            "best of four lengths): the backward pass is not the derivative of the forward pass, and gradient attacks "
             "overstate robustness; let it be, or add a score-based or transfer attack.",
             classes=concerned((kept.nan_to_num(torch.inf).amax(0) < _KEPT_PROMISE).cpu(), y.cpu(), classes, 0.5),
             value=best,
