@@ -116,12 +116,13 @@ def measure(names: Sequence[str], verdicts: ArrayLike, y: Ints, seed: int = 0) -
     return Concordance(tuple(names), kendall_w(whole), kendall_w_test(whole, seed=seed), reliability, pairs)
 
 
-def agreement_sheet(found: Concordance, what: str) -> Sheet:
+def agreement_sheet(concordance: Concordance, what: str) -> Sheet:
     """Return the table of all pairs of ``what``, attacks or models."""
-    rows = [[name, *pair[:-1], correlations(pair.interval)] for name, pair in found.pairs.items()]
+    rows = [[name, *pair[:-1], correlations(pair.interval)] for name, pair in concordance.pairs.items()]
     return table(
         f"consistency-{what}",
-        f"Agreement of the class accuracies under pairs of {what}; W = {found.w:.3f}, p = {p_text(found.p_value)}",
+        f"Agreement of the class accuracies under pairs of {what}; W = {concordance.w:.3f}, "
+        f"p = {p_text(concordance.p_value)}",
         {
             "pair": "words",
             "spearman": "number",
@@ -173,7 +174,7 @@ def _resampled(table: Floats32, y: Ints, seed: int) -> Floats:
     inside = [(table[:, y == c], split[:, y == c]) for c in classes]
     return np.concatenate(
         [
-            _corrected(_cross(*_stacked([_drawn_halves(*each, n, random) for each in inside], len(table))))[0]
+            _corrected(_cross(*_stacked([_drawn_halves(*values, n, random) for values in inside], len(table))))[0]
             for n in sizes
         ]
     )
@@ -182,8 +183,8 @@ def _resampled(table: Floats32, y: Ints, seed: int) -> Floats:
 def _drawn_halves(values: Floats32, split: NDArray[np.bool_], size: int, random: np.random.Generator) -> Halves:
     """Draw images of a class anew, (m, size, S) means of either part; in random order, so one split does for all."""
     drawn = random.integers(0, values.shape[1], (size, values.shape[1]))
-    each = [_two_means(row[drawn], split) for row in values]
-    return np.stack([one for one, _ in each]), np.stack([two for _, two in each])
+    means = [_two_means(row[drawn], split) for row in values]
+    return np.stack([one for one, _ in means]), np.stack([two for _, two in means])
 
 
 def _two_means(values: Floats32, first: NDArray[np.bool_]) -> Halves:
@@ -192,10 +193,10 @@ def _two_means(values: Floats32, first: NDArray[np.bool_]) -> Halves:
     return divide(sums, count), divide(total - sums, first.shape[1] - count)
 
 
-def _stacked(found: Sequence[Halves], m: int) -> Halves:
-    if not found:
+def _stacked(halves: Sequence[Halves], m: int) -> Halves:
+    if not halves:
         return np.zeros((m, 1, 1, 0)), np.zeros((m, 1, 1, 0))
-    return np.stack([one for one, _ in found], axis=-1), np.stack([two for _, two in found], axis=-1)
+    return np.stack([one for one, _ in halves], axis=-1), np.stack([two for _, two in halves], axis=-1)
 
 
 def _divisible(y: Ints) -> Ints:
@@ -207,9 +208,9 @@ def _divisible(y: Ints) -> Ints:
 def _cross(first: Floats, second: Floats) -> Floats:
     """Return (R, m, m) mean Spearman correlations over splits of vectors (m, R, S, C) across the two halves."""
     one, two = (standardised_ranks(values).transpose(1, 2, 0, 3) for values in (first, second))
-    each = one @ two.swapaxes(-1, -2)
-    defined = ~np.isnan(each)
-    cross = divide(np.where(defined, each, 0.0).sum(1), defined.sum(1))
+    products = one @ two.swapaxes(-1, -2)
+    defined = ~np.isnan(products)
+    cross = divide(np.where(defined, products, 0.0).sum(1), defined.sum(1))
     return np.asarray((cross + cross.swapaxes(-1, -2)) / 2)
 
 

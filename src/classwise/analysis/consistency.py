@@ -25,14 +25,21 @@ def consistency(subject: Subject) -> Finding:
     if len(names) < 2:
         raise InputError(f"{subject.label} has {len(names)} attack on every image; their agreement takes at least two.")
     verdicts = np.array([outcomes.correct(name) for name in names])
-    found = measure(names, verdicts, outcomes.y, seed=int(subject.result.header["seed"]))
+    concordance = measure(names, verdicts, outcomes.y, seed=int(subject.result.header["seed"]))
     strong = f"with {subject.strong[0]}" if subject.strong else "PGD family only, which is no evidence"
-    verdict = decide(bool(subject.strong) and found.agrees, found.disagrees)
+    verdict = decide(bool(subject.strong) and concordance.agrees, concordance.disagrees)
     sentence = (
-        f"{headline('H2', verdict)}: {len(names)} attacks ({strong}) agree with Kendall's W = {found.w:.2f} "
-        f"(p = {p_text(found.p_value)}); lowest corrected rank correlation {found.lowest.corrected:.2f} (interval "
-        f"{correlations(found.lowest.interval)}) over {len(subject.present)} classes."
+        f"{headline('H2', verdict)}: {len(names)} attacks ({strong}) agree with Kendall's W = {concordance.w:.2f} "
+        f"(p = {p_text(concordance.p_value)}); lowest corrected rank correlation "
+        f"{concordance.lowest.corrected:.2f} (interval "
+        f"{correlations(concordance.lowest.interval)}) over {len(subject.present)} classes."
     )
     return Finding(
-        "consistency", "H2", subject.label, verdict, sentence, (agreement_sheet(found, "attacks"),), found._asdict()
+        "consistency",
+        "H2",
+        subject.label,
+        verdict,
+        sentence,
+        (agreement_sheet(concordance, "attacks"),),
+        concordance._asdict(),
     )

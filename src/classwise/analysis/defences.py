@@ -29,15 +29,17 @@ def defences(subjects: Sequence[Subject], view: str = WORST_CASE) -> Finding:
     check_same(subjects, view)
     outcomes = [subject.result.outcomes for subject in subjects]
     labels, methods = [subject.label for subject in subjects], [subject.method for subject in subjects]
-    verdicts = np.array([each.correct(view) for each in outcomes])
-    found = measure(labels, verdicts, outcomes[0].y, seed=0)
+    verdicts = np.array([result.correct(view) for result in outcomes])
+    concordance = measure(labels, verdicts, outcomes[0].y, seed=0)
     same = _same_method(labels, methods)
-    within, across = ({pair: each for pair, each in found.pairs.items() if same[pair] is one} for one in (True, False))
+    within, across = (
+        {pair: tau for pair, tau in concordance.pairs.items() if same[pair] is one} for one in (True, False)
+    )
     names = tuple(dict.fromkeys(methods))
     means = [verdicts[[method == name for method in methods]].mean(0) for name in names]
     between = measure(names, means, outcomes[0].y, seed=0)
     comparable = len(names) > 1 and bool(within)
-    seeds_differ = found._replace(pairs=within).disagrees
+    seeds_differ = concordance._replace(pairs=within).disagrees
     verdict = decide(comparable and between.agrees, comparable and between.disagrees and not seeds_differ)
     lowest = f", lowest of two methods {correlations(between.lowest.interval)}" if between.pairs else ""
     sentence = (
@@ -46,8 +48,8 @@ def defences(subjects: Sequence[Subject], view: str = WORST_CASE) -> Finding:
         f"{mean_corrected(across):.2f} across methods{lowest}, "
         f"{_across_seeds(mean_corrected(within))}; given clean accuracy {_given_clean(subjects, view):.2f}."
     )
-    values = {**found._asdict(), "methods": methods, "between_methods": between._asdict(), "view": view}
-    sheets = (agreement_sheet(between, "methods"), agreement_sheet(found, "models"))
+    values = {**concordance._asdict(), "methods": methods, "between_methods": between._asdict(), "view": view}
+    sheets = (agreement_sheet(between, "methods"), agreement_sheet(concordance, "models"))
     return Finding("defences", "H3", f"{len(subjects)} models", verdict, sentence, sheets, values)
 
 
@@ -70,9 +72,9 @@ def _given_clean(subjects: Sequence[Subject], view: str) -> float:
     clean, robust = (
         np.array([subject.result.outcomes.accuracy(v)[subject.present] for subject in subjects]) for v in (CLEAN, view)
     )
-    found = [
+    rates = [
         partial_correlation(robust[a], robust[b], (clean[a] + clean[b]) / 2)
         for b in range(len(robust))
         for a in range(b)
     ]
-    return float(np.mean(known(np.array(found))))
+    return float(np.mean(known(np.array(rates))))

@@ -53,23 +53,23 @@ def _differences(subject: Subject) -> Finding:
 
 def _errors(subject: Subject) -> Finding:
     outcomes = subject.result.outcomes.select(np.isin(subject.result.outcomes.y, subject.present))
-    found = error_share(outcomes, seed=int(subject.result.header["seed"]))
-    even = len(found.chosen) / max(1, len(subject.present))
-    share, ends = percent(found.share), span(*found.interval)
-    names = ", ".join(outcomes.classes[c] for c in found.chosen)
-    if found.most.high < DANGER:
+    errors = error_share(outcomes, seed=int(subject.result.header["seed"]))
+    even = len(errors.chosen) / max(1, len(subject.present))
+    share, ends = percent(errors.share), span(*errors.interval)
+    names = ", ".join(outcomes.classes[c] for c in errors.chosen)
+    if errors.most.high < DANGER:
         verdict: Verdict = "not applicable"
-        most = f"even without any robust image they could make {percent(found.most.high)} % at most, less than half"
+        most = f"even without any robust image they could make {percent(errors.most.high)} % at most, less than half"
         sentence = f"{headline('H9', verdict)}: the weakest fifth ({names}) makes {share} % of all robust errors "
         sentence += f"(98 % interval {ends} %), where an even spread would give {percent(even)} %; {most}."
     else:
-        verdict = decide(found.interval.low > DANGER, found.interval.high < DANGER)
+        verdict = decide(errors.interval.low > DANGER, errors.interval.high < DANGER)
         sentence = f"{headline('H9', verdict)}: the weakest fifth ({names}) makes {share} % of all robust errors "
         sentence += (
             f"(98 % interval {ends} %), where an even spread would give {percent(even)} % and being the main danger "
         )
         sentence += "takes more than half."
-    values = {**found._asdict(), "even_share": even}
+    values = {**errors._asdict(), "even_share": even}
     return Finding("disparity", "H9", subject.label, verdict, sentence, (_error_sheet(outcomes),), values)
 
 

@@ -31,36 +31,42 @@ def epochs(training: Training) -> Finding:
     Raises:
         InputError: the run has fewer than two epochs, or was not attacked.
     """
-    found = curve(training.lines)
-    known = ~np.isnan(found.time)
-    time, final = found.time[known], found.final[known]
+    course = curve(training.lines)
+    known = ~np.isnan(course.time)
+    time, final = course.time[known], course.final[known]
     rho = spearman(time, final)
-    less, greater = converge_alike(found.accuracy[:, known], found.n[known])
+    less, greater = converge_alike(course.accuracy[:, known], course.n[known])
     verdict = decide(less < ERROR / 2, greater < ERROR / 2)
-    worst, average = (100 * value for value in found.jitter)
+    worst, average = (100 * value for value in course.jitter)
     classes = f"{len(time)} classes"
     relation = (
-        f"cannot be ranked against that accuracy: {classes} take equally long, or end alike ({found.part} images)"
+        f"cannot be ranked against that accuracy: {classes} take equally long, or end alike ({course.part} images)"
         if np.isnan(rho)
         else f"has rank correlation {rho:+.2f} with that accuracy over {classes} (p = {p_text(less)} for below 0, "
-        f"{found.part} images)"
+        f"{course.part} images)"
     )
     sentence = (
         f"{headline('H10', verdict)}: the time to {100 * QUANTILE:g} % of the final robust accuracy {relation}; from "
         f"epoch to epoch the worst class moves by {worst:.1f} points, the average by {average:.1f}."
     )
-    order = np.argsort(found.final, kind="stable")
+    order = np.argsort(course.final, kind="stable")
     rows = [
-        [plain(training.classes[c]), found.final[c], found.time[c], found.accuracy[:, c].max(), found.overfitting[c]]
+        [
+            plain(training.classes[c]),
+            course.final[c],
+            course.time[c],
+            course.accuracy[:, c].max(),
+            course.overfitting[c],
+        ]
         for c in order
     ]
     sheet = table(
         "epochs",
-        f"Robust accuracy of each class over {len(training.lines)} epochs ({found.part} images), in per cent",
+        f"Robust accuracy of each class over {len(training.lines)} epochs ({course.part} images), in per cent",
         {"class": "words", "final": "share", "epochs to 80 %": "number", "best": "share", "best less last": "points"},
         rows,
     )
-    values = {**found._asdict(), "spearman": rho, "p_less": less, "p_greater": greater}
+    values = {**course._asdict(), "spearman": rho, "p_less": less, "p_greater": greater}
     return Finding("epochs", "H10", training.label, verdict, sentence, (sheet,), values)
 
 
@@ -111,8 +117,8 @@ def _heights(accuracy: Floats, final: Floats) -> Floats:
     """
     last = accuracy[-LAST:]
     noise = last.var(0, ddof=1).mean() / len(last)
-    kept = max(0.0, 1 - float(divide(1.7 * noise, final.var(ddof=1))))
-    return np.asarray(final.mean() + kept * (final - final.mean()))
+    reliability = max(0.0, 1 - float(divide(1.7 * noise, final.var(ddof=1))))
+    return np.asarray(final.mean() + reliability * (final - final.mean()))
 
 
 def _correlations(times: Floats, ends: Floats, order: Ints) -> Floats:

@@ -76,13 +76,13 @@ def reachable(model: nn.Module, data: ImageSet, attack: PGD, seed: int = 0) -> N
     The attack, which must have keep="last", climbs minus the cross-entropy of the target. An image that is wrong when
     clean is sent nowhere.
     """
-    found = np.zeros((len(data), len(data.classes)), dtype=bool)
+    reached = np.zeros((len(data), len(data.classes)), dtype=bool)
     y = data.y
     right = predicted(model, data.fetch(torch.arange(len(data))), y) == y
     for c in range(len(data.classes)):
         x_adv = crafted(model, data, _Targeted(attack, c), seed)
-        found[:, c] = ((predicted(model, x_adv, y) == c) & right & (y != c)).numpy()
-    return found
+        reached[:, c] = ((predicted(model, x_adv, y) == c) & right & (y != c)).numpy()
+    return reached
 
 
 class _Targeted:

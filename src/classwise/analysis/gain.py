@@ -79,12 +79,12 @@ def gain(subject: Subject) -> Finding:
         raise InputError(f"{subject.label} has fewer than two attacks on every image, so that none gains on another.")
     seed = int(subject.result.header["seed"])
     error = ERROR / len(pairs)
-    found = {f"{weak} → {strong}": decompose(outcomes, weak, strong, seed, error) for weak, strong in pairs}
-    number = {kind: sum(each.verdict == kind for each in found.values()) for kind in get_args(Verdict)}
+    gains = {f"{weak} → {strong}": decompose(outcomes, weak, strong, seed, error) for weak, strong in pairs}
+    number = {kind: sum(gain_.verdict == kind for gain_ in gains.values()) for kind in get_args(Verdict)}
     verdict = decide(number["supported"] > 0 == number["refuted"], number["refuted"] > 0 == number["supported"])
-    few = sum(each.newly.sum() < LEAST for each in found.values())
+    few = sum(gain_.newly.sum() < LEAST for gain_ in gains.values())
     sentence = (
-        f"{headline('H4', verdict)}: of {len(found)} pairs of attacks, the stronger one breaks more of the vulnerable "
+        f"{headline('H4', verdict)}: of {len(gains)} pairs of attacks, the stronger one breaks more of the vulnerable "
         f"half of the classes than its share of what was left in {number['supported']}, less in {number['refuted']}, "
         f"and as much but for noise in {number['undecided'] - few}; {few} break fewer than {LEAST} images and decide "
         "nothing."
@@ -93,8 +93,8 @@ def gain(subject: Subject) -> Finding:
         "Where stronger attacks gain: the vulnerable half's share of the newly broken images, of those left, and of "
     )
     caption += "the classes, in per cent"
-    sheet = table("gain", caption, _COLUMNS, [_row(name, each) for name, each in found.items()], spare=_SPARE)
-    return Finding("gain", "H4", subject.label, verdict, sentence, (sheet,), {"pairs": found})
+    sheet = table("gain", caption, _COLUMNS, [_row(name, gain_) for name, gain_ in gains.items()], spare=_SPARE)
+    return Finding("gain", "H4", subject.label, verdict, sentence, (sheet,), {"pairs": gains})
 
 
 def decompose(outcomes: Outcomes, weak: str, strong: str, seed: int = 0, error: float = ERROR) -> Gain:
@@ -113,10 +113,10 @@ def decompose(outcomes: Outcomes, weak: str, strong: str, seed: int = 0, error: 
         error: of the test and of the interval.
     """
     before = outcomes.correct(weak)
-    n, still, kept = (
+    n, still, survived = (
         _count(outcomes, which) for which in (np.ones_like(before), before, before & outcomes.correct(strong))
     )
-    newly, present = still - kept, np.flatnonzero(n)
+    newly, present = still - survived, np.flatnonzero(n)
     half = present[np.argsort(divide(still, n)[present], kind="stable")[: len(present) // 2]]
     drawn, inside, left, left_inside = (
         int(v) for v in (newly.sum(), newly[half].sum(), still.sum(), still[half].sum())
@@ -133,17 +133,17 @@ def decompose(outcomes: Outcomes, weak: str, strong: str, seed: int = 0, error: 
         opportunity=opportunity,
         equal=len(half) / max(1, len(present)),
         p_value=p_value,
-        slope=_slope(_by_split(np.stack([newly, kept, n - still], axis=1), seed)),
+        slope=_slope(_by_split(np.stack([newly, survived, n - still], axis=1), seed)),
         variance_before=float(np.nanvar(divide(still, n))),
-        variance_after=float(np.nanvar(divide(kept, n))),
+        variance_after=float(np.nanvar(divide(survived, n))),
         verdict=decide(sure and share > opportunity, sure and share < opportunity),
     )
 
 
-def _row(name: str, found: Gain) -> list[object]:
-    share, change = (found.share, found.interval), found.variance_after - found.variance_before
-    rest = found.opportunity, found.equal, found.p_value, found.slope, change, found.verdict
-    return [name, int(found.newly.sum()), share, *rest]
+def _row(name: str, gain: Gain) -> list[object]:
+    share, change = (gain.share, gain.interval), gain.variance_after - gain.variance_before
+    rest = gain.opportunity, gain.equal, gain.p_value, gain.slope, change, gain.verdict
+    return [name, int(gain.newly.sum()), share, *rest]
 
 
 def _pairs(subject: Subject) -> list[tuple[str, str]]:

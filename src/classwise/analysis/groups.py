@@ -19,11 +19,14 @@ from classwise.report.tables import p_text, percent
 def groups(subject: Subject) -> tuple[Finding, ...]:
     """Look at a subject by the superclasses of its data set, if it has any, and by discovered ones."""
     outcomes, given = subject.result.outcomes, subject.result.document["groups"]
-    found = [_described(subject, "superclasses of the data set", outcomes, given)] if given else []
+    findings = [_described(subject, "superclasses of the data set", outcomes, given)] if given else []
     first = halves(outcomes.y, 1, int(subject.result.header["seed"]))[0]
     discovered = discover(outcomes.select(first).confusion())
     named = _named(discovered, outcomes.classes)
-    return (*found, _described(subject, "groups discovered on one half of the images", outcomes.select(~first), named))
+    return (
+        *findings,
+        _described(subject, "groups discovered on one half of the images", outcomes.select(~first), named),
+    )
 
 
 def discover(confusion: ArrayLike) -> Ints:
@@ -78,14 +81,14 @@ def _described(subject: Subject, what: str, outcomes: Outcomes, named: Mapping[s
     labels, confusion = group_labels(outcomes.classes, named), outcomes.confusion()
     share = within_group_share(confusion, labels)
     p = grouping_test(confusion, labels) if 1 < len(named) < len(labels) else 1.0
-    accuracy, kept = outcomes.accuracy(), group_accuracy(confusion, outcomes.n, labels)
+    accuracy, within = outcomes.accuracy(), group_accuracy(confusion, outcomes.n, labels)
     means = [_mean(accuracy[labels == g]) for g in range(len(named))]
     sentence = (
         f"By {what}, {percent(share.within)} % of the robust errors stay within a group where chance gives "
         f"{percent(share.chance)} % (p = {p_text(p)} among random groupings); the weakest group is "
         f"{list(named)[int(np.nanargmin(means))]} at {percent(min(means))} % on average."
     )
-    rows = [[name, ", ".join(named[name]), means[g], float(kept[g])] for g, name in enumerate(named)]
+    rows = [[name, ", ".join(named[name]), means[g], float(within[g])] for g, name in enumerate(named)]
     columns: dict[str, Kind] = {"group": "words", "classes": "words", "mean robust": "share", "group right": "share"}
     sheet = table("groups", f"{what[0].upper()}{what[1:]}, worst case, in per cent", columns, rows)
     values = {
@@ -94,7 +97,7 @@ def _described(subject: Subject, what: str, outcomes: Outcomes, named: Mapping[s
         "chance": share.chance,
         "p_value": p,
         "mean": means,
-        "kept": kept,
+        "kept": within,
     }
     return Finding("groups", "", subject.label, "described", sentence, (sheet,), values)
 

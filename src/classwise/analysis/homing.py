@@ -87,12 +87,12 @@ def dissimilar(flow: ArrayLike, n: ArrayLike, group: ArrayLike) -> Ints:
     """
     labels, counts = np.asarray(group), np.asarray(flow, dtype=np.float64)
     phi = np.nan_to_num(divide(counts, np.asarray(n)[:, None]))
-    size, found = len(phi), np.full(phi.shape, -1, dtype=np.int64)
+    size, partners = len(phi), np.full(phi.shape, -1, dtype=np.int64)
     for i, j in np.argwhere(~np.eye(size, dtype=bool)):
         others = [k for k in range(size) if k not in (i, j)]
         far = [k for k in others if labels[k] != labels[i]] or others
-        found[i, j] = min(far, key=lambda k: phi[i, k] + phi[k, i], default=-1)
-    return found
+        partners[i, j] = min(far, key=lambda k: phi[i, k] + phi[k, i], default=-1)
+    return partners
 
 
 def homing(
@@ -135,8 +135,8 @@ def verdict(selected: Selected, verdicts: Verdicts, other: Ints) -> Verdict:
     """Decide by exact tests: with few images that disagree, a bootstrap takes the few for all there can be."""
     treated, *controls = _rows(selected, verdicts, other)
     counts = [pairs(control, treated, np.zeros(treated.size, dtype=np.int64), 1) for control in controls[:2]]
-    p_values = [float(mcnemar(each)[0]) for each in counts]
-    more, fewer = ([sign * each.change[0] > 0 for each in counts] for sign in (1, -1))
+    p_values = [float(mcnemar(pairs)[0]) for pairs in counts]
+    more, fewer = ([sign * pairs.change[0] > 0 for pairs in counts] for sign in (1, -1))
     return decide(
         all(more) and max(p_values) < ERROR,
         any(less and p < ERROR / len(counts) for less, p in zip(fewer, p_values, strict=True)),

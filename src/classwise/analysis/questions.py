@@ -98,11 +98,11 @@ def _ask(question: Question, evidence: Evidence, weights: Mapping[str, Floats]) 
     answered, reasons = list[Finding](), list[str]()
     for given in _occasions(question, evidence, weights):
         try:
-            found = question.function(*given)
+            answer = question.function(*given)
         except InputError as error:
             reasons.append(str(error))
         else:
-            answered += found if isinstance(found, tuple) else [found]
+            answered += answer if isinstance(answer, tuple) else [answer]
     if not answered and not reasons:
         reasons.append(_missing(question))
     return answered, reasons

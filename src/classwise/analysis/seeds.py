@@ -62,15 +62,15 @@ def _row(method: str, key: str, models: Sequence[Subject], view: str) -> list[ob
 
 def _estimate(subject: Subject, key: str, view: str) -> tuple[float, tuple[float, float]]:
     outcomes = subject.result.outcomes
-    found = METRICS[key].estimate(outcomes.counts(view), outcomes.n, subject.result.confidence)
-    return found.value, (found.interval.low, found.interval.high)
+    estimate = METRICS[key].estimate(outcomes.counts(view), outcomes.n, subject.result.confidence)
+    return estimate.value, (estimate.interval.low, estimate.interval.high)
 
 
 def _values(models: Sequence[Subject], key: str, view: str) -> np.ndarray:
     outcomes = [subject.result.outcomes for subject in models]
-    return np.array([METRICS[key].value(each.counts(view), each.n) for each in outcomes])
+    return np.array([METRICS[key].value(result.counts(view), result.n) for result in outcomes])
 
 
 def _weakest(models: Sequence[Subject], view: str) -> list[str]:
     outcomes = [subject.result.outcomes for subject in models]
-    return [plain(each.classes[worst_classes(each.accuracy(view))[0]]) for each in outcomes]
+    return [plain(result.classes[worst_classes(result.accuracy(view))[0]]) for result in outcomes]

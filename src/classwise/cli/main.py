@@ -93,8 +93,8 @@ def _run(words: Sequence[str]) -> int:
         where = f" {error.filename}" if error.filename is not None else ""
         return fail(f"Cannot use{where or ' a file'}: {error.strerror}; give another path.", 2, debug)
     except KeyboardInterrupt:
-        kept = command in _RESUMED and settings.get("out") is not None and not settings.get("until")
-        remedy = "run the same command again to go on from the last saved state" if kept else "nothing was kept"
+        resumable = command in _RESUMED and settings.get("out") is not None and not settings.get("until")
+        remedy = "run the same command again to go on from the last saved state" if resumable else "nothing was kept"
         return fail(f"Interrupted; {remedy}.", 130, debug)
     except Exception as error:
         return _fault(error, debug)
@@ -161,6 +161,6 @@ def fail(message: str, status: int, debug: bool) -> int:
     """Say what went wrong on standard error and return the status; with ``debug`` let the error through."""
     if debug and sys.exc_info()[1] is not None:
         raise
-    said = plain(" ".join(message.split("\n")))
-    sys.stderr.write(f"classwise: {said if len(said) <= _LONGEST else f'{said[:_LONGEST]} …'}\n")
+    line = plain(" ".join(message.split("\n")))
+    sys.stderr.write(f"classwise: {line if len(line) <= _LONGEST else f'{line[:_LONGEST]} …'}\n")
     return status

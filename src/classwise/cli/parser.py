@@ -40,18 +40,18 @@ class _Parser(ArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Say what was wrong in one sentence, in place of the usage and several lines."""
-        said = " ".join(message.split()).rstrip(".")
-        lacking = re.search(r"required: ([\w-]+)\.", said)  # what a command lacks, the parser above it notices
+        sentence = " ".join(message.split()).rstrip(".")
+        lacking = re.search(r"required: ([\w-]+)\.", sentence)  # what a command lacks, the parser above it notices
         prog = f"{self.prog} {lacking[1]}" if lacking else self.prog.replace(" [options]", "")
         for pattern, words in _PLAIN:
-            said = re.sub(pattern, words, said)
-        raise InputError(f"{said}; see `{prog} --help`.") from ex
+            sentence = re.sub(pattern, words, sentence)
+        raise InputError(f"{sentence}; see `{prog} --help`.") from ex
 
     def format_help(self, *formatter: Any) -> str:
-        said = str(super().format_help(*formatter)).replace(" [options] ", " ", 1)
+        text = str(super().format_help(*formatter)).replace(" [options] ", " ", 1)
         for pattern, words in ((r"<class '(\w+)'>", r"\1"), (r"Union\[([^][]*)\]", r"\1"), (r", null", " or null")):
-            said = re.sub(pattern, words, said)
-        return re.sub(r"--[a-z_]+", lambda option: option[0].replace("_", "-"), said)
+            text = re.sub(pattern, words, text)
+        return re.sub(r"--[a-z_]+", lambda option: option[0].replace("_", "-"), text)
 
 
 def parser(commands: Mapping[str, Callable[..., Any]]) -> ArgumentParser:
@@ -84,15 +84,15 @@ def parser(commands: Mapping[str, Callable[..., Any]]) -> ArgumentParser:
 
 def gathered(words: Sequence[str]) -> list[str]:
     """Join by commas what options of ``_REPEATED`` are given each time, of which argparse would keep the last alone."""
-    kept, given, left = list[str](), dict[str, list[str]](), list(words)
+    rest, given, left = list[str](), dict[str, list[str]](), list(words)
     while left:
         word = left.pop(0)
         option, equals, value = word.partition("=")
         if option not in _REPEATED or not (equals or (left and not left[0].startswith("--"))):
-            kept.append(word)
+            rest.append(word)
             continue
         given.setdefault(option, []).append(value if equals else left.pop(0))
-    return kept + [f"{option}={','.join(values)}" for option, values in given.items()]
+    return rest + [f"{option}={','.join(values)}" for option, values in given.items()]
 
 
 def joined(words: Sequence[str]) -> list[str]:
@@ -132,5 +132,5 @@ def _switch(parameter: inspect.Parameter) -> bool:
 
 
 def _help_of(command: Callable[..., Any], option: str) -> str:
-    found = re.search(rf"^ +{option}: (.+)$", command.__doc__ or "", flags=re.MULTILINE)
-    return found[1] if found else ""
+    match = re.search(rf"^ +{option}: (.+)$", command.__doc__ or "", flags=re.MULTILINE)
+    return match[1] if match else ""

@@ -46,8 +46,8 @@ def reported(run: Callable[[], int]) -> int | None:
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
     with os.fdopen(reading, "rb") as pipe:
-        said = pipe.read(1)
-    return said[0] if said else None
+        answer = pipe.read(1)
+    return answer[0] if answer else None
 
 
 def _wait(child: int) -> None:

@@ -85,10 +85,10 @@ def critical_eps(
         name=name,
         command=command,
     )
-    found = CriticalEps.of(result)
+    critical = CriticalEps.of(result)
     if directory is not None:
-        found.write(directory, radii)
-    return found
+        critical.write(directory, radii)
+    return critical
 
 
 def widest(norm: str | int, eps_max: float | str) -> ThreatModel:

@@ -95,8 +95,8 @@ class Engine:
 
     def agreed(self, words: list[str]) -> list[str]:
         """Return what the first process says, so that all go on alike where their hardware rounds differently."""
-        said: list[str] = words if self.fabric is None else self.fabric.broadcast(words, src=0)
-        return said
+        agreed: list[str] = words if self.fabric is None else self.fabric.broadcast(words, src=0)
+        return agreed
 
     def look(self) -> Clean:
         """Settle the verdicts on the clean images; returns those of all processes."""

@@ -38,17 +38,17 @@ def recraft(
         limit: number of images.
         identity: of the evaluation.
     """
-    found = dict[int, Tensor]()
+    candidates = dict[int, Tensor]()
     for position in worth_showing(outcomes)[: 2 * limit].tolist():
-        candidate = _candidate(engine, outcomes, attacks, position) if len(found) < limit else None
+        candidate = _candidate(engine, outcomes, attacks, position) if len(candidates) < limit else None
         if candidate is not None:
-            found[position] = candidate
-    if not found:
+            candidates[position] = candidate
+    if not candidates:
         return None
-    positions = torch.tensor(list(found))
+    positions = torch.tensor(list(candidates))
     clean = (engine.data.fetch(positions) * 255).round().to(torch.uint8)
     index = engine.data.index[positions].numpy()
-    return Examples(identity, index, clean.numpy(), torch.cat(list(found.values())).numpy())
+    return Examples(identity, index, clean.numpy(), torch.cat(list(candidates.values())).numpy())
 
 
 def _candidate(engine: Engine, outcomes: Outcomes, attacks: Mapping[str, Contender], position: int) -> Tensor | None:

@@ -115,11 +115,11 @@ def distinct(flags: Iterable[Flag]) -> list[Flag]:
         >>> [flag.value for flag in distinct([Flag("zero_gradient", "…", value=v) for v in (0.2, 0.4)])]
         [0.4]
     """
-    found: dict[tuple[str, str | None, str | None], Flag] = {}
+    first: dict[tuple[str, str | None, str | None], Flag] = {}
     for flag in flags:
         key = (flag.flag, flag.attack, flag.attack and flag.message)
-        found[key] = _joined(found[key], flag) if key in found else flag
-    return list(found.values())
+        first[key] = _joined(first[key], flag) if key in first else flag
+    return list(first.values())
 
 
 def concerned(mask: ArrayLike, y: ArrayLike, classes: Sequence[str], share: float) -> tuple[str, ...]:

@@ -24,7 +24,7 @@ def search_record(engine: Engine) -> dict[str, Any]:
     return next(part.record for part in engine.searched.modules() if isinstance(part, Searched))
 
 
-def result_header(job: Job, found: Evaluated) -> dict[str, Any]:
+def result_header(job: Job, evaluated: Evaluated) -> dict[str, Any]:
     """Return what ``result.json`` says of an evaluation, besides counts."""
     note = weights_note(job.model)
     return {
@@ -38,10 +38,10 @@ def result_header(job: Job, found: Evaluated) -> dict[str, Any]:
         "search_precision": job.settings.search_precision,
         "device": str(job.settings.device),
         "environment": environment(),
-        "flags": [flag.record() for flag in flags.distinct(found.flags)],
-        "logits": _logit_scale(found.clean),
+        "flags": [flag.record() for flag in flags.distinct(evaluated.flags)],
+        "logits": _logit_scale(evaluated.clean),
         "groups": {group: list(members) for group, members in job.data.groups.items()},
-        "attacks": found.headers,
+        "attacks": evaluated.headers,
     }
 
 

@@ -87,13 +87,13 @@ class Job:
         """Fingerprints of the model and of the sources of transfer attacks, on images of the data, for JSON."""
         device, rows = self.settings.device, self.settings.fixed_shape
         x = self.data.fetch(evenly(self.data.index, _PRINTED)).to(device)
-        found: dict[str, Any] = {}
+        functions: dict[str, Any] = {}
         for name, model in {_MODEL: self.model, **_sources(self.attacks)}.items():
             model.to(device)  # whatever it returns
             with judging(called := as_classifier(model), device):
                 seen = fingerprint(called if rows is None or name != _MODEL else FixedShape(called, rows), x)
-            found[name] = seen and seen.record
-        return found
+            functions[name] = seen and seen.record
+        return functions
 
     @cached_property
     def claim(self) -> dict[str, Any]:
@@ -136,7 +136,7 @@ class Job:
         if self.functions[_MODEL] is None:
             name = self.about["model"]["name"]
         model = {key: value for key, value in {**self.about["model"], "name": name}.items() if value is not None}
-        parts: list[Any] = [{**self.about, "model": model}, {each: repr(attacks[each]) for each in attacks}]
+        parts: list[Any] = [{**self.about, "model": model}, {name: repr(attacks[name]) for name in attacks}]
         # Only what is used takes part, so that results without a plan keep the identity they always had.
         if _audited(attacks):
             parts.append({"audit": self.settings.audit})
@@ -220,13 +220,13 @@ def _audited(attacks: Mapping[str, Contender]) -> bool:
 def _sources(attacks: Mapping[str, Contender]) -> dict[str, nn.Module]:
     """Return the models that transfer attacks craft on, by what they are called."""
     held: list[Any] = [as_attack(attack) for attack in attacks.values()]
-    found = {}
+    sources = {}
     while held:
         attack = held.pop()
         if isinstance(attack, Transfer):
-            found[f"the source {portable(attack.name)}"] = attack.source
+            sources[f"the source {portable(attack.name)}"] = attack.source
         held += [*getattr(attack, "attacks", ()), *([attack.attack] if hasattr(attack, "attack") else ())]
-    return found
+    return sources
 
 
 def as_attack(contender: Contender) -> Attack:

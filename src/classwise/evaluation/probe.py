@@ -226,17 +226,17 @@ def _restart_gain(gained: Tensor, y: Tensor, classes: Sequence[str]) -> Iterator
     )
 
 
-def _often(flag: Flag, found: Tensor, limit: float, y: Tensor, classes: Sequence[str]) -> Iterator[Flag]:
+def _often(flag: Flag, noticed: Tensor, limit: float, y: Tensor, classes: Sequence[str]) -> Iterator[Flag]:
     """Yield a flag, its share filled in, where it was found on more than a share of the images and on two at least.
 
     Args:
         flag: whose message names the share.
-        found: on which images, (N,) bool.
+        noticed: on which images, (N,) bool.
         limit: the share.
         y: labels (N,).
         classes: names of the classes.
     """
-    share = float(found.float().mean())
-    if found.sum() >= _FEWEST and share > limit:
+    share = float(noticed.float().mean())
+    if noticed.sum() >= _FEWEST and share > limit:
         message = flag.message.format(share=share)
-        yield replace(flag, message=message, classes=concerned(found, y, classes, limit), value=share)
+        yield replace(flag, message=message, classes=concerned(noticed, y, classes, limit), value=share)

@@ -65,11 +65,11 @@ def conditions(text: str, classes: Sequence[str]) -> tuple[Condition, ...]:
     """
     if not text.strip():
         raise InputError(f"No condition was given; {_EXAMPLE}.")
-    found = tuple(_condition(name, label, value, classes) for name, label, value in _parts(text, classes))
-    twice = [name for name, count in Counter(condition.name for condition in found).items() if count > 1]
+    asked = tuple(_condition(name, label, value, classes) for name, label, value in _parts(text, classes))
+    twice = [name for name, count in Counter(condition.name for condition in asked).items() if count > 1]
     if twice:
         raise InputError(f"{twice[0]} is asked for twice; keep one of them.")
-    return found
+    return asked
 
 
 def _parts(text: str, classes: Sequence[str]) -> Iterator[tuple[str, str, str | None]]:
@@ -96,7 +96,7 @@ def _named(text: str, classes: Sequence[str]) -> tuple[str, str, str]:
 
 def _label(text: str, classes: Sequence[str]) -> str | None:
     """Return what stands before the closing bracket: the longest name of a class, else up to the first bracket."""
-    known = [each for each in classes if text.startswith(each) and re.match(r"\]\s*(=|,|$)", text[len(each) :])]
+    known = [name for name in classes if text.startswith(name) and re.match(r"\]\s*(=|,|$)", text[len(name) :])]
     name, bracket, _ = text.partition("]")
     return max(known, key=len) if known else name if bracket else None
 

@@ -175,8 +175,8 @@ def _view(result: Result, name: str) -> View:
 
 def _broken_by(result: Result) -> dict[str, int]:
     names, counts = np.unique(result.outcomes.broken_by(), return_counts=True)
-    found = dict(zip(names.tolist(), counts.tolist(), strict=True))
-    return {plain(name): found.get(name, 0) for name in (CLEAN, *result.outcomes.attacks)}
+    number = dict(zip(names.tolist(), counts.tolist(), strict=True))
+    return {plain(name): number.get(name, 0) for name in (CLEAN, *result.outcomes.attacks)}
 
 
 def weakest_first(accuracy: Floats) -> Counts:

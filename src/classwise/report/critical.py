@@ -22,112 +22,112 @@ from classwise.report.tables import ABSENT
 _STEM = "critical_eps"
 
 
-def critical_sheet(found: CriticalEps, radii: Sequence[float] = ()) -> Sheet:
+def critical_sheet(critical: CriticalEps, radii: Sequence[float] = ()) -> Sheet:
     """Return the table: a row a class, weakest first, with quantiles, and counts of images still right at ``radii``."""
-    shown = found.checked(radii)
+    shown = critical.checked(radii)
     columns = (
         Column("class", ("class",), words=True),
         Column("n", ("n",)),
         Column("wrong when clean", ("wrong_clean",), spare=True),
         *(Column(_heading(q), (f"quantile_{q:g}",), spare=q != 0.5) for q in QUANTILES),
         Column(
-            f"median, {100 * found.confidence:g} %",
+            f"median, {100 * critical.confidence:g} %",
             ("median_low", "median_high"),
             note="interval of order statistics; holds for all classes at once",
         ),
-        *(Column(f"right at {eps_text(found, r)}", (f"right_{r:g}",), spare=not radii) for r in shown),
+        *(Column(f"right at {eps_text(critical, r)}", (f"right_{r:g}",), spare=not radii) for r in shown),
     )
-    rows = tuple(_row(found, int(c), shown) for c in found.order)
-    unit = ", in 1/255" if _in_bytes(found) else ""
-    caption = f"Smallest {found.norm} radius found to break an image of {found.about['data']['name']}{unit}"
+    rows = tuple(_row(critical, int(c), shown) for c in critical.order)
+    unit = ", in 1/255" if _in_bytes(critical) else ""
+    caption = f"Smallest {critical.norm} radius found to break an image of {critical.about['data']['name']}{unit}"
     return Sheet(_STEM, caption, columns, rows, marked=0 if rows else None)
 
 
-def sentence(found: CriticalEps) -> str:
+def sentence(critical: CriticalEps) -> str:
     """Say within which radius half of the weakest and of the strongest class is broken."""
-    if found.weakest is None:
+    if critical.weakest is None:
         return "There are no images."
-    first, last = (int(found.order[end]) for end in (0, -1))
-    words = f"Half of the images of {found.classes[first]} are {_broken(found, found.medians[first])}"
+    first, last = (int(critical.order[end]) for end in (0, -1))
+    words = f"Half of the images of {critical.classes[first]} are {_broken(critical, critical.medians[first])}"
     if last != first:
-        words += f"; half of those of {found.classes[last]} are {_broken(found, found.medians[last])}"
-    others = [found.classes[c] for c in found.may_be_weakest if c != first]
+        words += f"; half of those of {critical.classes[last]} are {_broken(critical, critical.medians[last])}"
+    others = [critical.classes[c] for c in critical.may_be_weakest if c != first]
     return f"{words}. " + (
-        f"With {100 * found.confidence:g} % confidence the median of {found.classes[first]} is the smallest."
+        f"With {100 * critical.confidence:g} % confidence the median of {critical.classes[first]} is the smallest."
         if not others
-        else f"At {100 * found.confidence:g} % confidence the smallest median may also be that of {_listed(others)}."
+        else f"At {100 * critical.confidence:g} % confidence the smallest median may also be that of {_listed(others)}."
     )
 
 
-def remark(found: CriticalEps) -> str:
+def remark(eps: CriticalEps) -> str:
     """Say what kind of number this is, and which images it leaves open."""
-    lost = int(found.about["unconfirmed"])
+    lost = int(eps.about["unconfirmed"])
     words = (
-        f"Upper bounds by {found.about['attack'].partition('(')[0]}, not certified radii: a better attack may need less"
+        f"Upper bounds by {eps.about['attack'].partition('(')[0]}, not certified radii: a better attack may need less"
     )
-    above = int(np.isinf(found.distance).sum())
-    words += f"; {above} of {len(found.y)} images are above {eps_text(found, found.eps_max)}"
+    above = int(np.isinf(eps.distance).sum())
+    words += f"; {above} of {len(eps.y)} images are above {eps_text(eps, eps.eps_max)}"
     return words + (f", {lost} of them as their candidate was right when run again." if lost else ".")
 
 
-def critical_curve(found: CriticalEps) -> Figure:
+def critical_curve(critical: CriticalEps) -> Figure:
     """Draw the share of each class still right against the radius, the class of the smallest median in colour."""
     with mpl.rc_context(STYLE):
         figure, axes = canvas(3.2)
-        scale = 255 if _in_bytes(found) else 1
-        for c in found.order[::-1]:
-            _draw(axes, found.of_class(int(c)), found.eps_max, scale, LIGHT["faint"], 0.9)
-        _draw(axes, found.distance, found.eps_max, scale, LIGHT["worst"], 1.8, "all images")
-        if found.weakest is not None:
-            name = f"{plain(found.classes[found.weakest])}, smallest median"
-            _draw(axes, found.of_class(found.weakest), found.eps_max, scale, LIGHT["weakest"], 1.8, name)
+        scale = 255 if _in_bytes(critical) else 1
+        for c in critical.order[::-1]:
+            _draw(axes, critical.of_class(int(c)), critical.eps_max, scale, LIGHT["faint"], 0.9)
+        _draw(axes, critical.distance, critical.eps_max, scale, LIGHT["worst"], 1.8, "all images")
+        if critical.weakest is not None:
+            name = f"{plain(critical.classes[critical.weakest])}, smallest median"
+            _draw(axes, critical.of_class(critical.weakest), critical.eps_max, scale, LIGHT["weakest"], 1.8, name)
         unit = "1/255" if scale == 255 else "pixel range 1"
-        axes.set(xlim=(0, scale * found.eps_max), ylim=(0, 100), ylabel="images still right, %")
-        axes.set_xlabel(f"{found.norm} radius, {unit}   (upper bounds; grey: the other classes)")
+        axes.set(xlim=(0, scale * critical.eps_max), ylim=(0, 100), ylabel="images still right, %")
+        axes.set_xlabel(f"{critical.norm} radius, {unit}   (upper bounds; grey: the other classes)")
         axes.grid(axis="y", color=LIGHT["line"], linewidth=0.6)
         for text in axes.legend(frameon=False).get_texts():
             text.set_parse_math(False)
     return figure
 
 
-def save_figure(found: CriticalEps, folder: Path | str) -> Path:
+def save_figure(critical: CriticalEps, folder: Path | str) -> Path:
     """Write the chart as critical_eps.svg and return its path; the same numbers give the same bytes."""
-    return write_figures({_STEM: lambda: critical_curve(found)}, folder, ("svg",))[0]
+    return write_figures({_STEM: lambda: critical_curve(critical)}, folder, ("svg",))[0]
 
 
-def eps_text(found: CriticalEps, radius: float) -> str:
+def eps_text(critical: CriticalEps, radius: float) -> str:
     """Return a radius with three digits, written as the largest one is: "1.3/255", "0.302", "> 32/255" if censored."""
-    return _number(found, radius) + ("/255" if _in_bytes(found) and not math.isnan(radius) else "")
+    return _number(critical, radius) + ("/255" if _in_bytes(critical) and not math.isnan(radius) else "")
 
 
-def _number(found: CriticalEps, radius: float) -> str:
+def _number(critical: CriticalEps, radius: float) -> str:
     """Return the same in units of 1/255 where radii are written in them."""
     if math.isnan(radius):
         return ABSENT
     if math.isinf(radius):
-        return f"> {_number(found, found.eps_max)}"
-    return f"{255 * radius if _in_bytes(found) else radius:.3g}"
+        return f"> {_number(critical, critical.eps_max)}"
+    return f"{255 * radius if _in_bytes(critical) else radius:.3g}"
 
 
-def _in_bytes(found: CriticalEps) -> bool:
-    return str(found.about["threat"]["eps_text"]).endswith("/255")
+def _in_bytes(critical: CriticalEps) -> bool:
+    return str(critical.about["threat"]["eps_text"]).endswith("/255")
 
 
 def _heading(q: float) -> str:
     return "median" if q == 0.5 else f"{100 * q:g} % within"
 
 
-def _row(found: CriticalEps, c: int, radii: Sequence[float]) -> tuple[Cell, ...]:
-    mine, ends = found.of_class(c), found.median_intervals
+def _row(critical: CriticalEps, c: int, radii: Sequence[float]) -> tuple[Cell, ...]:
+    mine, ends = critical.of_class(c), critical.median_intervals
     low, high = float(ends.low[c]), float(ends.high[c])
-    wrong, counts = int(((found.y == c) & (found.clean != c)).sum()), found.right(radii)[c].tolist()
-    quantiles = [float(found.quantiles(q)[c]) for q in QUANTILES]
+    wrong, counts = int(((critical.y == c) & (critical.clean != c)).sum()), critical.right(radii)[c].tolist()
+    quantiles = [float(critical.quantiles(q)[c]) for q in QUANTILES]
     return (
-        Cell(found.classes[c], (found.classes[c],)),
+        Cell(critical.classes[c], (critical.classes[c],)),
         Cell(str(len(mine)), (len(mine),)),
         Cell(str(wrong), (wrong,)),
-        *(Cell(_number(found, value), (_known(value),)) for value in quantiles),
-        Cell(f"{_number(found, low)}–{_number(found, high)}", (_known(low), _known(high))),
+        *(Cell(_number(critical, value), (_known(value),)) for value in quantiles),
+        Cell(f"{_number(critical, low)}–{_number(critical, high)}", (_known(low), _known(high))),
         *(Cell(str(count), (count,)) for count in counts),
     )
 
@@ -136,10 +136,10 @@ def _known(radius: float) -> float | None:
     return radius if math.isfinite(radius) else None
 
 
-def _broken(found: CriticalEps, median: float) -> str:
+def _broken(critical: CriticalEps, median: float) -> str:
     if math.isinf(median):
-        return f"broken above {eps_text(found, found.eps_max)} at best"
-    return "wrong without any attack" if median == 0 else f"broken within {eps_text(found, median)}"
+        return f"broken above {eps_text(critical, critical.eps_max)} at best"
+    return "wrong without any attack" if median == 0 else f"broken within {eps_text(critical, median)}"
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -27,26 +27,26 @@ def read_curve(result: Result, directory: Path) -> Curve | None:
     for folder in (directory, run):
         if folder is not None and (folder / LOG_FILE).is_file():
             try:
-                found = Training.read(folder)
-                return curve(found.lines) if found.classes == result.outcomes.classes else None
+                training = Training.read(folder)
+                return curve(training.lines) if training.classes == result.outcomes.classes else None
             except InputError:
                 return None
     return None
 
 
-def images_meant(found: Curve) -> str:
+def images_meant(curve: Curve) -> str:
     """Say on which images the curve was measured."""
-    return _WORDS[found.part]
+    return _WORDS[curve.part]
 
 
-def epoch_chart(found: Curve, contents: Contents) -> dict[str, Any]:
+def epoch_chart(curve: Curve, contents: Contents) -> dict[str, Any]:
     """Lines of the average, the worst class of each epoch, and the classes that end weakest."""
-    epochs = list(range(1, len(found.accuracy) + 1))
-    every = [_class_line(found, contents, epochs, c) for c in _shown(found)]
-    worst = [f"{_weakest(found, contents, e)}" for e in range(len(epochs))]
+    epochs = list(range(1, len(curve.accuracy) + 1))
+    every = [_class_line(curve, contents, epochs, c) for c in _shown(curve)]
+    worst = [f"{_weakest(curve, contents, e)}" for e in range(len(epochs))]
     lines = [
-        _line("worst class", epochs, np.nanmin(found.accuracy, axis=1), "\0weakest", worst),
-        _line("average", epochs, found.average, "\0worst", [""] * len(epochs)),
+        _line("worst class", epochs, np.nanmin(curve.accuracy, axis=1), "\0weakest", worst),
+        _line("average", epochs, curve.average, "\0worst", [""] * len(epochs)),
     ]
     return {
         "data": [*every, *lines],
@@ -61,9 +61,9 @@ def epoch_chart(found: Curve, contents: Contents) -> dict[str, Any]:
     }
 
 
-def epoch_sheet(found: Curve, contents: Contents) -> Sheet:
+def epoch_sheet(curve: Curve, contents: Contents) -> Sheet:
     """Table of the same: a row an epoch, a column for each class that is drawn."""
-    shown = _shown(found)
+    shown = _shown(curve)
     columns = (
         Column("epoch", ("epoch",)),
         Column("average", ("average",)),
@@ -72,26 +72,26 @@ def epoch_sheet(found: Curve, contents: Contents) -> Sheet:
         *(Column(contents.classes[c], (contents.classes[c],)) for c in shown),
     )
     rows = []
-    for e, accuracy in enumerate(found.accuracy):
-        shares = [float(found.average[e]), float(np.nanmin(accuracy))]
-        name = _weakest(found, contents, e)
+    for e, accuracy in enumerate(curve.accuracy):
+        shares = [float(curve.average[e]), float(np.nanmin(accuracy))]
+        name = _weakest(curve, contents, e)
         cells = [Cell(percent(share), (share,)) for share in (*shares, *accuracy[shown].tolist())]
         rows.append((Cell(str(e + 1), (e + 1,)), *cells[:2], Cell(name, (name,)), *cells[2:]))
-    caption = f"Robust accuracy over {len(rows)} epochs in per cent ({images_meant(found)})"
+    caption = f"Robust accuracy over {len(rows)} epochs in per cent ({images_meant(curve)})"
     return Sheet("epochs", caption, columns, tuple(rows))
 
 
-def _shown(found: Curve) -> list[int]:
+def _shown(curve: Curve) -> list[int]:
     """Return the classes that have room, those that end weakest first."""
-    return [int(c) for c in weakest_first(found.final)[:SHOWN]]
+    return [int(c) for c in weakest_first(curve.final)[:SHOWN]]
 
 
-def _weakest(found: Curve, contents: Contents, epoch: int) -> str:
-    return contents.classes[int(np.nanargmin(found.accuracy[epoch]))]
+def _weakest(curve: Curve, contents: Contents, epoch: int) -> str:
+    return contents.classes[int(np.nanargmin(curve.accuracy[epoch]))]
 
 
-def _class_line(found: Curve, contents: Contents, epochs: list[int], c: int) -> dict[str, Any]:
-    drawn = _line(contents.classes[c], epochs, found.accuracy[:, c], "\0faint", [""] * len(epochs))
+def _class_line(curve: Curve, contents: Contents, epochs: list[int], c: int) -> dict[str, Any]:
+    drawn = _line(contents.classes[c], epochs, curve.accuracy[:, c], "\0faint", [""] * len(epochs))
     return {**drawn, "mode": "lines", "line": {"color": "\0faint", "width": 1.2}}
 
 

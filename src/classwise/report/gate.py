@@ -93,11 +93,11 @@ class Check:
         if self.value is None:
             return f"{self.name}: not measured. {self.reason}"
         verdict = "reaches" if self.passed else "is below"
-        said = (
+        sentence = (
             f"{self.name}: {percent(self.value)} % measured; its lower bound {percent(self.bound)} % {verdict} "
             f"{percent(self.least)} %."
         )
-        return f"{said} {self.reason}".rstrip()
+        return f"{sentence} {self.reason}".rstrip()
 
 
 @dataclass(frozen=True)
@@ -241,9 +241,9 @@ def waived(names: Iterable[str], *, also: Iterable[str] = ()) -> frozenset[str]:
         ['loss_rising', 'zero_gradient']
     """
     listed = [names] if isinstance(names, str) else names
-    found = [part.strip() for name in listed for part in name.split(",")]
+    asked = [part.strip() for name in listed for part in name.split(",")]
     known = FLAGS | set(also)
-    for name in found:
+    for name in asked:
         if name not in known:
             raise InputError(unknown("flag", name, list(known)))
         if name == "unmeasured_classes":
@@ -251,7 +251,7 @@ def waived(names: Iterable[str], *, also: Iterable[str] = ()) -> frozenset[str]:
                 "unmeasured_classes cannot be allowed, as nothing is known of such a class; set conditions on the "
                 "others by name, as in class[NAME]=0.2."
             )
-    return frozenset(found)
+    return frozenset(asked)
 
 
 def unreachable(condition: Condition, classes: Sequence[str], n: Ints, confidence: float = 0.95) -> str:
@@ -287,13 +287,13 @@ def unreachable(condition: Condition, classes: Sequence[str], n: Ints, confidenc
 
 def _check(result: Result, contents: Contents, condition: Condition) -> Check:
     outcomes, n, classes = result.outcomes, result.outcomes.n, result.outcomes.classes
-    found, clean = outcomes.counts(condition.view), condition.view == CLEAN
-    sure, total = (found, int(found.sum())) if clean else _audited(contents, found)
+    correct, clean = outcomes.counts(condition.view), condition.view == CLEAN
+    sure, total = (correct, int(correct.sum())) if clean else _audited(contents, correct)
     accuracy, c = outcomes.accuracy(condition.view), _position(classes, condition.label)
     value = {
         "worst": worst(accuracy),
         "worst_q10": worst_q(accuracy),
-        "average": average(found, n),
+        "average": average(correct, n),
         "class": float(accuracy[c]),
     }[condition.metric]
     reason = plain(unreachable(condition, classes, n, result.confidence))
@@ -336,9 +336,9 @@ def _needed(condition: Condition, num_classes: int, confidence: float) -> int | 
     if condition.least >= 1:
         return None
     m = tail_size(num_classes, _TAILS.get(condition.metric, 0.0))
-    each = _each(confidence, m)
-    fewest = max(1, math.ceil(math.log1p(-each) / math.log(condition.least)) - 1)
-    while lower_bounds([fewest], [fewest], each)[0] < condition.least:
+    level = _each(confidence, m)
+    fewest = max(1, math.ceil(math.log1p(-level) / math.log(condition.least)) - 1)
+    while lower_bounds([fewest], [fewest], level)[0] < condition.least:
         fewest += 1
     return fewest
 
@@ -352,13 +352,13 @@ def _unmeasured(missing: Sequence[str], num_classes: int) -> str:
     )
 
 
-def _audited(contents: Contents, found: Ints) -> tuple[Ints, int]:
+def _audited(contents: Contents, correct: Ints) -> tuple[Ints, int]:
     """Return the robust images of each class, and of all, that an audit leaves no doubt of."""
     by_class = misses(contents)
     if by_class is None:
-        return found, int(found.sum())
+        return correct, int(correct.sum())
     in_all = max(int(audit["at_most"]) for audit in audits(contents))
-    return np.maximum(0, found - np.array(by_class)), max(0, int(found.sum()) - in_all)
+    return np.maximum(0, correct - np.array(by_class)), max(0, int(correct.sum()) - in_all)
 
 
 def _doubt(audit: Mapping[str, Any]) -> float:

@@ -36,9 +36,11 @@ def write_page(directory: Path | str, path: Path | str | None = None, *, result:
     """
     folder = Path(directory)
     target = Path(path) if path is not None else folder / "report.html"
-    found = Result.read(folder) if result is None else result
-    stored = Examples.load(folder, found.header.get("identity"))
-    write_bytes(target, page(found, folder, stored, read_curve(found, folder), read_trade_off(found)).encode())
+    evaluation = Result.read(folder) if result is None else result
+    stored = Examples.load(folder, evaluation.header.get("identity"))
+    write_bytes(
+        target, page(evaluation, folder, stored, read_curve(evaluation, folder), read_trade_off(evaluation)).encode()
+    )
     return target
 
 

@@ -197,7 +197,7 @@ def _fitting(sheet: Sheet, width: int) -> list[int]:
     needed = [max([size, *(len(row[c].text) for row in sheet.rows)]) + 3 for c, size in enumerate(titles)]
     shown = list(range(len(titles)))
     for c in reversed(shown.copy()):
-        if sum(needed[kept] for kept in shown) > width and sheet.columns[c].spare:
+        if sum(needed[column] for column in shown) > width and sheet.columns[c].spare:
             shown.remove(c)
     return shown
 

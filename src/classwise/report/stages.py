@@ -46,10 +46,10 @@ def misses(contents: Contents) -> list[int] | None:
     the smaller needs no further confidence. What survives several audited plans survives each, so that each bound holds
     by itself; the largest holds whichever of them is wrong.
     """
-    found = [
+    rows = [
         [min(int(count), int(audit["at_most"])) for count in audit["at_most_by_class"]] for audit in audits(contents)
     ]
-    return [max(counts) for counts in zip(*found, strict=True)] if found else None
+    return [max(counts) for counts in zip(*rows, strict=True)] if rows else None
 
 
 def audits(contents: Contents) -> list[Mapping[str, Any]]:
@@ -82,15 +82,15 @@ def _audited(contents: Contents, view: View, suite: str) -> str:
     broken = sum(sum(turn["broken"]) for turn in audit["rounds"])
     more = sum(int(np.sum(stage["broken"])) for stage in view.about["stages"] if stage["name"].startswith("full: "))
     survivors, size = sum(audit["rounds"][0]["survivors"]), int(contents.n.sum())
-    said = f"audited on {sampled:,} of {survivors:,} survivors, of which {suite} broke {broken or 'none'}"
+    text = f"audited on {sampled:,} of {survivors:,} survivors, of which {suite} broke {broken or 'none'}"
     if broken:
-        said += f", after which what broke them was run on every survivor and broke {more:,} more"
+        text += f", after which what broke them was run on every survivor and broke {more:,} more"
     robust, bound = int(view.correct.sum()), audit["at_most"]
     if not bound:
-        return f"{said}; every survivor has met what could break it, so none is left to find."
+        return f"{text}; every survivor has met what could break it, so none is left to find."
     low, high = (f"{100 * max(0, count) / size:.2f}" for count in (robust - bound, robust))
     return (
-        f"{said}; with {100 * audit['confidence']:g} % confidence it would break at most {bound:,} more, so that the "
+        f"{text}; with {100 * audit['confidence']:g} % confidence it would break at most {bound:,} more, so that the "
         f"audited robust accuracy lies in {low}–{high} %."
     )
 

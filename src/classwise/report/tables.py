@@ -110,7 +110,7 @@ def number_label(contents: Contents) -> str:
         return f"PGD only: {worst} – PGD family only, not AutoAttack."
     if "standard" in versions:
         return f"AutoAttack as implemented here: {worst}."
-    if strong := next((each for each in ("plus", "rand") if each in versions), None):
+    if strong := next((version for version in ("plus", "rand") if version in versions), None):
         return f"AutoAttack {strong} as implemented here, not standard: {worst}."
     searched = "" if precision == "float32" else f", searched in {precision}"
     return f"Not AutoAttack: {worst}{searched}."
@@ -230,7 +230,7 @@ def group_sheet(contents: Contents) -> Sheet | None:
         return None
     names = list(dict.fromkeys(contents.groups[c] for c in contents.flow_order))
     labels = np.array([names.index(group) for group in contents.groups])
-    kept = group_accuracy(contents.confusion, contents.n, labels)
+    accuracy = group_accuracy(contents.confusion, contents.n, labels)
     columns = (
         Column("superclass", ("superclass",), words=True),
         Column("classes", ("classes",)),
@@ -243,7 +243,7 @@ def group_sheet(contents: Contents) -> Sheet | None:
             Cell(name, (name,)),
             Cell(str((labels == g).sum()), (int((labels == g).sum()),)),
             _share(mean[g], 2),
-            _share(float(kept[g]), 2),
+            _share(float(accuracy[g]), 2),
         )
         for g, name in enumerate(names)
     )

@@ -28,15 +28,15 @@ def read_trade_off(result: Result) -> TradeOff | None:
         return None
 
 
-def trade_off_chart(found: TradeOff, contents: Contents) -> dict[str, Any]:
+def trade_off_chart(curve: TradeOff, contents: Contents) -> dict[str, Any]:
     """Worst against average: the rounds in order, the one without correction, the chosen one, and this evaluation."""
-    chosen = [found.chosen] if found.chosen else []
+    chosen = [curve.chosen] if curve.chosen else []
     last = _evaluated(contents)
     return {
         "data": [
-            {**_dots("rounds", found, range(len(found.points)), "\0faint", "circle", 7), "mode": "lines+markers"},
-            _dots("no correction", found, [0], "\0soft", "circle-open", 13),
-            _dots("chosen", found, chosen, "\0worst", "circle", 13),
+            {**_dots("rounds", curve, range(len(curve.points)), "\0faint", "circle", 7), "mode": "lines+markers"},
+            _dots("no correction", curve, [0], "\0soft", "circle-open", 13),
+            _dots("chosen", curve, chosen, "\0worst", "circle", 13),
             {
                 **_drawn("this evaluation", [last], "\0weakest", "diamond", 13),
                 "customdata": [f"<b>this evaluation</b><br>{_said(last)}"],
@@ -53,7 +53,7 @@ def trade_off_chart(found: TradeOff, contents: Contents) -> dict[str, Any]:
     }
 
 
-def trade_off_sheet(found: TradeOff) -> Sheet:
+def trade_off_sheet(curve: TradeOff) -> Sheet:
     """Table of the rounds; the chosen one is marked."""
     columns = (
         Column("round", ("round",)),
@@ -66,20 +66,20 @@ def trade_off_sheet(found: TradeOff) -> Sheet:
         Column("worst", ("worst",)),
         Column("interval of the worst", ("worst_low", "worst_high"), spare=True),
     )
-    rows = tuple(_cells(number, point) for number, point in enumerate(found.points))
-    caption = f"Rounds of {plain(found.rule)} on the {found.n:,} images that it was fitted on, in per cent and points"
-    return Sheet("trade-off", caption, columns, rows, found.chosen)
+    rows = tuple(_cells(number, point) for number, point in enumerate(curve.points))
+    caption = f"Rounds of {plain(curve.rule)} on the {curve.n:,} images that it was fitted on, in per cent and points"
+    return Sheet("trade-off", caption, columns, rows, curve.chosen)
 
 
-def trade_off_note(found: TradeOff) -> str:
+def trade_off_note(curve: TradeOff) -> str:
     """Say what was fitted on which images, at what price, and what was chosen."""
-    images = f" ({plain(found.images)})" if found.images else ""
-    kept = (
-        f"Round {found.chosen} was chosen" if found.chosen else "No round was better than none, so nothing was changed"
+    images = f" ({plain(curve.images)})" if curve.images else ""
+    choice = (
+        f"Round {curve.chosen} was chosen" if curve.chosen else "No round was better than none, so nothing was changed"
     )
     return (
-        f"{plain(found.rule)} was fitted on {found.n:,} images{images}; the average could fall by {found.max_loss:g} "
-        f"points. {kept}."
+        f"{plain(curve.rule)} was fitted on {curve.n:,} images{images}; the average could fall by {curve.max_loss:g} "
+        f"points. {choice}."
     )
 
 
@@ -99,8 +99,8 @@ def _evaluated(contents: Contents) -> TradeOffPoint:
     )
 
 
-def _dots(name: str, found: TradeOff, rounds: Sequence[int], color: str, symbol: str, size: int) -> dict[str, Any]:
-    points = [found.points[number] for number in rounds]
+def _dots(name: str, curve: TradeOff, rounds: Sequence[int], color: str, symbol: str, size: int) -> dict[str, Any]:
+    points = [curve.points[number] for number in rounds]
     notes = [f"<b>{name}</b>, round {number}<br>{_said(point)}" for number, point in zip(rounds, points, strict=True)]
     return {**_drawn(name, points, color, symbol, size), "customdata": notes}
 

@@ -42,8 +42,8 @@ class Answers:
 
     def record(self) -> dict[str, Any]:
         """Return the same for JSON."""
-        found = [finding.as_dict() for finding in self.findings]
-        return {"about": self.about, "findings": found, "unanswered": list(self.unanswered)}
+        findings = [finding.as_dict() for finding in self.findings]
+        return {"about": self.about, "findings": findings, "unanswered": list(self.unanswered)}
 
 
 def ask(questions: Sequence[str], trials: Sequence[Trial], where: Where) -> list[Answers]:
@@ -57,30 +57,30 @@ def ask(questions: Sequence[str], trials: Sequence[Trial], where: Where) -> list
     return [_answers(about, evaluated, questions, where) for about, evaluated in _groups(trials, where.out).items()]
 
 
-def write(found: Sequence[Answers], out: Path) -> list[Path]:
+def write(answers: Sequence[Answers], out: Path) -> list[Path]:
     """Write the findings in full, with their numbers and tables, into the study's folder, and return their paths."""
-    if not found:
+    if not answers:
         return []
-    record = {"classwise": __version__, "answers": [each.record() for each in found]}
+    record = {"classwise": __version__, "answers": [answer.record() for answer in answers]}
     files.write_json(out / f"{STEM}.json", record)
-    parts = [f"# {escape_markdown(each.about)}\n\n{markdown(each.findings)}" for each in found]
+    parts = [f"# {escape_markdown(answer.about)}\n\n{markdown(answer.findings)}" for answer in answers]
     files.write_text(out / f"{STEM}.md", "\n".join(parts))
     return [out / f"{STEM}.json", out / f"{STEM}.md"]
 
 
-def text(found: Sequence[Answers]) -> str:
+def text(answers: Sequence[Answers]) -> str:
     """Return the number of each verdict and the sentences behind them in Markdown, "" if nothing was asked."""
-    return "".join(_section(each) for each in found)
+    return "".join(_section(answer) for answer in answers)
 
 
 def _groups(trials: Sequence[Trial], out: Path) -> dict[str, list[tuple[Trial, str]]]:
-    found: dict[str, list[tuple[Trial, str]]] = {}
+    groups: dict[str, list[tuple[Trial, str]]] = {}
     for trial in trials:
         for weights in trial.weights:
             if (trial.evaluation_folder(out, weights) / RESULT_FILE).exists():
                 made = "given models" if weights == GIVEN else f"{registry.parse(trial.model)[0]}, {weights} weights"
-                found.setdefault(f"{made}, {trial.data}, {trial.threat}", []).append((trial, weights))
-    return found
+                groups.setdefault(f"{made}, {trial.data}, {trial.threat}", []).append((trial, weights))
+    return groups
 
 
 def _answers(about: str, evaluated: Evaluated, questions: Sequence[str], where: Where) -> Answers:
@@ -103,9 +103,9 @@ def _evidence(evaluated: Evaluated, out: Path) -> Evidence:
     folders = {trial.evaluation_folder(out, weights): trial.title for trial, weights in evaluated}
     runs = {trial.folder(out): trial.title for trial, weights in evaluated if weights == trial.weights[0]}
     runs = {folder: title for folder, title in runs.items() if log(folder)}
-    found = analysis.read([*folders, *runs])
-    named = tuple(replace(subject, label=folders[subject.folders[0]]) for subject in found.subjects)
-    titles = zip(found.trainings, runs.values(), strict=True)
+    evidence = analysis.read([*folders, *runs])
+    named = tuple(replace(subject, label=folders[subject.folders[0]]) for subject in evidence.subjects)
+    titles = zip(evidence.trainings, runs.values(), strict=True)
     return Evidence(named, tuple(replace(training, label=title) for training, title in titles))
 
 
@@ -134,8 +134,10 @@ def _section(answers: Answers) -> str:
 
 def _counts(findings: Sequence[Finding]) -> str:
     """Return how often each claim is supported, refuted or left undecided, "" without any."""
-    counts: Mapping[tuple[str, str], int] = Counter((each.claim, each.verdict) for each in findings if each.claim)
-    kinds = [verdict for verdict in get_args(Verdict) if any(verdict == said for _, said in counts)]
+    counts: Mapping[tuple[str, str], int] = Counter(
+        (finding.claim, finding.verdict) for finding in findings if finding.claim
+    )
+    kinds = [verdict for verdict in get_args(Verdict) if any(verdict == stated for _, stated in counts)]
     rows = [(claim, *(str(counts[claim, kind]) for kind in kinds)) for claim in _claims(findings)]
     head = [("claim", *kinds), ("---",) * (1 + len(kinds))]
     return "".join(f"| {' | '.join(row)} |\n" for row in (*head, *rows)) + "\n" if rows else ""

@@ -37,8 +37,8 @@ def check(study: Study) -> Study:
     for entry in study.method:
         _check_entry(study, entry)
     _ = study.ordered  # a circle is refused here
-    for each in study.given:
-        _check_given(study, each)
+    for given in study.given:
+        _check_given(study, given)
     names = [entry.name for entry in study.method]
     if study.reference and study.reference not in names:
         raise InputError(registry.unknown("method", study.reference, names))
@@ -59,8 +59,10 @@ def _check_parts(study: Study) -> None:
         raise InputError("method is missing, and given too; add a table [[method]] or [[given]].")
     for key in ("model", "recipe"):
         if bool(getattr(study, key)) != bool(study.method):
-            said = "is missing; add it" if study.method else "is for training, but there is no [[method]]; leave it out"
-            raise InputError(f"{key} {said}.")
+            complaint = (
+                "is missing; add it" if study.method else "is for training, but there is no [[method]]; leave it out"
+            )
+            raise InputError(f"{key} {complaint}.")
 
 
 def _refuse_repeats(key: str, values: Sequence[Any]) -> None:
@@ -131,7 +133,7 @@ def _check_given(study: Study, given: Given) -> None:
 def _check_source(study: Study, entry: Entry, text: str, name: str) -> None:
     """Refuse weights that the entry called ``name`` will not have."""
     which = text[len(name) + 1 :] or "best"
-    source = next(each for each in study.method if each.name == name)
+    source = next(entry for entry in study.method if entry.name == name)
     averages = {"", *build_wrappers(study.wrappers_of(source)).averages}
     if not re.fullmatch(_WEIGHTS, which) or average_of(which) not in averages:
         raise InputError(f"method {entry.name!r} takes {text!r}, but {name!r} has no weights {which!r}.")

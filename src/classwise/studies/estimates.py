@@ -41,10 +41,10 @@ def estimate(trials: Sequence[Trial], where: Where) -> dict[Trial, TimeEstimate]
     """
     paces, evaluated = list(_paces(where.out)), {trial: trial.results(where.out) for trial in trials}
     measured: dict[str, float] = {}
-    found: dict[Trial, TimeEstimate] = {}
+    estimates: dict[Trial, TimeEstimate] = {}
     for trial in trials:
         if trial.recipe is None:
-            found[trial] = TimeEstimate(0.0, _evaluation_left(trial, evaluated), "given")
+            estimates[trial] = TimeEstimate(0.0, _evaluation_left(trial, evaluated), "given")
             continue
         left = trial.recipe.epochs - trial.epochs(where.out)
         pace, basis = (0.0, "trained") if not left else _logged(trial, paces)
@@ -53,8 +53,8 @@ def estimate(trials: Sequence[Trial], where: Where) -> dict[Trial, TimeEstimate]
                 measured[trial.model] = measured_pace(trial, where)
             pace, basis = measured[trial.model], "a short timing of at"
         seconds = left * trial.images * _passes(trial.recipe.steps) * pace
-        found[trial] = TimeEstimate(seconds, _evaluation_left(trial, evaluated), basis)
-    return found
+        estimates[trial] = TimeEstimate(seconds, _evaluation_left(trial, evaluated), basis)
+    return estimates
 
 
 _NO_LOG = "no log"
@@ -70,11 +70,11 @@ def _logged(trial: Trial, paces: Iterable[_Pace]) -> tuple[float, str]:
     return fmean(pace.seconds for pace in same or known), basis
 
 
-def total(found: Iterable[TimeEstimate]) -> tuple[float, float, int]:
+def total(estimates: Iterable[TimeEstimate]) -> tuple[float, float, int]:
     """Return seconds of training, of evaluation as far as known, and for how many runs the latter is unknown."""
-    each = list(found)
-    known = [estimate.evaluation for estimate in each if estimate.evaluation is not None]
-    return sum(estimate.training for estimate in each), sum(known), len(each) - len(known)
+    listed = list(estimates)
+    known = [estimate.evaluation for estimate in listed if estimate.evaluation is not None]
+    return sum(estimate.training for estimate in listed), sum(known), len(listed) - len(known)
 
 
 def arch(model: str) -> str:

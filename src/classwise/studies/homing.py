@@ -100,11 +100,11 @@ class HomingStudy:
         missing = int(name.removeprefix("without-")) if name.startswith("without-") else len(self.train.classes)
         there = self.test.y[broken] != missing
         test = without(self.test.subset(broken), missing)
-        found = {form: np.zeros(len(broken), dtype=bool) for form in ("replay", "attack again")}
+        safe = {form: np.zeros(len(broken), dtype=bool) for form in ("replay", "attack again")}
         if there.any():
-            found["replay"][there.numpy()] = (predicted(network, x_adv[there], test.y) == test.y).numpy()
-            found["attack again"][there.numpy()] = self._attacked(name, network, test).correct()
-        return found
+            safe["replay"][there.numpy()] = (predicted(network, x_adv[there], test.y) == test.y).numpy()
+            safe["attack again"][there.numpy()] = self._attacked(name, network, test).correct()
+        return safe
 
     def _attacked(self, name: str, network: nn.Module, test: Images) -> Outcomes:
         folder = self.folder / name / "evaluation"
@@ -113,10 +113,10 @@ class HomingStudy:
 
 def without(images: Images, c: int) -> Images:
     """Leave a class out and close the gap in the labels; all classes stay if c is none of them."""
-    kept = images.subset((images.y != c).nonzero().flatten())
+    others = images.subset((images.y != c).nonzero().flatten())
     classes = tuple(name for k, name in enumerate(images.classes) if k != c)
     groups = {name: tuple(m for m in members if m in classes) for name, members in images.groups.items()}
-    return replace(kept, y=kept.y - (kept.y > c).long(), classes=classes, groups=groups)
+    return replace(others, y=others.y - (others.y > c).long(), classes=classes, groups=groups)
 
 
 def _flow(test: Images, answer: Tensor, right: Tensor) -> np.ndarray:
@@ -188,20 +188,23 @@ def asked(study: Study, trials: Sequence[Trial]) -> list[Asked]:
 
 def answers(study: Study, trials: Sequence[Trial], where: Where, say: Say) -> list[Answers]:
     """Do every homing study that is not done, one after another, and return what they say, of each model apart."""
-    every = asked(study, trials)
-    models = dict.fromkeys(each.trial.model for each in every)
-    return [_answers([each for each in every if each.trial.model == model], where, say) for model in models]
+    studies = asked(study, trials)
+    models = dict.fromkeys(homing_study.trial.model for homing_study in studies)
+    return [
+        _answers([homing_study for homing_study in studies if homing_study.trial.model == model], where, say)
+        for model in models
+    ]
 
 
-def _answers(every: Sequence[Asked], where: Where, say: Say) -> Answers:
-    first, unanswered = every[0].trial, list[str]()
+def _answers(studies: Sequence[Asked], where: Where, say: Say) -> Answers:
+    first, unanswered = studies[0].trial, list[str]()
     about = f"{first.name} with and without each class, {registry.parse(first.model)[0]}, {first.data}, {first.threat}"
-    return Answers(about, tuple(_findings(every, where, say, unanswered)), tuple(unanswered))
+    return Answers(about, tuple(_findings(studies, where, say, unanswered)), tuple(unanswered))
 
 
-def _findings(every: Sequence[Asked], where: Where, say: Say, unanswered: list[str]) -> Iterator[Finding]:
-    for each in every:
+def _findings(studies: Sequence[Asked], where: Where, say: Say, unanswered: list[str]) -> Iterator[Finding]:
+    for homing_study in studies:
         try:
-            yield each.finding(where, say)
+            yield homing_study.finding(where, say)
         except InputError as error:
             unanswered.append(str(error))

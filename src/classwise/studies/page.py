@@ -21,16 +21,16 @@ from classwise.studies.trials import Trial
 REPORT_FILE = "report.html"
 
 
-def write(study: Study, trials: Sequence[Trial], found: Sequence[TableRow], out: Path) -> Path:
+def write(study: Study, trials: Sequence[Trial], rows: Sequence[TableRow], out: Path) -> Path:
     """Write ``study.html`` into the study's folder, and return its path."""
-    achieved, price, sampling = sheets(study, found)
-    points = list(_points(study, found))
+    achieved, price, sampling = sheets(study, rows)
+    points = list(_points(study, rows))
     page = render(
         "study.html.j2",
         {"plane-chart": plane(points)} if points else {},
         title=f"Study {study.name}",
         subtitle=f"{len(trials)} runs",
-        remark=remark(study, trials, found, out),
+        remark=remark(study, trials, rows, out),
         legend=legend(points),
         reference=study.baseline,
         achieved=achieved,
@@ -91,13 +91,13 @@ def _measured(result: Result | None) -> tuple[Cell, ...]:
         return (*(Cell(ABSENT, (None,)),) * 3, Cell(ABSENT, ("",)))
     row = TableRow("", "", "", 1, {0: result}, {})
     measured = ((CLEAN, "average"), (WORST_CASE, "average"), (WORST_CASE, "worst"))
-    values = [next(iter(row.values(*each)), None) for each in measured]
+    values = [next(iter(row.values(*key)), None) for key in measured]
     (name,) = row.worst_classes
     return (*(Cell(percent(value, 1), (value,)) for value in values), Cell(name, (name,)))
 
 
-def _points(study: Study, found: Sequence[TableRow]) -> Iterator[Point]:
-    for row in found:
+def _points(study: Study, rows: Sequence[TableRow]) -> Iterator[Point]:
+    for row in rows:
         average, worst = (Spread.of(row.values(WORST_CASE, measure)) for measure in ("average", "worst"))
         if average.mean is not None and worst.mean is not None:
             several = [row.model] if len(study.model) > 1 else []

@@ -47,7 +47,7 @@ def shrunk(study: Study, num_classes: int) -> Study:
         model=(SHRUNK_MODEL,) if study.method else (),
         recipe=study.recipe and _short(study.recipe),
         method=tuple(replace(entry, recipe=entry.recipe and _short(entry.recipe)) for entry in study.method),
-        given=tuple(replace(each, model=SHRUNK_MODEL, limit=None) for each in study.given),
+        given=tuple(replace(given, model=SHRUNK_MODEL, limit=None) for given in study.given),
         seeds=study.seeds[:1],
         homing=study.homing and replace(study.homing, attacks=_SHRUNK_ATTACKS, limit=limit, seeds=()),
         limit=_SHRUNK_TRAIN * num_classes if study.method else None,
@@ -60,5 +60,5 @@ def standing_in(study: Study, directory: Path | None) -> tuple[Study, list[str]]
     trained = {study.data} if study.method else set()
     absent = [data for data in study.all_data if not _there(data, directory, data in trained)]
     data = STAND_IN if study.data in absent else study.data
-    given = tuple(replace(each, data=STAND_IN) if each.data in absent else each for each in study.given)
+    given = tuple(replace(given_, data=STAND_IN) if given_.data in absent else given_ for given_ in study.given)
     return replace(study, data=data, given=given), absent

@@ -111,10 +111,10 @@ class Given:
         Raises:
             InputError: one is not set.
         """
-        found = os.path.expandvars(self.model)
-        if missing := re.search(r"\$\w+", found):
+        expanded = os.path.expandvars(self.model)
+        if missing := re.search(r"\$\w+", expanded):
             raise InputError(f"given {self.name!r} names {missing[0]}, which is not set; export it as a folder.")
-        return found
+        return expanded
 
 
 @dataclass(frozen=True)
@@ -219,20 +219,20 @@ class Study:
     @property
     def names(self) -> list[str]:
         """What the rows of the table are called, in the order of the file."""
-        return [entry.name for entry in self.method] + [each.name for each in self.given]
+        return [entry.name for entry in self.method] + [given.name for given in self.given]
 
     @property
     def all_data(self) -> list[str]:
         """Every data set of the study."""
-        return list(dict.fromkeys((self.data, *(self.data_of(each) for each in self.given))))
+        return list(dict.fromkeys((self.data, *(self.data_of(given) for given in self.given))))
 
     @property
     def mixed(self) -> bool:
         """Whether models are evaluated on several data sets, or under several threats."""
-        found = {(self.data_of(each), self.threat_of(each)) for each in self.given}
+        combinations = {(self.data_of(given), self.threat_of(given)) for given in self.given}
         if self.method:
-            found.add((self.data, resolve.threat(self.data, self.eps, self.norm)))
-        return len(found) > 1
+            combinations.add((self.data, resolve.threat(self.data, self.eps, self.norm)))
+        return len(combinations) > 1
 
     def data_of(self, given: Given) -> str:
         """Return the data set that a given model is evaluated on."""
@@ -247,13 +247,13 @@ class Study:
     def weights_of(self, entry: Entry) -> tuple[str, ...]:
         """Return the weights of an entry that are evaluated: those that it has."""
         averages = {"", *build_wrappers(self.wrappers_of(entry)).averages}
-        return tuple(each for each in self.evaluate.weights if average_of(each) in averages)
+        return tuple(weights for weights in self.evaluate.weights if average_of(weights) in averages)
 
 
 def models_of(study: Study) -> list[str]:
     """Return every model string that a study names."""
     trained = [text for entry in study.method for text in (entry.start, entry.teacher) if text]
-    return [*study.model, *trained, *(each.text for each in study.given)]
+    return [*study.model, *trained, *(given.text for given in study.given)]
 
 
 def average_of(weights: str) -> str:

@@ -70,8 +70,8 @@ class TableRow:
 
     def values(self, view: str, measure: str) -> list[float]:
         """Return a measure of a view for each seed; undefined ones are left out."""
-        found = (_value(result, view, MEASURES[measure]) for result in self.results.values())
-        return [value for value in found if not math.isnan(value)]
+        values = (_value(result, view, MEASURES[measure]) for result in self.results.values())
+        return [value for value in values if not math.isnan(value)]
 
     def estimate(self, seed: int, view: str, measure: str) -> Estimate:
         """Return a measure of a view for one seed, with the interval that its test images leave."""
@@ -81,8 +81,8 @@ class TableRow:
     @property
     def worst_classes(self) -> list[str]:
         """The worst class under attack of every seed; the first if several tie."""
-        found = [result.outcomes for result in self.results.values()]
-        return [each.classes[worst_classes(each.accuracy(WORST_CASE))[0]] for each in found]
+        all_outcomes = [result.outcomes for result in self.results.values()]
+        return [outcomes.classes[worst_classes(outcomes.accuracy(WORST_CASE))[0]] for outcomes in all_outcomes]
 
     @cached_property
     def changes(self) -> dict[int, Change]:
@@ -100,13 +100,15 @@ class TableRow:
     @property
     def rho(self) -> list[float]:
         """ρ of WAT against the reference under attack, for every seed that both have and that defines it."""
-        found = (_rho(change) for change in self.changes.values())
-        return [value for value in found if not math.isnan(value)]
+        values = (_rho(change) for change in self.changes.values())
+        return [value for value in values if not math.isnan(value)]
 
     def beyond_chance(self, sign: int) -> Counter[str]:
         """Count of each class in how many seeds it gains (sign 1) or pays (−1) beyond chance, Holm at 5 % in each."""
-        found = ((change.base.result.outcomes.classes, change.beyond_chance(sign)) for change in self.changes.values())
-        return Counter(classes[c] for classes, which in found for c in which)
+        changed = (
+            (change.base.result.outcomes.classes, change.beyond_chance(sign)) for change in self.changes.values()
+        )
+        return Counter(classes[c] for classes, which in changed for c in which)
 
     def record(self) -> dict[str, Any]:
         """Return the row for JSON, with every attack."""
@@ -149,12 +151,12 @@ class TableRow:
 def rows(study: Study, trials: Iterable[Trial], out: Path) -> list[TableRow]:
     """Gather what is finished of a study, in the order of its file."""
     place = {name: number for number, name in enumerate(study.names)}
-    found: dict[tuple[str, str, str], list[Trial]] = {}
+    groups: dict[tuple[str, str, str], list[Trial]] = {}
     for trial in trials:
         for weights in trial.weights:
             model = trial.model if trial.recipe is not None else GIVEN
-            found.setdefault((trial.name, model, weights), []).append(trial)
-    made = [_row(name, model, weights, group, out) for (name, model, weights), group in found.items()]
+            groups.setdefault((trial.name, model, weights), []).append(trial)
+    made = [_row(name, model, weights, group, out) for (name, model, weights), group in groups.items()]
     compared = [replace(row, reference=_reference(study, row, made)) for row in made]
     return sorted(compared, key=lambda row: place[row.name])
 
@@ -162,7 +164,7 @@ def rows(study: Study, trials: Iterable[Trial], out: Path) -> list[TableRow]:
 def training_seconds(trial: Trial, out: Path) -> float:
     """Return the seconds of a run's training, with those of all runs that it starts or learns from."""
     before = {source.key: source for source in _all_sources(trial)}
-    return math.fsum(line["seconds"] for each in (trial, *before.values()) for line in log(each.folder(out)))
+    return math.fsum(line["seconds"] for run in (trial, *before.values()) for line in log(run.folder(out)))
 
 
 def mean_radius(lines: Sequence[Mapping[str, Any]]) -> float | None:
@@ -218,26 +220,26 @@ class Spread:
         return {"mean": self.mean, "std": self.std, "values": list(self.values)}
 
 
-def sheets(study: Study, found: Sequence[TableRow]) -> tuple[Sheet, Sheet, Sheet]:
+def sheets(study: Study, rows: Sequence[TableRow]) -> tuple[Sheet, Sheet, Sheet]:
     """Lay the rows out as tables: what is achieved, who pays and what it costs, and what test images leave open."""
-    return achieved(study, found), price(study, found), sampling(study, found)
+    return achieved(study, rows), price(study, rows), sampling(study, rows)
 
 
-def achieved(study: Study, found: Sequence[TableRow]) -> Sheet:
+def achieved(study: Study, rows: Sequence[TableRow]) -> Sheet:
     """Return the table of averages and worst classes over seeds; the best worst class under attack is marked."""
     columns = (
         *_heads(study),
         *(
-            Column(f"{said} {measure}", (f"{view}_{measure}", f"{view}_{measure}_std"), spare=view == CLEAN or spare)
-            for view, said in _SAID.items()
+            Column(f"{word} {measure}", (f"{view}_{measure}", f"{view}_{measure}_std"), spare=view == CLEAN or spare)
+            for view, word in _SAID.items()
             for measure, spare in zip(MEASURES, (False, False, True, True, True), strict=True)
         ),
         *([Column("rho_wat", ("rho_wat", "rho_wat_std"), spare=True)] if study.baseline else []),
         Column("seeds", ("seeds",), spare=True),
     )
-    worst = [row.values(WORST_CASE, "worst") for row in found]
+    worst = [row.values(WORST_CASE, "worst") for row in rows]
     means = [fmean(values) if values else -math.inf for values in worst]
-    marked = max(range(len(found)), key=means.__getitem__) if any(worst) else None
+    marked = max(range(len(rows)), key=means.__getitem__) if any(worst) else None
     against = f"; rho_wat against {study.baseline}" if study.baseline else ""
     caption = f"{study.name}: per cent (NSD of the mean over classes), mean ± standard deviation over seeds{against}"
     lines = (
@@ -247,12 +249,12 @@ def achieved(study: Study, found: Sequence[TableRow]) -> Sheet:
             *([_cell(Spread.of(row.rho), 1.0, 2)] if study.baseline else []),
             Cell(f"{len(row.results)}/{row.wanted}", (len(row.results),)),
         )
-        for row in found
+        for row in rows
     )
     return Sheet(study.name, caption, columns, tuple(lines), marked)
 
 
-def price(study: Study, found: Sequence[TableRow]) -> Sheet:
+def price(study: Study, rows: Sequence[TableRow]) -> Sheet:
     """Return the table of the classes that gain and pay against the reference, of radius and seconds of training."""
     compared = ("gains", "pays") if study.baseline else ()
     columns = (
@@ -272,12 +274,12 @@ def price(study: Study, found: Sequence[TableRow]) -> Sheet:
             _cell(Spread.of(row.radius.values()), 1.0, 2),
             _cell(Spread.of(row.seconds.values()), 1.0, 0),
         )
-        for row in found
+        for row in rows
     )
     return Sheet(f"{study.name}-price", caption, columns, tuple(lines))
 
 
-def sampling(study: Study, found: Sequence[TableRow]) -> Sheet:
+def sampling(study: Study, rows: Sequence[TableRow]) -> Sheet:
     """Return the table of the intervals that the test images leave to the first seed that is finished."""
     measured = [(view, measure) for view in _SAID for measure in MEASURES]
     columns = (
@@ -288,7 +290,7 @@ def sampling(study: Study, found: Sequence[TableRow]) -> Sheet:
             for view, measure in measured
         ),
     )
-    done = [(row, seed) for row in found for seed in list(row.results)[:1]]
+    done = [(row, seed) for row in rows for seed in list(row.results)[:1]]
     level = next((f"{100 * row.results[seed].confidence:g} % " for row, seed in done), "")
     caption = (
         f"{study.name}: per cent for one seed, with the {level}interval of its test images alone; simultaneous over "
@@ -298,18 +300,16 @@ def sampling(study: Study, found: Sequence[TableRow]) -> Sheet:
         (
             *_names(study, row),
             Cell(str(seed), (seed,)),
-            *(_interval_cell(row.estimate(seed, *each)) for each in measured),
+            *(_interval_cell(row.estimate(seed, *key)) for key in measured),
         )
         for row, seed in done
     )
     return Sheet(f"{study.name}-images", caption, columns, tuple(lines))
 
 
-def write(
-    study: Study, trials: Sequence[Trial], found: Sequence[TableRow], out: Path, verdicts: str = ""
-) -> list[Path]:
+def write(study: Study, trials: Sequence[Trial], rows: Sequence[TableRow], out: Path, verdicts: str = "") -> list[Path]:
     """Write ``table.md``, with what the analyses say below it, and ``table.json``; return their paths."""
-    tables = (f"{escape_markdown(sheet.caption)}.\n\n{to_markdown(sheet)}" for sheet in sheets(study, found))
+    tables = (f"{escape_markdown(sheet.caption)}.\n\n{to_markdown(sheet)}" for sheet in sheets(study, rows))
     record = {
         "study": study.name,
         "classwise": __version__,
@@ -319,17 +319,17 @@ def write(
         "training_images": trials[0].images,
         "evaluation": trials[0].evaluation,
         "reference": study.baseline or None,
-        "rows": [row.record() for row in found],
+        "rows": [row.record() for row in rows],
     }
-    files.write_text(out / "table.md", f"{remark(study, trials, found, out)}\n\n" + "\n".join(tables) + verdicts)
+    files.write_text(out / "table.md", f"{remark(study, trials, rows, out)}\n\n" + "\n".join(tables) + verdicts)
     files.write_json(out / "table.json", record)
     return [out / "table.md", out / "table.json"]
 
 
-def remark(study: Study, trials: Sequence[Trial], found: Sequence[TableRow], out: Path) -> str:
+def remark(study: Study, trials: Sequence[Trial], rows: Sequence[TableRow], out: Path) -> str:
     """Say what the numbers are of, and how much of the study they cover."""
     states = _states(trials, out)
-    covered = f"{sum(len(row.results) for row in found)} of {sum(row.wanted for row in found)} evaluations finished"
+    covered = f"{sum(len(row.results) for row in rows)} of {sum(row.wanted for row in rows)} evaluations finished"
     if len(states) > 1:
         covered += f"; made by {len(states)} states of the code, {', '.join(states)}"
     against = (
@@ -351,8 +351,8 @@ def _test_images(trials: Sequence[Trial]) -> str:
 
 
 def _row(name: str, model: str, weights: str, group: Sequence[Trial], out: Path) -> TableRow:
-    found = {trial.seed: trial.results(out).get(weights) for trial in group}
-    results = {seed: result for seed, result in found.items() if result is not None}
+    by_seed = {trial.seed: trial.results(out).get(weights) for trial in group}
+    results = {seed: result for seed, result in by_seed.items() if result is not None}
     done = [trial for trial in group if trial.seed in results]
     radii = {trial.seed: mean_radius(log(trial.folder(out))) for trial in done}
     return TableRow(
@@ -367,9 +367,9 @@ def _row(name: str, model: str, weights: str, group: Sequence[Trial], out: Path)
     )
 
 
-def _reference(study: Study, row: TableRow, found: Sequence[TableRow]) -> TableRow | None:
+def _reference(study: Study, row: TableRow, rows: Sequence[TableRow]) -> TableRow | None:
     """Return what a row is compared with: the reference with the same weights, or with the first of those it has."""
-    others = [other for other in found if (other.name, other.model) == (study.baseline, row.model)]
+    others = [other for other in rows if (other.name, other.model) == (study.baseline, row.model)]
     if row.name == study.baseline or not others:
         return None
     return next((other for other in others if other.weights == row.weights), others[0])
@@ -427,7 +427,7 @@ def _interval_cell(estimate: Estimate) -> Cell:
 
 
 def _all_sources(trial: Trial) -> list[Trial]:
-    return [each for source in trial.sources for each in (source, *_all_sources(source))]
+    return [run for source in trial.sources for run in (source, *_all_sources(source))]
 
 
 def _states(trials: Sequence[Trial], out: Path) -> list[str]:

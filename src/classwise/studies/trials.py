@@ -165,8 +165,8 @@ class Trial:
     @property
     def sources(self) -> list[Trial]:
         """The runs of the study that must be done before this one."""
-        found = [source.of for source in (self.start, self.teacher) if source is not None]
-        return [trial for trial in found if isinstance(trial, Trial)]
+        trials = [source.of for source in (self.start, self.teacher) if source is not None]
+        return [trial for trial in trials if isinstance(trial, Trial)]
 
     @property
     def title(self) -> str:
@@ -203,7 +203,7 @@ class Trial:
 
     def evaluated(self, out: Path) -> bool:
         """Tell whether every evaluation is finished."""
-        return all((self.evaluation_folder(out, each) / RESULT_FILE).exists() for each in self.weights)
+        return all((self.evaluation_folder(out, weights) / RESULT_FILE).exists() for weights in self.weights)
 
     def state(self, out: Path) -> State:
         """Return how far it is.
@@ -279,16 +279,16 @@ def _trainings(study: Study, where: Where) -> list[Trial]:
 
 
 def _given(study: Study, where: Where) -> Iterator[Trial]:
-    for each in study.given:
-        data, threat = study.data_of(each), study.threat_of(each)
-        chosen = replace(study.evaluate, limit=each.limit or study.evaluate.limit)
+    for given in study.given:
+        data, threat = study.data_of(given), study.threat_of(given)
+        chosen = replace(study.evaluate, limit=given.limit or study.evaluate.limit)
         images = resolve.images(data, where.data_dir, "test", chosen.limit, chosen.seed)
-        network = resolve.model(each.text, images, chosen.seed)
+        network = resolve.model(given.text, images, chosen.seed)
         yield Trial(
-            name=each.name,
+            name=given.name,
             method="",
-            model=each.text,
-            typed=each.model,
+            model=given.text,
+            typed=given.model,
             seed=chosen.seed,
             recipe=None,
             wrappers="",
@@ -321,8 +321,8 @@ def _function(network: nn.Module, images: ImageSet) -> dict[str, Any] | None:
     """Return what a network computes on a few images, evenly spread, for JSON."""
     which = torch.linspace(0, len(images) - 1, min(_LOOKED_AT, len(images))).long()
     with judging(network, "cpu") as called:
-        found = fingerprint(called, images.fetch(which))
-    return None if found is None else found.record
+        mark = fingerprint(called, images.fetch(which))
+    return None if mark is None else mark.record
 
 
 def perform(trial: Trial, where: Where) -> State:

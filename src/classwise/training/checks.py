@@ -49,8 +49,8 @@ def refuse_other_network(run: Run, model: nn.Module, train: Images, x: Tensor) -
     if named is None:
         return
     with judging(model, x.device) as given, judging(named.to(x.device), x.device) as wanted, torch.no_grad():
-        found, expected = given(x).float(), wanted(x).float()
-    if found.shape != expected.shape or float((found - expected).abs().max()) > _SAME * float(expected.abs().max()):
+        logits, expected = given(x).float(), wanted(x).float()
+    if logits.shape != expected.shape or float((logits - expected).abs().max()) > _SAME * float(expected.abs().max()):
         raise InputError(
             f"The run names {run.model!r}, and the network that fit was given computes other logits with its weights; "
             "give fit the named network, or give the run another name of it."

@@ -69,11 +69,11 @@ class Watch:
             raise InputError(self._sentence(number))
 
     def _sentence(self, number: int) -> str:
-        kept = f"the checkpoint of epoch {self.epoch} is kept, and " if self.epoch else ""
+        checkpoint = f"the checkpoint of epoch {self.epoch} is kept, and " if self.epoch else ""
         where = blamed(self.total(self.losses).cpu(), self.classes)
         return (
             f"Training diverged in epoch {self.epoch + 1}, batch {number + 1}{where}: loss, gradient or weights are no "
-            f"longer finite; {kept}a lower learning rate in another --out may help."
+            f"longer finite; {checkpoint}a lower learning rate in another --out may help."
         )
 
 

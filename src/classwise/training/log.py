@@ -41,7 +41,7 @@ def log_line(
         "lr": run.recipe.rate(epoch),
         "train": _measured(train),
         **held_out_entry(valid),
-        "averages": {name: held_out_entry(each) for name, each in averages.items()},
+        "averages": {name: held_out_entry(held_out) for name, held_out in averages.items()},
         "seconds": seconds,
         "images_per_second": max(float(stats.n.sum()) for stats in train) / seconds,
         "peak_memory_bytes": peak_memory(device),
@@ -93,7 +93,7 @@ def _json(value: float) -> float | None:
 
 def scalars(line: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
     """Yield the numbers of an epoch that make a curve, by name."""
-    averaged = {f"{name}/valid": each["valid"] for name, each in line["averages"].items()}
+    averaged = {f"{name}/valid": entry["valid"] for name, entry in line["averages"].items()}
     for part, measured in {"train": line["train"], "valid": line["valid"], **averaged}.items():
         for view, entry in (measured or {}).items():
             for metric in ("accuracy", "worst", "loss"):

@@ -60,8 +60,8 @@ class Recipe:
     holdout: float = 0.02
 
     def __post_init__(self) -> None:
-        for name, kept, rule in _rules(self):
-            if not kept:
+        for name, fits, rule in _rules(self):
+            if not fits:
                 raise InputError(f"The recipe's {name} is {getattr(self, name)!r}, but must be {rule}.")
         object.__setattr__(self, "milestones", tuple(self.milestones))
 
@@ -81,7 +81,9 @@ class Recipe:
 
 def _rules(recipe: Recipe) -> Iterator[tuple[str, bool, str]]:
     """Yield the name of each setting, whether it keeps its rule, and the rule."""
-    milestones = isinstance(recipe.milestones, tuple | list) and all(_whole(each, 0) for each in recipe.milestones)
+    milestones = isinstance(recipe.milestones, tuple | list) and all(
+        _whole(milestone, 0) for milestone in recipe.milestones
+    )
     yield "epochs", _whole(recipe.epochs, 1), "a whole number of at least 1"
     yield "batch_size", _whole(recipe.batch_size, 2), "a whole number of at least 2"
     yield "lr", _number(recipe.lr) and recipe.lr > 0, "a finite number above 0"

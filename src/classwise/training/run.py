@@ -120,7 +120,7 @@ def settings_of(method: Method) -> dict[str, Any]:
     given = {name: value for name, value in sorted(vars(method).items()) if not name.startswith("_")}
     apart = {"training", "attacks", "teacher"}  # the teacher has an entry of its own
     settings = {name: described(value) for name, value in given.items() if name not in apart}
-    inside = {name: settings_of(each) for name, each in method.named_children() if isinstance(each, Method)}
+    inside = {name: settings_of(module) for name, module in method.named_children() if isinstance(module, Method)}
     return {"kind": kind_of(method), **settings, "attacks": described(method.attacks), **inside}
 
 
@@ -140,7 +140,7 @@ def named_method(text: str, data: ImageSet, attack: PGD, **given: Any) -> Method
     asked = registry.taken_by(registry.entry("method", name))
     if "groups" in asked and "groups" not in settings:
         members = data.groups.values()
-        settings["groups"] = tuple(tuple(data.classes.index(each) for each in names) for names in members)
+        settings["groups"] = tuple(tuple(data.classes.index(name) for name in names) for names in members)
     if "classes" in asked and "classes" in settings:
         settings["classes"] = _class_numbers(settings["classes"], data.classes)
     built: Method = registry.build("method", name, len(data.classes), attack, **settings | given)
@@ -155,10 +155,10 @@ def _class_numbers(classes: Any, known: Sequence[str]) -> Any:
     """
     if not isinstance(classes, list | tuple):
         return classes
-    for each in classes:
-        if isinstance(each, str) and each not in known:
-            raise InputError(registry.unknown("class", each, list(known)))
-    return tuple(known.index(each) if isinstance(each, str) else each for each in classes)
+    for label in classes:
+        if isinstance(label, str) and label not in known:
+            raise InputError(registry.unknown("class", label, list(known)))
+    return tuple(known.index(label) if isinstance(label, str) else label for label in classes)
 
 
 def refuse_other_method(run: Run, method: Method, train: Images) -> None:
@@ -172,15 +172,17 @@ def refuse_other_method(run: Run, method: Method, train: Images) -> None:
     """
     given = settings_of(method)
     if run.method.partition("(")[0].strip() in registry.names("method"):
-        said = registry.parse(run.method)[1]
+        settings = registry.parse(run.method)[1]
         # What a name leaves to the data or to the caller; the record holds it by `settings_of`.
         own = {
-            each: getattr(method, each) for each in ("groups", "classes") if each not in said and hasattr(method, each)
+            setting: getattr(method, setting)
+            for setting in ("groups", "classes")
+            if setting not in settings and hasattr(method, setting)
         }
         taught = {} if method.teacher is None else {"teacher": method.teacher}
         wanted = settings_of(named_method(run.method, train, run.attack, **own, **taught))
-        if method.teacher and "teacher" in said:
-            given, wanted = given | {"teacher": method.teacher.name}, wanted | {"teacher": said["teacher"]}
+        if method.teacher and "teacher" in settings:
+            given, wanted = given | {"teacher": method.teacher.name}, wanted | {"teacher": settings["teacher"]}
     else:
         same = ("kind", "threat", "steps", "step_size", "mode") if type(method.attack) is PGD else ("threat",)
         wanted = {"attack": {name: described(run.attack)[name] for name in same}}

@@ -36,8 +36,8 @@ def best(scores: Scores, epochs: int) -> int | None:
     """
     if len(scores) == epochs and all(score is None for score in scores):
         return epochs
-    found = ((epoch, smoothed(scores, epoch, epochs)) for epoch in _candidates(scores, epochs))
-    judged = {epoch: score for epoch, score in found if score is not None}
+    scored = ((epoch, smoothed(scores, epoch, epochs)) for epoch in _candidates(scores, epochs))
+    judged = {epoch: score for epoch, score in scored if score is not None}
     return max(judged, key=lambda epoch: judged[epoch], default=None)
 
 
@@ -113,9 +113,9 @@ def _figures(entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         return {}
     views = {
         view: {
-            "accuracy": _mean([each[view]["accuracy"] for each in valid]),
-            "worst": _mean([each[view]["worst"] for each in valid]),
-            "by_class": [_mean(column) for column in zip(*(_by_class(each[view]) for each in valid), strict=True)],
+            "accuracy": _mean([entry[view]["accuracy"] for entry in valid]),
+            "worst": _mean([entry[view]["worst"] for entry in valid]),
+            "by_class": [_mean(column) for column in zip(*(_by_class(entry[view]) for entry in valid), strict=True)],
         }
         for view in ("clean", "robust")
     }
@@ -132,8 +132,8 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 
 def _entry(line: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    found: Mapping[str, Any] = line if name == "plain" else line["averages"].get(name, {})
-    return found
+    entry: Mapping[str, Any] = line if name == "plain" else line["averages"].get(name, {})
+    return entry
 
 
 def _candidates(scores: Scores, epochs: int) -> list[int]:

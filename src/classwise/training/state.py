@@ -58,21 +58,24 @@ class State:
     @property
     def models(self) -> dict[str, nn.Module]:
         """Models that exist by now, by name: "plain" and averages."""
-        return {"plain": self.step.model, **{name: each.model for name, each in self.averages.items() if each.exists}}
+        return {
+            "plain": self.step.model,
+            **{name: average.model for name, average in self.averages.items() if average.exists},
+        }
 
     @property
     def function(self) -> dict[str, Any]:
         """What the network computes with the weights that it has now, and its teacher, on a few training images."""
         with judging(self.step.model, self.x.device) as called:
-            found = fingerprint(called, self.x)
-        return {"the network": found and found.record, **self.taught}
+            mark = fingerprint(called, self.x)
+        return {"the network": mark and mark.record, **self.taught}
 
     @cached_property
     def taught(self) -> dict[str, Any]:
         """What the teacher computes, which stays the same from epoch to epoch; empty without one."""
         teacher = self.step.method.teacher
-        found = None if teacher is None else fingerprint(teacher, self.x)
-        return {} if found is None else {"the teacher": found.record}
+        mark = None if teacher is None else fingerprint(teacher, self.x)
+        return {} if mark is None else {"the teacher": mark.record}
 
     def content(self, record: Mapping[str, Any]) -> bytes:
         """Return the checkpoint as it is written, with the record of the run in it."""
@@ -84,7 +87,7 @@ class State:
                 "model": self.step.model.state_dict(),
                 "method": self.step.method.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
-                "averages": {name: each.state_dict() for name, each in self.averages.items()},
+                "averages": {name: average.state_dict() for name, average in self.averages.items()},
                 "log": json.dumps(self.log),
                 "function": json.dumps(self.function),
             },
@@ -110,8 +113,8 @@ class State:
             self.step.method.load_state_dict(stored["method"])
             self.optimizer.load_state_dict(stored["optimizer"])
             _refuse_other_shapes(self.optimizer)
-            for name, each in self.averages.items():
-                each.load_state_dict(stored["averages"][name])
+            for name, average in self.averages.items():
+                average.load_state_dict(stored["averages"][name])
             self.log = json.loads(stored["log"])
 
 
@@ -163,15 +166,15 @@ def keep_best(folder: Path, name: str, model: nn.Module, scores: selection.Score
 
 def drop_candidates(state: State, folder: Path, epochs: int) -> None:
     """Delete the weights of epochs that have been judged."""
-    kept = {
+    needed = {
         _candidate(folder, name, epoch)
         for name in state.models
         for epoch in selection.open_epochs(selection.score_column(state.log, name), epochs)
     }
     for path in (folder / "candidates").glob("*"):
-        if path not in kept:
+        if path not in needed:
             path.unlink()
-    if not kept and (folder / "candidates").exists():
+    if not needed and (folder / "candidates").exists():
         (folder / "candidates").rmdir()
 
 

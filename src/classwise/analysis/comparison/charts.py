@@ -48,12 +48,12 @@ class Shift(NamedTuple):
 
 def series(subjects: Sequence[Subject], view: str) -> list[Series]:
     """Return the class accuracies of every model."""
-    found = []
+    models = []
     for subject in subjects:
         outcomes = subject.result.outcomes
         ends = simultaneous(outcomes.counts(view), outcomes.n, subject.result.confidence)
-        found.append(Series(plain(subject.label), outcomes.accuracy(view), ends))
-    return found
+        models.append(Series(plain(subject.label), outcomes.accuracy(view), ends))
+    return models
 
 
 def shifts(changes: Sequence[Finding]) -> list[Shift]:
@@ -69,8 +69,8 @@ def by_baseline(models: Sequence[Series]) -> list[int]:
 def by_change(shift: Shift, limit: int = SHOWN) -> list[int]:
     """Return the classes with the largest changes, those that lose most first."""
     order = np.argsort(-np.abs(np.nan_to_num(shift.change)), kind="stable")
-    kept = [c for c in order.tolist() if not np.isnan(shift.change[c])][:limit]
-    return sorted(kept, key=lambda c: (shift.change[c], c))
+    shown = [c for c in order.tolist() if not np.isnan(shift.change[c])][:limit]
+    return sorted(shown, key=lambda c: (shift.change[c], c))
 
 
 def class_chart(models: Sequence[Series], classes: Sequence[str]) -> dict[str, Any]:
@@ -158,6 +158,6 @@ def _bars(model: Series, i: int, shown: list[int], classes: Sequence[str]) -> di
 
 
 def _change_hover(shift: Shift, c: int, classes: Sequence[str]) -> str:
-    said = {1: "gains beyond chance", 0: "not beyond chance", -1: "pays beyond chance"}[int(shift.sign[c])]
+    words = {1: "gains beyond chance", 0: "not beyond chance", -1: "pays beyond chance"}[int(shift.sign[c])]
     ends = points(Interval(shift.intervals.low[c], shift.intervals.high[c]))
-    return f"<b>{label(plain(classes[c]), 60)}</b><br>{100 * shift.change[c]:+.2f} points ({ends})<br>{said}"
+    return f"<b>{label(plain(classes[c]), 60)}</b><br>{100 * shift.change[c]:+.2f} points ({ends})<br>{words}"

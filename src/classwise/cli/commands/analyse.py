@@ -51,7 +51,7 @@ def save_findings(findings: Sequence[Any], json: Path | None, markdown: Path | N
     from classwise.cli.show import lines
 
     if json is not None:
-        files.write_json(json, {"classwise": __version__, "findings": [each.as_dict() for each in findings]})
+        files.write_json(json, {"classwise": __version__, "findings": [finding.as_dict() for finding in findings]})
     if markdown is not None:
         files.write_text(markdown, finding.markdown(findings))
     if latex is not None:

@@ -60,6 +60,6 @@ def correct_model(
     with files.owned(out):
         refuse_used(out)  # what another process has done meanwhile
         with live.correcting(images, which, rule, chosen) as watch:
-            found = repair(network, images, rule, chosen, fit_on_test=fit_on_test, watch=watch, **settings)
-        found.write(out, model, which)
-    results.corrected(found, out)
+            correction = repair(network, images, rule, chosen, fit_on_test=fit_on_test, watch=watch, **settings)
+        correction.write(out, model, which)
+    results.corrected(correction, out)

@@ -60,7 +60,7 @@ def measure_critical_eps(
     network = resolve.model(model, images, seed)
     lines.taken(network, images)
     with live.narrowing(images, threat) as watch:
-        found = critical_eps(network, images, watch=watch, **settings)
-    results.critical(found, asked)
+        critical = critical_eps(network, images, watch=watch, **settings)
+    results.critical(critical, asked)
     if out is not None:
-        lines.wrote([out / CRITICAL_FILE, save_figure(found, out)])
+        lines.wrote([out / CRITICAL_FILE, save_figure(critical, out)])

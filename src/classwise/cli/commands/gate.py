@@ -38,22 +38,22 @@ class GateRequest:
         from classwise.cli.show import results
         from classwise.report import gate
 
-        found = gate.gate(result, self.asked, allow=self.allow)
-        unwritten = self._write(found)
-        results.gate(found)
-        if not found.passed:
+        decision = gate.gate(result, self.asked, allow=self.allow)
+        unwritten = self._write(decision)
+        results.gate(decision)
+        if not decision.passed:
             raise GateClosed(unwritten)
         if unwritten:
             raise InputError(f"The gate passed, but {unwritten[0].lower()}{unwritten[1:]}")
 
-    def _write(self, found: Any) -> str:
+    def _write(self, decision: Any) -> str:
         """Write the files, each whether or not the other can be written; return what went wrong."""
         from classwise import files
 
         failed = list[str]()
         for path, write, content in (
-            (self.junit, files.write_text, found.junit()),
-            (self.json, files.write_json, found.as_dict()),
+            (self.junit, files.write_text, decision.junit()),
+            (self.json, files.write_json, decision.as_dict()),
         ):
             try:
                 if path is not None:

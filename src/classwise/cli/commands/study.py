@@ -54,27 +54,27 @@ def run_study(
     from classwise.studies.trials import Where, grid
 
     _refuse_odd_places(jobs, cluster, cpus, gpus)
-    found = parse.read(file)
+    study = parse.read(file)
     if shrink:
-        found, absent = shrink_study.standing_in(found, data_dir)
+        study, absent = shrink_study.standing_in(study, data_dir)
         show.stand_ins(absent, shrink_study.STAND_IN)
-        found = shrink_study.shrunk(found, len(resolve.images(found.data, data_dir, "test", None, 0).classes))
-    for text in studies.models_of(found):  # after --shrink, which puts others in their place
+        study = shrink_study.shrunk(study, len(resolve.images(study.data, data_dir, "test", None, 0).classes))
+    for text in studies.models_of(study):  # after --shrink, which puts others in their place
         refuse_code(text, str(file))
-    where = Where(out or Path("runs") / found.name, data_dir, accelerator, command, trusted())
-    trials = grid(found, where)
+    where = Where(out or Path("runs") / study.name, data_dir, accelerator, command, trusted())
+    trials = grid(study, where)
     if plan:
-        more = [each.trainings for each in homing_studies.asked(found, trials)]
+        more = [homing.trainings for homing in homing_studies.asked(study, trials)]
         return show.plan(estimates.estimate(trials, where), where.out, jobs, more)
     if status:
         return show.states(trials, where.out)
     if tables:
-        return _conclude(found, trials, where, homing=False)
+        return _conclude(study, trials, where, homing=False)
     elsewhere = _cluster(cluster, cpus, gpus)
-    lines.say(f"{found.name}: {len(trials)} runs into {where.out}")
+    lines.say(f"{study.name}: {len(trials)} runs into {where.out}")
     with show.counting(trials, where.out) as tell:
         states = schedule.run_all(trials, where, jobs, tell, elsewhere)
-    _conclude(found, trials, where, homing=found.homing is not None)
+    _conclude(study, trials, where, homing=study.homing is not None)
     return show.refuse_unfinished(states, where.out)
 
 

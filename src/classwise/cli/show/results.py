@@ -41,8 +41,8 @@ def trained(log: Sequence[Mapping[str, Any]], out: Path) -> None:
     seconds = sum(line["seconds"] for line in log)
     epochs = "1 epoch" if len(log) == 1 else f"{len(log)} epochs"
     say(f"Trained {epochs} in {seconds:.0f} s; held out: {held_out_line(log[-1])}.")
-    for name, found in selection.summary(log, len(log)).items():
-        say(_selected(name, found))
+    for name, summary in selection.summary(log, len(log)).items():
+        say(_selected(name, summary))
     say(f"Weights and log are in {out}; the model string is run:{out}")
 
 
@@ -65,17 +65,17 @@ def evaluated(result: Result, out: Path | None) -> None:
         say(f"Outcomes of every image are in {out}; for a page to read: classwise report {shlex.quote(str(out))}")
 
 
-def critical(found: CriticalEps, radii: Sequence[float]) -> None:
+def critical(result: CriticalEps, radii: Sequence[float]) -> None:
     """Print the critical eps by class, weakest first, and the verdict."""
     from classwise.report.critical import critical_sheet, remark, sentence
     from classwise.report.sheet import to_rich
 
     console = Console()
     console.print()
-    console.print(to_rich(critical_sheet(found, radii), console.width))
-    console.print(Text(sentence(found), style="bold"), soft_wrap=True)
-    console.print(Text(remark(found)), soft_wrap=True)
-    warned(found.about["flags"])
+    console.print(to_rich(critical_sheet(result, radii), console.width))
+    console.print(Text(sentence(result), style="bold"), soft_wrap=True)
+    console.print(Text(remark(result)), soft_wrap=True)
+    warned(result.about["flags"])
 
 
 def round_of(race: Race) -> None:
@@ -90,21 +90,21 @@ def out_of_reach(asked: Sequence[Condition], images: ImageSet) -> None:
 
     n = np.bincount(images.y.cpu().numpy(), minlength=len(images.classes))
     for condition in asked:
-        said = unreachable(condition, images.classes, n)
-        if said:
-            Console().print(Text(f"The gate will fail: {condition.name}: {said}", style="yellow"), soft_wrap=True)
+        reason = unreachable(condition, images.classes, n)
+        if reason:
+            Console().print(Text(f"The gate will fail: {condition.name}: {reason}", style="yellow"), soft_wrap=True)
 
 
-def gate(found: Gate) -> None:
+def gate(decision: Gate) -> None:
     """Say which conditions a result meets, which number was tested, which flags count, and whether the gate is open."""
     console = Console()
-    for check in found.checks:
+    for check in decision.checks:
         console.print(Text(check.sentence, style="green" if check.passed else "red"), soft_wrap=True)
-    for flag in found.flags:
+    for flag in decision.flags:
         if flag.serious:
             console.print(Text(f"Flag {flag.sentence}", style="red" if flag.closes else "yellow"), soft_wrap=True)
-    console.print(Text(f"{found.label} {found.certainty}"), soft_wrap=True)
-    console.print(Text("Gate passed." if found.passed else "Gate failed.", style="bold"))
+    console.print(Text(f"{decision.label} {decision.certainty}"), soft_wrap=True)
+    console.print(Text("Gate passed." if decision.passed else "Gate failed.", style="bold"))
 
 
 def corrected(repair: Repair, out: Path) -> None:
@@ -174,11 +174,11 @@ def next_steps(page: Path, out: Path) -> None:
         say(f"    {command}")
 
 
-def entries(found: Sequence[Registration]) -> None:
+def entries(registered: Sequence[Registration]) -> None:
     """Print a registry as a table: name, one line, source."""
     console = Console()
     table = Table(Column("name", no_wrap=True), "what it is", "source", box=None, pad_edge=False)
-    for entry in found:
+    for entry in registered:
         table.add_row(Text(entry.name, style="bold"), Text(entry.summary), Text(entry.source))
     console.print(table)
 
@@ -212,17 +212,17 @@ def found(findings: Sequence[Finding], unanswered: Sequence[str]) -> None:
         console.print(Text(f"Not answered: {reason}"), soft_wrap=True)
 
 
-def _selected(name: str, found: Mapping[str, Any]) -> str:
+def _selected(name: str, summary: Mapping[str, Any]) -> str:
     """Say which epoch of a model was selected, and what it and the last epochs achieved under attack."""
     model = "" if name == "plain" else f"{name}: "
-    if not found["last"].get("robust"):
+    if not summary["last"].get("robust"):
         return f"{model}nothing was held out, so the last epoch stands for the best."
     parts = [
-        f"{what} {found[key]['robust']['accuracy']:.1%} (worst {found[key]['robust']['worst']:.1%})"
+        f"{what} {summary[key]['robust']['accuracy']:.1%} (worst {summary[key]['robust']['worst']:.1%})"
         for what, key in (
-            (f"best, epoch {found['best']['epoch']},", "best"),
+            (f"best, epoch {summary['best']['epoch']},", "best"),
             ("last", "last"),
-            (f"mean of the last {found['mean_of_last_5']['epochs']}", "mean_of_last_5"),
+            (f"mean of the last {summary['mean_of_last_5']['epochs']}", "mean_of_last_5"),
         )
     ]
     return f"{model}robust on held-out images: {', '.join(parts)}."

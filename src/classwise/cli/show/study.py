@@ -42,18 +42,18 @@ def stand_ins(absent: Sequence[str], stand_in: str) -> None:
         say(f"{name} is not there: {stand_in} stand in for it in this shrunk study.")
 
 
-def plan(found: Mapping[Trial, estimates.TimeEstimate], out: Path, jobs: int, more: Sequence[str] = ()) -> None:
+def plan(times: Mapping[Trial, estimates.TimeEstimate], out: Path, jobs: int, more: Sequence[str] = ()) -> None:
     """List the runs of a study with the time that they are expected to take, and what comes after them."""
     from classwise.studies.estimates import total
 
     table = Table(Column("run", no_wrap=True), "state", "training", "evaluation", "estimated from", box=None)
-    for trial, estimate in found.items():
+    for trial, estimate in times.items():
         left = [duration(estimate.training), duration(estimate.evaluation)]
         table.add_row(*(Text(cell) for cell in (trial.title, trial.state(out), *left, estimate.basis)))
     console = Console()
     console.print(table)
-    training, evaluation, unknown = total(found.values())
-    say(f"{len(found)} runs: {duration(training)} of training, {duration(evaluation)} of evaluation as far as known.")
+    training, evaluation, unknown = total(times.values())
+    say(f"{len(times)} runs: {duration(training)} of training, {duration(evaluation)} of evaluation as far as known.")
     if unknown:
         say(f"What the evaluations of {unknown} runs take is known once one with the same model is done.")
     if jobs > 1:
@@ -64,12 +64,12 @@ def plan(found: Mapping[Trial, estimates.TimeEstimate], out: Path, jobs: int, mo
 
 def states(trials: Sequence[Trial], out: Path) -> None:
     """Show how far each run of a study is: the grid, and what is not done and has begun, by its folder or reason."""
-    found = {trial: trial.state(out) for trial in trials}
-    Console().print(_grid(found, out))
-    for trial, state in found.items():
+    state_of = {trial: trial.state(out) for trial in trials}
+    Console().print(_grid(state_of, out))
+    for trial, state in state_of.items():
         if state not in ("done", "open"):
             say(f"{trial.title}: {state}; {_remark(trial, state, out)}")
-    say(f"{len(trials)} runs: {_counted(found)}.")
+    say(f"{len(trials)} runs: {_counted(state_of)}.")
 
 
 @contextmanager
@@ -90,24 +90,24 @@ def counting(trials: Sequence[Trial], out: Path) -> Iterator[Callable[[Trial, St
         return
 
     def draw() -> RenderableType:
-        found = {trial: ended.get(trial) or trial.state(out) for trial in trials}
-        bar = ProgressBar(total=len(trials), completed=sum(state == "done" for state in found.values()), width=BAR)
-        return Group(_grid(found, out, console.height - 4), bar, Text(_counted(found)))
+        state_of = {trial: ended.get(trial) or trial.state(out) for trial in trials}
+        bar = ProgressBar(total=len(trials), completed=sum(state == "done" for state in state_of.values()), width=BAR)
+        return Group(_grid(state_of, out, console.height - 4), bar, Text(_counted(state_of)))
 
     # What the others print meanwhile goes above the grid.
     with Live(console=console, get_renderable=draw, refresh_per_second=_LOOKS_A_SECOND, transient=True):
         yield tell
 
 
-def _grid(found: Mapping[Trial, State], out: Path, height: int | None = None) -> Table:
+def _grid(state_of: Mapping[Trial, State], out: Path, height: int | None = None) -> Table:
     """Return a row for each method and model, a column for each seed; those at work first where there is no room."""
-    seeds = sorted({trial.seed for trial in found})
+    seeds = sorted({trial.seed for trial in state_of})
     lines: dict[tuple[str, str], dict[int, Trial]] = {}
-    for trial in found:
+    for trial in state_of:
         lines.setdefault((trial.name, trial.model), {})[trial.seed] = trial
     shown = list(lines.items())
     if height is not None and len(shown) > height:
-        shown.sort(key=lambda line: min(_URGENT.index(found[trial]) for trial in line[1].values()))
+        shown.sort(key=lambda line: min(_URGENT.index(state_of[trial]) for trial in line[1].values()))
         shown = shown[: max(1, height)]
     models = len({model for _, model in lines}) > 1
     table = Table(
@@ -118,7 +118,7 @@ def _grid(found: Mapping[Trial, State], out: Path, height: int | None = None) ->
         pad_edge=False,
     )
     for (name, model), runs in shown:
-        cells = (_progress(runs[seed], found[runs[seed]], out) if seed in runs else Text() for seed in seeds)
+        cells = (_progress(runs[seed], state_of[runs[seed]], out) if seed in runs else Text() for seed in seeds)
         table.add_row(Text(name), *([Text(model)] if models else []), *cells)
     return table
 
@@ -128,14 +128,14 @@ def _progress(trial: Trial, state: State, out: Path) -> Text:
     text: str = state
     if state in ("running", "begun"):
         epochs = 0 if trial.recipe is None else trial.recipe.epochs
-        evaluated = sum((trial.evaluation_folder(out, each) / RESULT_FILE).exists() for each in trial.weights)
+        evaluated = sum((trial.evaluation_folder(out, weights) / RESULT_FILE).exists() for weights in trial.weights)
         training = not trial.trained(out)
         text += f" {trial.epochs(out)}/{epochs}" if training else f" {evaluated}/{len(trial.weights)} evaluated"
     return Text(text, style=_STATES[state])
 
 
-def _counted(found: Mapping[Trial, State]) -> str:
-    counts = Counter(found.values())
+def _counted(state_of: Mapping[Trial, State]) -> str:
+    counts = Counter(state_of.values())
     return ", ".join(f"{counts[state]} {state}" for state in _STATES if counts[state])
 
 
@@ -149,22 +149,22 @@ def standings(sheets: Sequence[Sheet], paths: Sequence[Path]) -> None:
     wrote(paths)
 
 
-def refuse_unfinished(found: Mapping[Trial, State], out: Path) -> None:
+def refuse_unfinished(state_of: Mapping[Trial, State], out: Path) -> None:
     """Say which runs of a study are not done, if any.
 
     Raises:
         InputError: with the first of those that failed, or what else holds the study up.
     """
-    left = [trial for trial, state in found.items() if state != "done"]
-    failed = [trial for trial in left if found[trial] == "failed"]
+    left = [trial for trial, state in state_of.items() if state != "done"]
+    failed = [trial for trial in left if state_of[trial] == "failed"]
     if failed:
         raise InputError(
-            f"{len(failed)} of {len(found)} runs failed, and {len(left) - len(failed)} wait; {failed[0].title}: "
+            f"{len(failed)} of {len(state_of)} runs failed, and {len(left) - len(failed)} wait; {failed[0].title}: "
             f"{failed[0].failure(out)}"
         )
     if left:
         raise InputError(
-            f"{len(left)} of {len(found)} runs belong to another process or wait for one; come back later."
+            f"{len(left)} of {len(state_of)} runs belong to another process or wait for one; come back later."
         )
 
 
