@@ -212,9 +212,9 @@ def test_a_plan_takes_no_absurd_value(key: str, value: str, tmp_path: Path) -> N
 
 
 def registry_plan(path: Path) -> Any:
-    from classwise.attacks import contenders
+    from classwise.attacks import build_attacks
 
-    return contenders(str(path), ThreatModel("Linf", 0.1))
+    return build_attacks(str(path), ThreatModel("Linf", 0.1))
 
 
 LITERALS = ("-1", "1e308", str(HUGE), "1e400", "-1e400", "1e400/1e400", "''", "None", "[1]", "'x'", "{}")

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 from classwise.provenance import __version__ as __version__
 
 if TYPE_CHECKING:
-    from classwise.attacks import APGD, FAB, PGD, MomentumPGD, TemperaturePGD
-    from classwise.attacks import contenders as build_attacks
+    from classwise.attacks import APGD, FAB, PGD, MomentumPGD, TemperaturePGD, build_attacks
     from classwise.data import Images, stratified_sample
     from classwise.data import load as load_data
     from classwise.errors import InputError
@@ -35,7 +34,7 @@ _HOMES = {
     "FAB": "classwise.attacks:FAB",
     "PGD": "classwise.attacks:PGD",
     "TemperaturePGD": "classwise.attacks:TemperaturePGD",
-    "build_attacks": "classwise.attacks:contenders",
+    "build_attacks": "classwise.attacks:build_attacks",
     "CriticalEps": "classwise.metrics.critical_eps:CriticalEps",
     "critical_eps": "classwise.evaluation.critical_eps:critical_eps",
     "Images": "classwise.data:Images",

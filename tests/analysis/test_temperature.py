@@ -8,7 +8,7 @@ from tests.analysis.strategies import planted, subject
 from tests.metrics.strategies import make
 
 from classwise.analysis.temperature import temperature, total_steps
-from classwise.attacks import contenders
+from classwise.attacks import build_attacks
 from classwise.errors import InputError
 from classwise.threat import ThreatModel
 
@@ -32,7 +32,7 @@ EVEN = "PGD(steps=20, loss='cross_entropy', restarts=2, targets=0)"
     ],
 )
 def test_steps_are_read_from_the_settings_that_attacks_have(name: str, steps: float) -> None:
-    attack = next(iter(contenders(name, ThreatModel("Linf", 0.1)).values()))
+    attack = next(iter(build_attacks(name, ThreatModel("Linf", 0.1)).values()))
     assert total_steps(repr(attack)) == pytest.approx(steps, nan_ok=True)
 
 

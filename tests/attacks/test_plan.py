@@ -11,7 +11,7 @@ import torch
 from tests.models_for_tests import Smooth, labelled
 
 from classwise import registry
-from classwise.attacks import Ensemble, Plan, Stage, build, contenders, predict
+from classwise.attacks import Ensemble, Plan, Stage, build, build_attacks, predict
 from classwise.attacks.named import members, members_of, plan, read
 from classwise.data import Images
 from classwise.errors import InputError
@@ -130,25 +130,25 @@ STAGE = '[[stage]]\nattack = "pgd"\n'
 def test_a_file_that_is_no_plan_is_refused_in_one_sentence(folder: Path, text: str, says: str) -> None:
     written(folder, text)
     with pytest.raises(InputError, match=says) as error:
-        contenders("mine.toml", LINF)
+        build_attacks("mine.toml", LINF)
     assert "\n" not in str(error.value)
 
 
 def test_a_missing_file_is_named(folder: Path) -> None:
     with pytest.raises(InputError, match=r"^Cannot read the plan nowhere.toml: .*[Nn]o such file"):
-        contenders("nowhere.toml", LINF)
+        build_attacks("nowhere.toml", LINF)
 
 
 def test_a_folder_is_no_plan(folder: Path) -> None:
     (folder / "mine.toml").mkdir()
     with pytest.raises(InputError, match=r"^Cannot read the plan mine.toml"):
-        contenders("mine.toml", LINF)
+        build_attacks("mine.toml", LINF)
 
 
 def test_a_file_that_is_no_text_is_no_plan(folder: Path) -> None:
     (folder / "mine.toml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(InputError, match=r"^Cannot read the plan mine.toml"):
-        contenders("mine.toml", LINF)
+        build_attacks("mine.toml", LINF)
 
 
 # Plans and stages made in Python.
@@ -184,25 +184,25 @@ def test_a_plan_is_frozen_settings() -> None:
 def test_names_come_in_the_order_asked_for(folder: Path) -> None:
     written(folder, FILE)
     names = "square(queries=10),quick,fast,mine.toml,pgd(steps=3, restarts=2),upper-bound"
-    found = contenders(names, LINF)
+    found = build_attacks(names, LINF)
     expected = ["square(queries=10)", "fgsm", "pgd", "margin-pgd", "fast", "mine", "pgd(steps=3, restarts=2)"]
     assert list(found) == [*expected, "upper-bound"]
     assert [name for name, item in found.items() if isinstance(item, Plan)] == ["fast", "mine", "upper-bound"]
 
 
 def test_a_list_of_names_is_as_good_as_one_text() -> None:
-    assert contenders(["fast", "pgd"], LINF) == contenders("fast,pgd", LINF)
+    assert build_attacks(["fast", "pgd"], LINF) == build_attacks("fast,pgd", LINF)
 
 
 @pytest.mark.parametrize("text", ["", " , ", []])
 def test_no_name_at_all_is_refused(text: Any) -> None:
     with pytest.raises(InputError, match="No attack was named"):
-        contenders(text, LINF)
+        build_attacks(text, LINF)
 
 
 def test_a_plan_takes_no_settings_that_it_does_not_have() -> None:
     with pytest.raises(InputError, match="The plan fast has no setting 'steps'"):
-        contenders("fast(steps=3)", LINF)
+        build_attacks("fast(steps=3)", LINF)
 
 
 @pytest.mark.parametrize("names", ["mine.toml,sub/mine.toml", "sub/fast.toml,fast", "fast,sub/fast.toml"])
@@ -212,19 +212,19 @@ def test_two_plans_of_one_name_are_refused(folder: Path, names: str) -> None:
         written(folder, FILE, name)
     written(folder, STAGE, "sub/mine.toml")
     with pytest.raises(InputError, match=r"^Two different attacks are called '(mine|fast)'; rename the file of one\.$"):
-        contenders(names, LINF)
+        build_attacks(names, LINF)
 
 
 def test_the_same_name_twice_is_one_attack(folder: Path) -> None:
     written(folder, FILE)
-    assert list(contenders("mine.toml,pgd,mine.toml,quick", LINF)) == ["mine", "pgd", "fgsm", "margin-pgd"]
+    assert list(build_attacks("mine.toml,pgd,mine.toml,quick", LINF)) == ["mine", "pgd", "fgsm", "margin-pgd"]
 
 
 @pytest.mark.parametrize("name", ["clean", "worst_case"])
 def test_a_file_called_like_a_view_of_every_result_is_refused(folder: Path, name: str) -> None:
     written(folder, FILE, f"{name}.toml")
     with pytest.raises(InputError, match=f"cannot be called '{name}'"):
-        contenders(f"{name}.toml", LINF)
+        build_attacks(f"{name}.toml", LINF)
 
 
 # Members.
@@ -247,7 +247,7 @@ def test_the_engine_s_verdicts_are_those_of_the_ensemble_itself(text: str) -> No
     x = (labelled(model, 80, (1, 3, 3))[0] * 255).to(torch.uint8)
     y = model(x.float() / 255).argmax(1)
     data = Images(x, y, tuple("abcd"), torch.arange(100, 180))
-    found = evaluate(model, data, contenders([text], LINF), seed=3).outcomes
+    found = evaluate(model, data, build_attacks([text], LINF), seed=3).outcomes
     assert isinstance(one(text), Ensemble)
     x_adv = one(text)(model, data.fetch(torch.arange(80)), y, noise=Noise(3, data.index).fold(text))
     prediction = predict(model(x_adv), y).numpy()

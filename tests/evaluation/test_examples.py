@@ -12,8 +12,8 @@ from tests.evaluation.test_run import blurry
 from torch import Tensor, nn
 
 from classwise.attacks import PGD, Plan, Stage
-from classwise.attacks.named import contenders, members_of
-from classwise.attacks.plan import Contender
+from classwise.attacks.named import build_attacks, members_of
+from classwise.attacks.plan import AttackOrPlan
 from classwise.data import Images
 from classwise.errors import InputError
 from classwise.evaluation.examples import recraft
@@ -29,8 +29,8 @@ PLAN = Plan(
 )
 
 
-def attack(names: str) -> dict[str, Contender]:
-    return {"mine": PLAN} if names == "mine" else dict(contenders(names, THREAT))
+def attack(names: str) -> dict[str, AttackOrPlan]:
+    return {"mine": PLAN} if names == "mine" else dict(build_attacks(names, THREAT))
 
 
 def stored(folder: Path, result: Result) -> Examples:

@@ -33,7 +33,7 @@ from classwise.attacks import (
 from classwise.data import Images
 from classwise.errors import InputError
 from classwise.evaluation import flags
-from classwise.evaluation.flags import SERIOUS, Flag, black_box_gain, concerned, distinct, members, of_model
+from classwise.evaluation.flags import SERIOUS, Flag, affected_classes, black_box_gain, distinct, members, of_model
 from classwise.evaluation.run import evaluate
 from classwise.metrics.outcomes import Outcomes
 from classwise.metrics.result import Result
@@ -569,7 +569,7 @@ def test_a_margin_attack_with_other_settings_says_nothing_of_the_scale(more: dic
 
 def test_a_class_is_named_by_its_own_share() -> None:
     y = [0] * 10 + [1] * 10
-    names = concerned([True] * 3 + [False] * 7 + [True] * 4 + [False] * 6, y, ("a", "b", "c"), share=0.3)
+    names = affected_classes([True] * 3 + [False] * 7 + [True] * 4 + [False] * 6, y, ("a", "b", "c"), share=0.3)
     assert names == ("b",)
 
 

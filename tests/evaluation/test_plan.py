@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from classwise.attacks.plan import Plan, Stage
 from classwise.evaluation import plan
 from classwise.evaluation.engine import StageGain
-from classwise.evaluation.plan import Ending
+from classwise.evaluation.plan import PlanResult
 from classwise.metrics.audit import at_most
 from classwise.noise import Noise
 from classwise.threat import ThreatModel
@@ -94,7 +94,7 @@ def row(n: int, **planted: Any) -> Planted:
     return Planted(torch.arange(n) % 2, **settings)
 
 
-def climb(images: Planted, *stages: Stage, full: tuple[Stage, ...] = (), **settings: Any) -> Ending:
+def climb(images: Planted, *stages: Stage, full: tuple[Stage, ...] = (), **settings: Any) -> PlanResult:
     chosen = {"suspicions": lambda survivors: [], "points": 0.0, "num_classes": 2, **settings}
     return plan.run(Plan(stages, full), images, "mine", noise=Noise(0, images.index).fold("mine"), **chosen)
 
@@ -229,7 +229,7 @@ def test_a_suspicion_lets_every_survivor_meet_every_member() -> None:
     ending = climb(images, stage("a"), stage("b"), full=FULL, suspicions=lambda survivors: ["masked"], points=1.0)
     assert images.seen[2:] == [("full: m", list(range(1, 10))), ("full: n", list(range(3, 10)))]
     assert images.paths[2:] == [("full", "member", "m"), ("full", "member", "n")]
-    assert ending == Ending(("masked",), None)
+    assert ending == PlanResult(("masked",), None)
 
 
 def test_suspicions_are_asked_of_the_survivors() -> None:
@@ -244,19 +244,19 @@ def test_suspicions_are_asked_of_the_survivors() -> None:
 def test_without_a_suite_there_is_nothing_to_escalate_to() -> None:
     images = row(10, breaks={"a": set(range(9))})
     ending = climb(images, stage("a"), suspicions=lambda survivors: pytest.fail("asked"), points=1.0)
-    assert ending == Ending()
+    assert ending == PlanResult()
     assert len(images.seen) == 1
 
 
 def test_where_nothing_survives_the_plan_ends() -> None:
     images = row(6, breaks={"a": set(range(6))})
-    assert climb(images, stage("a"), stage("b"), full=FULL, points=1.0) == Ending()
+    assert climb(images, stage("a"), stage("b"), full=FULL, points=1.0) == PlanResult()
     assert [name for name, _ in images.seen] == ["a"]
 
 
 def test_no_image_at_all_is_a_plan_too() -> None:
     images = row(0)
-    assert climb(images, stage("a"), full=FULL, points=1.0) == Ending()
+    assert climb(images, stage("a"), full=FULL, points=1.0) == PlanResult()
     assert images.seen == []
 
 
@@ -265,7 +265,7 @@ def test_no_image_at_all_is_a_plan_too() -> None:
 
 def test_no_audit_is_made_where_none_is_asked_for() -> None:
     images = row(50)
-    assert climb(images, stage("a"), full=FULL, points=0.0) == Ending()
+    assert climb(images, stage("a"), full=FULL, points=0.0) == PlanResult()
     assert len(images.seen) == 1
 
 

@@ -634,9 +634,9 @@ def test_on_a_masked_model_every_survivor_of_a_plan_meets_the_full_suite(mask: t
 def test_the_counts_of_the_stages_add_up(audit: float, mask: Any) -> None:
     model, data = firm()
     model = model if mask is None else mask(model)
-    contenders = {"brief": brief(), BRIEF: build(BRIEF, SMALL)[BRIEF], "pgd": build("pgd", SMALL)["pgd"]}
-    assert isinstance(contenders[BRIEF], Ensemble)
-    result = evaluate(model, data, contenders, audit=audit)
+    attacks = {"brief": brief(), BRIEF: build(BRIEF, SMALL)[BRIEF], "pgd": build("pgd", SMALL)["pgd"]}
+    assert isinstance(attacks[BRIEF], Ensemble)
+    result = evaluate(model, data, attacks, audit=audit)
     outcomes, clean = result.outcomes, result.outcomes.counts("clean")
     assert set(outcomes.stages) == {"brief", BRIEF}
     for view in outcomes.stages:

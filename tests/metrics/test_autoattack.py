@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from classwise.attacks import APGD, Ensemble, EoT, Narrowing, Plan, Square, Stage, build, contenders
+from classwise.attacks import APGD, Ensemble, EoT, Narrowing, Plan, Square, Stage, build, build_attacks
 from classwise.attacks.base import described
 from classwise.attacks.pgd import PGD
 from classwise.metrics.autoattack import parsed, suite, version
@@ -149,7 +149,7 @@ def of_plan(plan: Any, precision: str = "float32") -> set[str]:
 
 
 def test_a_plan_is_audited_by_autoattack_only_if_its_suite_is_a_version_on_every_survivor() -> None:
-    fast: Any = contenders("fast", THREAT)["fast"]
+    fast: Any = build_attacks("fast", THREAT)["fast"]
     names = {", ".join(stage.name for stage in fast.full)}
     first, *others = fast.full
     assert of_plan(fast) == {"AutoAttack standard"}
@@ -165,5 +165,5 @@ def test_a_plan_is_audited_by_autoattack_only_if_its_suite_is_a_version_on_every
 
 @pytest.mark.parametrize("name", ["autoattack", "autoattack-plus", "fast", "pgd", "narrowing", "temperature-pgd"])
 def test_what_a_record_holds_of_an_attack_is_what_its_text_says(name: str) -> None:
-    attack = contenders(name, THREAT)[name]
+    attack = build_attacks(name, THREAT)[name]
     assert described(attack) == parsed(repr(attack))

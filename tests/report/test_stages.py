@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from classwise.attacks import build, contenders
+from classwise.attacks import build, build_attacks
 from classwise.attacks.base import described as record_of
 from classwise.metrics.result import Result
 from classwise.report import markdown_tables, rich_stage_table, which_number
@@ -16,7 +16,7 @@ from classwise.threat import ThreatModel
 
 CLASSES = 10
 THREAT = ThreatModel("Linf", 8 / 255)
-FAST: Any = contenders("fast", THREAT)["fast"]
+FAST: Any = build_attacks("fast", THREAT)["fast"]
 MAKE = Callable[..., Result]
 
 

@@ -13,7 +13,7 @@ from classwise.cli.commands.study import run_study
 from classwise.errors import InputError
 from classwise.studies import homing as homing_studies
 from classwise.studies.spec import Entry, Homing, Study
-from classwise.studies.trials import LOCK_FILE, Trial, Where, grid
+from classwise.studies.trials import LOCK_FILE, StudyContext, Trial, grid
 
 AT, ALP = Entry("at"), Entry("alp")
 
@@ -28,15 +28,15 @@ def study(homing: Homing | None, **settings: Any) -> Study:
 
 
 @pytest.fixture
-def where(tmp_path: Path) -> Where:
-    return Where(tmp_path)
+def where(tmp_path: Path) -> StudyContext:
+    return StudyContext(tmp_path)
 
 
-def runs(found: Study, where: Where) -> list[Trial]:
+def runs(found: Study, where: StudyContext) -> list[Trial]:
     return grid(found, where)
 
 
-def test_one_is_asked_for_each_seed_of_the_method_or_for_those_named(where: Where) -> None:
+def test_one_is_asked_for_each_seed_of_the_method_or_for_those_named(where: StudyContext) -> None:
     def titles(homing: Homing | None) -> list[str]:
         found = study(homing)
         return [each.trial.title for each in homing_studies.asked(found, runs(found, where))]
@@ -46,7 +46,7 @@ def test_one_is_asked_for_each_seed_of_the_method_or_for_those_named(where: Wher
     assert titles(Homing("at", seeds=(1,))) == ["at on digits_cnn, seed 1"]
 
 
-def test_it_lies_in_the_folder_of_its_run_and_is_not_done_twice(where: Where) -> None:
+def test_it_lies_in_the_folder_of_its_run_and_is_not_done_twice(where: StudyContext) -> None:
     found = study(Homing("at", "pgd(steps=1)", limit=20, seeds=(1,)))
     trials = runs(found, where)
     (first,) = homing_studies.answers(found, trials, where, quiet)
@@ -60,7 +60,7 @@ def test_it_lies_in_the_folder_of_its_run_and_is_not_done_twice(where: Where) ->
     assert again.record() == first.record()
 
 
-def test_its_folder_changes_with_attacks_and_images(where: Where) -> None:
+def test_its_folder_changes_with_attacks_and_images(where: StudyContext) -> None:
     def folder(homing: Homing) -> Path:
         found = study(homing, seeds=(0,))
         (each,) = homing_studies.asked(found, runs(found, where))
@@ -71,7 +71,7 @@ def test_its_folder_changes_with_attacks_and_images(where: Where) -> None:
     assert folder(Homing("at", "pgd", 20)) == folder(Homing("at", "pgd", 20))
 
 
-def test_one_that_another_process_does_is_left_to_it(where: Where) -> None:
+def test_one_that_another_process_does_is_left_to_it(where: StudyContext) -> None:
     found = study(Homing("at", "pgd(steps=1)", limit=20, seeds=(0,)))
     trials = runs(found, where)
     (each,) = homing_studies.asked(found, trials)

@@ -25,7 +25,7 @@ from classwise.studies import ray_cluster, schedule, trials
 from classwise.studies.ray_cluster import Cluster, Resources
 from classwise.studies.schedule import run_all
 from classwise.studies.spec import Entry
-from classwise.studies.trials import State, Trial, Where, grid
+from classwise.studies.trials import State, StudyContext, Trial, grid
 
 ROOT = Path(__file__).parents[2]
 EPOCHS = 20
@@ -39,7 +39,7 @@ def wait_until(happened: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
-def noted(each: Trial, where: Where) -> State:
+def noted(each: Trial, where: StudyContext) -> State:
     """Do a run once both have begun, and note which process begins and ends it."""
     note = where.out / f"{each.name}.txt"
     with note.open("a") as file:
@@ -79,7 +79,7 @@ def test_a_run_on_a_machine_that_is_lost_goes_on_on_another(
     """Two runs, one on each machine; when both have begun, one machine is killed. The other finishes both."""
     study = tiny(Entry("at"), Entry("trades"), recipe=RECIPE.replace("epochs=2", f"epochs={EPOCHS}"))
     (tmp_path / "there").mkdir()
-    there, here = Where(tmp_path / "there"), Where(tmp_path / "here")
+    there, here = StudyContext(tmp_path / "there"), StudyContext(tmp_path / "here")
     both = grid(study, there)
     monkeypatch.setattr(schedule, "perform", noted)
 
@@ -108,7 +108,7 @@ def test_a_lock_is_waited_for_as_long_as_that_of_a_lost_machine_may_last(
     states: list[State] = ["running", "running", "done"]
     slept: list[float] = []
     monkeypatch.setattr(ray_cluster.time, "sleep", slept.append)
-    settings = (trial("any"), Where(tmp_path), tmp_path, code(), 1)
+    settings = (trial("any"), StudyContext(tmp_path), tmp_path, code(), 1)
     assert ray_cluster._perform_there(lambda each, where: states.pop(0), *settings) == "done"
     assert len(slept) == 2
     monkeypatch.setattr(ray_cluster, "_LEASE_SECONDS", 0.0)
@@ -117,7 +117,7 @@ def test_a_lock_is_waited_for_as_long_as_that_of_a_lost_machine_may_last(
 
 def test_a_machine_with_another_state_of_the_code_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="another state of classwise"):
-        ray_cluster._perform_there(trials.perform, trial("any"), Where(tmp_path), tmp_path, "0" * 8, 1)
+        ray_cluster._perform_there(trials.perform, trial("any"), StudyContext(tmp_path), tmp_path, "0" * 8, 1)
 
 
 class Lost(Exception):
@@ -157,7 +157,7 @@ def test_a_run_that_is_lost_time_and_again_has_failed_and_holds_up_only_what_nee
     base, free = trial("base"), trial("free")
     student = trial("student", teacher=base)
     connected += [Lost(), "done"]
-    states = run_all([base, free, student], Where(tmp_path), elsewhere=Cluster("auto", Resources()))
+    states = run_all([base, free, student], StudyContext(tmp_path), elsewhere=Cluster("auto", Resources()))
     assert [states[each] for each in (base, free, student)] == ["failed", "done", "open"]
     assert "lost 4 times (Lost)" in base.failure(tmp_path)
 
@@ -165,7 +165,7 @@ def test_a_run_that_is_lost_time_and_again_has_failed_and_holds_up_only_what_nee
 def test_an_error_in_a_task_is_that_error(connected: list[Any], tmp_path: Path) -> None:
     connected.append(Raised())
     with pytest.raises(InputError, match=r"^No room\.$"):
-        run_all([trial("any")], Where(tmp_path), elsewhere=Cluster("auto", Resources()))
+        run_all([trial("any")], StudyContext(tmp_path), elsewhere=Cluster("auto", Resources()))
 
 
 @pytest.mark.parametrize(
@@ -175,7 +175,7 @@ def test_a_gpu_is_used_where_one_is_set_aside(
     connected: list[Any], tmp_path: Path, asked: str, gpus: float, used: str
 ) -> None:
     connected.append("done")
-    where = Where(tmp_path, accelerator=asked)
+    where = StudyContext(tmp_path, accelerator=asked)
     run_all([trial("any")], where, elsewhere=Cluster("auto", Resources(gpus=gpus)))
     assert connected[0][2] == replace(where, accelerator=used)
 

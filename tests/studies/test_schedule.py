@@ -18,7 +18,7 @@ from classwise.studies import estimates, schedule
 from classwise.studies.estimates import arch, estimate, total
 from classwise.studies.schedule import run_all
 from classwise.studies.spec import Entry, Given
-from classwise.studies.trials import State, Trial, Where, grid, log
+from classwise.studies.trials import State, StudyContext, Trial, grid, log
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def performed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Collect the names of runs in the order in which they are done; those called bad fail."""
     order: list[str] = []
 
-    def perform(each: Trial, where: Where) -> State:
+    def perform(each: Trial, where: StudyContext) -> State:
         order.append(each.name)
         return "failed" if each.name == "bad" else "running" if each.name == "elsewhere" else "done"
 
@@ -37,7 +37,7 @@ def performed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_a_run_waits_for_what_it_starts_and_learns_from(performed: list[str], tmp_path: Path) -> None:
     base, other = trial("base"), trial("other")
     student = trial("student", start=base, teacher=other)
-    assert set(run_all([base, student, other], Where(tmp_path)).values()) == {"done"}
+    assert set(run_all([base, student, other], StudyContext(tmp_path)).values()) == {"done"}
     assert performed == ["base", "other", "student"]
 
 
@@ -47,19 +47,21 @@ def test_what_is_not_done_holds_up_only_what_needs_it(performed: list[str], tmp_
     second = trial("second", start=first)
     third = trial("third", teacher=second)
     told: list[str] = []
-    states = run_all([first, second, third, free], Where(tmp_path), tell=lambda each, state: told.append(each.name))
+    states = run_all(
+        [first, second, third, free], StudyContext(tmp_path), tell=lambda each, state: told.append(each.name)
+    )
     assert performed == told == [name, "free"]
     assert [states[each] for each in (second, third, free)] == ["open", "open", "done"]
 
 
 def test_no_process_at_all_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="--jobs is 0"):
-        run_all([], Where(tmp_path), 0)
+        run_all([], StudyContext(tmp_path), 0)
 
 
 def test_two_processes_do_what_one_does(tmp_path: Path) -> None:
     study = tiny(Entry("at"), Entry("rslad", teacher="at"), seeds=(0, 1))
-    folders = [Where(tmp_path / name) for name in ("one", "two")]
+    folders = [StudyContext(tmp_path / name) for name in ("one", "two")]
     trials = grid(study, folders[0])
     for where, jobs in zip(folders, (1, 2), strict=True):
         assert set(run_all(trials, where, jobs).values()) == {"done"}
@@ -83,7 +85,7 @@ class Broken(Executor):
 def test_a_process_that_dies_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(schedule, "_pool", lambda jobs: Broken())
     with pytest.raises(InputError, match="A process of the study died"):
-        run_all([trial("any")], Where(tmp_path), 2)
+        run_all([trial("any")], StudyContext(tmp_path), 2)
 
 
 # Time
@@ -107,7 +109,7 @@ def test_time_goes_by_images_epochs_and_passes(logged: Callable[..., None], tmp_
     """Epochs of 1 and 3 s on 100 images and 9 + 1 passes: 2 ms each; 10 epochs of 200 images and 5 passes take 20 s."""
     logged("a", "at", [1.0, 3.0])
     each = trial("x")
-    found = estimate([each], Where(tmp_path / "study"))[each]
+    found = estimate([each], StudyContext(tmp_path / "study"))[each]
     assert found.training == pytest.approx(20.0)
     assert found.evaluation is None
     assert found.basis == "1 logs of this method"
@@ -119,7 +121,7 @@ def test_logs_of_the_same_method_go_before_others(logged: Callable[..., None], t
     logged("c", "at", [99.0], model="small_cnn")
     logged("d", "at", [99.0], data={"name": "mnist", "n": 100})
     logged("e", "at", [])
-    where = Where(tmp_path / "study")
+    where = StudyContext(tmp_path / "study")
     found = {name: trial(name, method=name) for name in ("at", "trades(beta=6)", "mart")}
     times = estimate(list(found.values()), where)
     assert [times[each].training for each in found.values()] == pytest.approx([20.0, 80.0, 50.0])
@@ -131,12 +133,12 @@ def test_without_a_log_a_moment_of_training_is_measured_once_a_model(
 ) -> None:
     real, calls = estimates.measured_pace, []
 
-    def counted(each: Trial, where: Where) -> float:
+    def counted(each: Trial, where: StudyContext) -> float:
         calls.append(each.model)
         return real(each, where)
 
     monkeypatch.setattr(estimates, "measured_pace", counted)
-    where = Where(tmp_path / "study")
+    where = StudyContext(tmp_path / "study")
     trials = grid(tiny(Entry("at"), Entry("rslad", teacher="at")), where)
     found = estimate(trials, where)
     assert calls == ["digits_cnn"]
@@ -146,7 +148,7 @@ def test_without_a_log_a_moment_of_training_is_measured_once_a_model(
 
 
 def test_what_is_done_takes_no_time_and_tells_what_evaluations_take(tmp_path: Path) -> None:
-    where = Where(tmp_path / "study")
+    where = StudyContext(tmp_path / "study")
     trials = grid(tiny(Entry("at"), Entry("trades")), where)
     run_all(trials[:1], where)
     seconds = sum(result.header["seconds"] for result in trials[0].results(where.out).values())
@@ -159,7 +161,7 @@ def test_what_is_done_takes_no_time_and_tells_what_evaluations_take(tmp_path: Pa
 
 
 def test_a_given_model_takes_no_time_to_train_and_what_others_of_it_took_to_evaluate(tmp_path: Path) -> None:
-    where = Where(tmp_path / "study")
+    where = StudyContext(tmp_path / "study")
     models = (Given("a", "digits_cnn"), Given("b", "digits_cnn", eps=0.1), Given("c", "digits_cnn(mean=0.5, std=1)"))
     trials = grid(of_given(*models), where)
     run_all(trials[:1], where)

@@ -21,7 +21,7 @@ from classwise.studies import parse
 from classwise.studies.checks import check
 from classwise.studies.shrink import shrunk, standing_in
 from classwise.studies.spec import Entry, Evaluation, Given, Homing, Study
-from classwise.studies.trials import Source, Trial, Where, grid, prepared
+from classwise.studies.trials import Source, StudyContext, Trial, grid, prepared
 from classwise.threat import ThreatModel
 
 COMMITTED = sorted((Path(__file__).parents[2] / "studies").glob("*.toml"))
@@ -396,7 +396,7 @@ def test_every_run_of_a_committed_study_can_be_built(
     path: Path, stand_ins: Callable[..., Images], tmp_path: Path
 ) -> None:
     """Method, recipe, wrappers and start fit together on images like the study's; one network is every teacher."""
-    where = Where(tmp_path)
+    where = StudyContext(tmp_path)
     found = parse.read(path)
     classes = len(stand_ins(found.data).classes)
     for trial in grid(shrunk(found, classes), where):

@@ -16,12 +16,12 @@ from classwise.errors import InputError
 from classwise.metrics.result import Result
 from classwise.studies import trials
 from classwise.studies.spec import Entry, Given, Study
-from classwise.studies.trials import Source, Trial, Where, grid, perform
+from classwise.studies.trials import Source, StudyContext, Trial, grid, perform
 from classwise.threat import ThreatModel
 from classwise.training.recipes import Recipe
 
 
-def only(study: Study, where: Where) -> Trial:
+def only(study: Study, where: StudyContext) -> Trial:
     (trial,) = grid(study, where)
     return trial
 
@@ -33,14 +33,14 @@ def stamps(folder: Path) -> dict[Path, int]:
 
 
 @pytest.fixture
-def where(tmp_path: Path) -> Where:
-    return Where(tmp_path / "out")
+def where(tmp_path: Path) -> StudyContext:
+    return StudyContext(tmp_path / "out")
 
 
 @pytest.fixture(scope="module")
-def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Trial, Where]:
+def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Trial, StudyContext]:
     """Return a finished run; not to be written into."""
-    where = Where(tmp_path_factory.mktemp("done"))
+    where = StudyContext(tmp_path_factory.mktemp("done"))
     trial = only(tiny(Entry("at")), where)
     assert perform(trial, where) == "done"
     return trial, where
@@ -62,7 +62,7 @@ CHANGES: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("change", CHANGES, ids=lambda change: next(iter(change)))
-def test_every_setting_of_training_is_in_the_key(done: tuple[Trial, Where], change: dict[str, Any]) -> None:
+def test_every_setting_of_training_is_in_the_key(done: tuple[Trial, StudyContext], change: dict[str, Any]) -> None:
     trial, where = done
     other = replace(trial, **change)
     assert other.key != trial.key
@@ -77,7 +77,7 @@ def test_a_setting_that_recipes_got_later_is_in_the_key_only_where_it_does_somet
     assert ("nesterov" in given.settings["recipe"]) is recorded
 
 
-def test_the_version_is_in_both_hashes(done: tuple[Trial, Where], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_version_is_in_both_hashes(done: tuple[Trial, StudyContext], monkeypatch: pytest.MonkeyPatch) -> None:
     trial, where = done
     key, evaluation = trial.key, trial.evaluation_folder(where.out, "best").name
     monkeypatch.setattr("classwise.studies.trials.__version__", "99.0")
@@ -86,14 +86,14 @@ def test_the_version_is_in_both_hashes(done: tuple[Trial, Where], monkeypatch: p
     assert newer.evaluation_folder(where.out, "best").name != evaluation
 
 
-def test_the_key_of_a_source_is_in_the_key(done: tuple[Trial, Where]) -> None:
+def test_the_key_of_a_source_is_in_the_key(done: tuple[Trial, StudyContext]) -> None:
     trial, _ = done
     students = [replace(trial, teacher=Source(replace(trial, seed=seed), "best")) for seed in (0, 1)]
     others = [replace(trial, teacher=Source(trial, which)) for which in ("best", "last")]
     assert len({student.key for student in (*students, *others)}) == 3  # the first of each pair are one
 
 
-def test_other_attacks_leave_the_training_alone(done: tuple[Trial, Where]) -> None:
+def test_other_attacks_leave_the_training_alone(done: tuple[Trial, StudyContext]) -> None:
     trial, where = done
     other = only(tiny(Entry("at"), evaluate=replace(QUICK, attacks="pgd(steps=3)")), where)
     assert other.key == trial.key
@@ -102,7 +102,7 @@ def test_other_attacks_leave_the_training_alone(done: tuple[Trial, Where]) -> No
 
 
 @pytest.mark.parametrize("change", [{"seed": 1}, {"limit": 10}, {"audit": 0.5}, {"attacks": "pgd(steps=3)"}])
-def test_every_setting_of_an_evaluation_is_in_its_folder(where: Where, change: dict[str, Any]) -> None:
+def test_every_setting_of_an_evaluation_is_in_its_folder(where: StudyContext, change: dict[str, Any]) -> None:
     folders = {
         only(tiny(Entry("at"), evaluate=evaluation), where).evaluation_folder(where.out, "best")
         for evaluation in (QUICK, replace(QUICK, **change))
@@ -110,7 +110,7 @@ def test_every_setting_of_an_evaluation_is_in_its_folder(where: Where, change: d
     assert len(folders) == 2
 
 
-def test_a_run_of_a_study_is_what_the_commands_would_make(done: tuple[Trial, Where], tmp_path: Path) -> None:
+def test_a_run_of_a_study_is_what_the_commands_would_make(done: tuple[Trial, StudyContext], tmp_path: Path) -> None:
     from classwise.cli.main import main
 
     trial, where = done
@@ -126,7 +126,7 @@ def test_a_run_of_a_study_is_what_the_commands_would_make(done: tuple[Trial, Whe
     assert found.counts().tolist() == Result.read(result).outcomes.counts().tolist()
 
 
-def test_what_is_done_is_not_done_again(done: tuple[Trial, Where]) -> None:
+def test_what_is_done_is_not_done_again(done: tuple[Trial, StudyContext]) -> None:
     trial, where = done
     before = stamps(where.out)
     assert before
@@ -135,7 +135,7 @@ def test_what_is_done_is_not_done_again(done: tuple[Trial, Where]) -> None:
 
 
 def test_a_stopped_run_goes_on_to_the_same_weights(
-    done: tuple[Trial, Where], where: Where, monkeypatch: pytest.MonkeyPatch
+    done: tuple[Trial, StudyContext], where: StudyContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trial, finished = done
     real = trials.fit
@@ -157,7 +157,7 @@ def test_a_stopped_run_goes_on_to_the_same_weights(
     assert weights[0].read_bytes() == weights[1].read_bytes()
 
 
-def test_a_run_that_another_process_has_is_left_to_it(where: Where) -> None:
+def test_a_run_that_another_process_has_is_left_to_it(where: StudyContext) -> None:
     trial = only(tiny(Entry("at")), where)
     folder = trial.folder(where.out)
     trials._note(trial, folder)
@@ -168,7 +168,7 @@ def test_a_run_that_another_process_has_is_left_to_it(where: Where) -> None:
     assert trial.state(where.out) == "begun"
 
 
-def test_a_run_that_fails_says_why_and_is_tried_again(where: Where, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_that_fails_says_why_and_is_tried_again(where: StudyContext, monkeypatch: pytest.MonkeyPatch) -> None:
     trial, real = only(tiny(Entry("at")), where), trials.fit
 
     def diverging(*args: Any) -> Any:
@@ -182,7 +182,7 @@ def test_a_run_that_fails_says_why_and_is_tried_again(where: Where, monkeypatch:
     assert trial.failure(where.out) == ""
 
 
-def test_a_folder_of_another_run_is_refused(where: Where) -> None:
+def test_a_folder_of_another_run_is_refused(where: StudyContext) -> None:
     trial = only(tiny(Entry("at")), where)
     trials._note(trial, trial.folder(where.out))
     path = trial.folder(where.out) / "trial.json"
@@ -193,7 +193,7 @@ def test_a_folder_of_another_run_is_refused(where: Where) -> None:
         perform(trial, where)
 
 
-def test_states_of_the_code_are_noted_once_each(where: Where, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_states_of_the_code_are_noted_once_each(where: StudyContext, monkeypatch: pytest.MonkeyPatch) -> None:
     trial = only(tiny(Entry("at")), where)
     for state in ("a", "b", "a"):
         monkeypatch.setattr(trials, "code", lambda state=state: state)
@@ -202,7 +202,7 @@ def test_states_of_the_code_are_noted_once_each(where: Where, monkeypatch: pytes
 
 
 def test_a_state_of_the_code_that_finds_everything_done_is_not_noted(
-    done: tuple[Trial, Where], monkeypatch: pytest.MonkeyPatch
+    done: tuple[Trial, StudyContext], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trial, where = done
     before = (trial.folder(where.out) / "trial.json").read_bytes()
@@ -211,13 +211,13 @@ def test_a_state_of_the_code_that_finds_everything_done_is_not_noted(
     assert (trial.folder(where.out) / "trial.json").read_bytes() == before
 
 
-def test_seeds_draw_other_training_images_and_share_the_test_images(where: Where) -> None:
+def test_seeds_draw_other_training_images_and_share_the_test_images(where: StudyContext) -> None:
     found = grid(tiny(Entry("at"), seeds=(0, 1)), where)
     assert len({trial.train_sha256 for trial in found}) == 2
     assert len({trial.evaluation["test_sha256"] for trial in found}) == 1
 
 
-def test_a_start_is_the_run_of_the_same_seed(where: Where) -> None:
+def test_a_start_is_the_run_of_the_same_seed(where: StudyContext) -> None:
     found = grid(tiny(Entry("at"), Entry("rslad", start="at@last", teacher="at"), seeds=(0, 1)), where)
     students = [trial for trial in found if trial.name == "rslad"]
     assert [(trial.seed, trial.sources[0].seed) for trial in students] == [(0, 0), (1, 1)]
@@ -225,7 +225,9 @@ def test_a_start_is_the_run_of_the_same_seed(where: Where) -> None:
     assert students[0].start.model(where.out) == f"run:{found[0].folder(where.out)}@last"
 
 
-def test_a_teacher_from_elsewhere_is_identified_by_its_weights(done: tuple[Trial, Where], where: Where) -> None:
+def test_a_teacher_from_elsewhere_is_identified_by_its_weights(
+    done: tuple[Trial, StudyContext], where: StudyContext
+) -> None:
     trial, finished = done
     folder = trial.folder(finished.out)
     keys = [
@@ -241,14 +243,14 @@ def test_a_teacher_from_elsewhere_is_identified_by_its_weights(done: tuple[Trial
 
 
 @pytest.fixture
-def saved(done: tuple[Trial, Where]) -> str:
+def saved(done: tuple[Trial, StudyContext]) -> str:
     """Return the model string of a trained network."""
     trial, where = done
     return f"run:{trial.folder(where.out)}"
 
 
 def test_a_given_model_is_evaluated_as_the_command_would_and_not_trained(
-    saved: str, where: Where, tmp_path: Path
+    saved: str, where: StudyContext, tmp_path: Path
 ) -> None:
     from classwise.cli.main import main
 
@@ -268,7 +270,9 @@ def test_a_given_model_is_evaluated_as_the_command_would_and_not_trained(
     assert ours.header["model"]["sha256"] == theirs.header["model"]["sha256"]
 
 
-def test_a_given_model_is_known_by_its_weights_and_not_by_its_place(saved: str, where: Where, tmp_path: Path) -> None:
+def test_a_given_model_is_known_by_its_weights_and_not_by_its_place(
+    saved: str, where: StudyContext, tmp_path: Path
+) -> None:
     shutil.copytree(saved.removeprefix("run:"), tmp_path / "copy")
     texts = (saved, f"run:{tmp_path / 'copy'}", f"{saved}@ema-last")
     keys = [only(of_given(Given("theirs", text)), where).key for text in texts]
@@ -276,7 +280,7 @@ def test_a_given_model_is_known_by_its_weights_and_not_by_its_place(saved: str, 
 
 
 @pytest.mark.parametrize("change", [{"name": "x"}, {"data": "folder", "eps": 0.15}, {"eps": 0.2}], ids=str)
-def test_name_data_and_threat_of_a_given_model_are_in_its_key(where: Where, change: dict[str, Any]) -> None:
+def test_name_data_and_threat_of_a_given_model_are_in_its_key(where: StudyContext, change: dict[str, Any]) -> None:
     trial = only(of_given(Given("theirs", "digits_cnn")), where)
     threat = ThreatModel("Linf", change.get("eps", 0.15))
     other = replace(trial, name=change.get("name", trial.name), data=change.get("data", trial.data), threat=threat)
@@ -284,7 +288,7 @@ def test_name_data_and_threat_of_a_given_model_are_in_its_key(where: Where, chan
 
 
 def test_a_given_model_whose_file_changes_under_the_same_weights_is_no_longer_done(
-    where: Where, tmp_path: Path
+    where: StudyContext, tmp_path: Path
 ) -> None:
     path = tmp_path / "mine.py"
     code = """
@@ -312,12 +316,12 @@ def make():
         only(study, where).state(where.out)
 
 
-def test_a_given_model_may_have_images_of_its_own_number(where: Where) -> None:
+def test_a_given_model_may_have_images_of_its_own_number(where: StudyContext) -> None:
     found = grid(of_given(Given("few", "digits_cnn", limit=10), Given("all", "digits_cnn")), where)
     assert [trial.evaluation["images"] for trial in found] == [10, 20]
     assert len({trial.evaluation_folder(where.out, "given").name for trial in found}) == 2
 
 
-def test_a_given_model_that_does_not_fit_the_data_is_refused_before_anything_starts(where: Where) -> None:
+def test_a_given_model_that_does_not_fit_the_data_is_refused_before_anything_starts(where: StudyContext) -> None:
     with pytest.raises(InputError, match="There is no file"):
         grid(of_given(Given("theirs", "nowhere.py:make")), where)

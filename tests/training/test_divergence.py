@@ -10,7 +10,7 @@ from torch import Tensor
 
 from classwise.errors import InputError
 from classwise.training import divergence
-from classwise.training.divergence import Watch, blamed, class_losses
+from classwise.training.divergence import DivergenceMonitor, class_losses, responsible_classes
 
 CLASSES = ("cat", "dog", "owl")
 Y = torch.tensor([0, 1, 1])
@@ -24,9 +24,9 @@ def logits(*losing: int) -> Tensor:
     return found
 
 
-def lazy(epoch: int = 0) -> Watch:
+def lazy(epoch: int = 0) -> DivergenceMonitor:
     """Return a watch that looks only when told to, as on a device."""
-    watch = Watch(epoch, CLASSES, torch.clone, torch.device("cpu"))
+    watch = DivergenceMonitor(epoch, CLASSES, torch.clone, torch.device("cpu"))
     watch._every = 1000
     return watch
 
@@ -36,7 +36,7 @@ def test_the_first_step_is_named_though_later_ones_break_too() -> None:
     for number, value in enumerate([1.0, 1.0, math.nan, 1.0, math.inf]):
         watch.note(number, [torch.tensor(value)], logits(0 if number == 2 else 1), Y)
     with pytest.raises(InputError, match="epoch 5, batch 3 with its largest loss on images of cat:") as caught:
-        watch.look()
+        watch.check()
     assert "the checkpoint of epoch 4 is kept" in str(caught.value)
 
 
@@ -44,7 +44,7 @@ def test_finite_steps_are_no_divergence() -> None:
     watch = lazy()
     for number in range(3):
         watch.note(number, [torch.tensor(1e30), torch.tensor([-1e30])], logits(), Y)
-    watch.look()
+    watch.check()
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
@@ -55,7 +55,7 @@ def test_loss_and_gradients_are_looked_at_alike(value: float, position: int) -> 
     watch = lazy()
     watch.note(0, values, logits(), Y)
     with pytest.raises(InputError, match="epoch 1, batch 1"):
-        watch.look()
+        watch.check()
 
 
 def test_weights_that_break_at_the_end_are_blamed_on_the_last_batch() -> None:
@@ -64,17 +64,17 @@ def test_weights_that_break_at_the_end_are_blamed_on_the_last_batch() -> None:
     watch.note(1, [torch.tensor(1.0)], logits(0), Y)
     watch.note(1, [torch.tensor(math.nan)], None, Y)
     with pytest.raises(InputError, match="batch 2 with its largest loss on images of cat"):
-        watch.look()
+        watch.check()
 
 
 def test_on_the_cpu_every_step_is_looked_at() -> None:
-    watch = Watch(0, CLASSES, torch.clone, torch.device("cpu"))
+    watch = DivergenceMonitor(0, CLASSES, torch.clone, torch.device("cpu"))
     with pytest.raises(InputError):
         watch.note(0, [torch.tensor(math.nan)], logits(), Y)
 
 
 def test_elsewhere_it_looks_every_few_steps() -> None:
-    watch = Watch(0, CLASSES, torch.clone, torch.device("cpu"))
+    watch = DivergenceMonitor(0, CLASSES, torch.clone, torch.device("cpu"))
     watch._every = divergence._LOOK_EVERY
     watch.note(0, [torch.tensor(math.nan)], logits(), Y)
     with pytest.raises(InputError, match="batch 1"):
@@ -82,7 +82,9 @@ def test_elsewhere_it_looks_every_few_steps() -> None:
 
 
 def test_a_process_stops_for_what_another_has_seen() -> None:
-    watch = Watch(0, CLASSES, lambda value: value + torch.inf if value.dim() == 0 else value, torch.device("cpu"))
+    watch = DivergenceMonitor(
+        0, CLASSES, lambda value: value + torch.inf if value.dim() == 0 else value, torch.device("cpu")
+    )
     with pytest.raises(InputError):
         watch.note(0, [torch.tensor(1.0)], logits(), Y)
 
@@ -105,4 +107,4 @@ def test_losses_are_summed_by_class() -> None:
     ],
 )
 def test_the_class_that_broke_is_named_or_the_one_of_largest_mean_loss(losses: list[list[float]], says: str) -> None:
-    assert blamed(torch.tensor(losses), CLASSES) == says
+    assert responsible_classes(torch.tensor(losses), CLASSES) == says

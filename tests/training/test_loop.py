@@ -996,11 +996,11 @@ def test_weights_wait_in_candidates_until_their_epoch_can_be_judged(
     planted_validation(monkeypatch, [[5, 5, 5]] * 10)
     seen: list[set[str]] = []
 
-    def look(at: TrainingProgress) -> None:
+    def check(at: TrainingProgress) -> None:
         if at.step == 1:
             seen.append({path.stem for path in (tmp_path / "candidates").glob("*")})
 
-    go(tmp_path, recipe=replace(RECIPE, epochs=10), watch=look)
+    go(tmp_path, recipe=replace(RECIPE, epochs=10), watch=check)
     nothing: set[str] = set()
     # Epoch 6 is judged after epoch 8; from then on only a better one is of use, which 7 and 8 may still be.
     assert seen == [*[nothing] * 6, {"epoch-6"}, {"epoch-6", "epoch-7"}, {"epoch-7", "epoch-8"}, {"epoch-8", "epoch-9"}]
@@ -1076,13 +1076,13 @@ def test_divergence_that_is_read_late_names_its_step_and_saves_nothing(
 ) -> None:
     # As on a GPU, where a look would make the host wait.
     made = Poisoned(5, lambda loss: loss * torch.nan)
-    start = divergence.Watch.__init__
+    start = divergence.DivergenceMonitor.__init__
 
     def lazily(self: Any, *arguments: Any) -> None:
         start(self, *arguments)
         self._every = 1000
 
-    monkeypatch.setattr(divergence.Watch, "__init__", lazily)
+    monkeypatch.setattr(divergence.DivergenceMonitor, "__init__", lazily)
     with pytest.raises(InputError, match=r"in epoch 2, batch 2 .*on images of class"):
         go(tmp_path, made=made, wrappers="ema")
     assert made._calls == 6, "it went on to the end of the epoch"

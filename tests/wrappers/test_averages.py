@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from classwise import registry, wrappers
 from classwise.errors import InputError
 from classwise.noise import Noise
-from classwise.wrappers import EMA, FAWA, SWA, Average, Averaged, Moment, estimate_statistics, mix
+from classwise.wrappers import EMA, FAWA, SWA, Average, Averaged, RunPosition, estimate_statistics, mix
 
 
 def network(value: float = 0.0) -> nn.Module:
@@ -29,7 +29,7 @@ def followed(rule: Average, values: list[float], steps: int = 1, tails: tuple[fl
     averaged = Averaged.of(rule, network(-1.0))
     epochs = len(values) // steps
     for number, value in enumerate(values):
-        moment = Moment(number // steps, number % steps + 1, steps, epochs)
+        moment = RunPosition(number // steps, number % steps + 1, steps, epochs)
         averaged.follow(network(value), moment, "step")
         if moment.step == steps:
             finished = tails[: moment.epoch + 1]
@@ -46,8 +46,8 @@ def statistic(averaged: Averaged) -> float:
 
 
 def test_the_past_has_the_published_share_of_each_kind_of_average() -> None:
-    assert EMA(each="epoch").share(Moment(5, 1, 1, 110), count=5) == pytest.approx(0.15)
-    assert EMA().share(Moment(0, 9000, 10000, 1), count=5) == pytest.approx(0.005)
+    assert EMA(each="epoch").share(RunPosition(5, 1, 1, 110), count=5) == pytest.approx(0.15)
+    assert EMA().share(RunPosition(0, 9000, 10000, 1), count=5) == pytest.approx(0.005)
 
 
 def test_an_average_by_epoch_is_the_recursion_from_the_first_epoch_on() -> None:
@@ -73,12 +73,12 @@ def test_an_average_by_step_trusts_the_past_little_at_first() -> None:
 
 def test_an_average_by_step_never_trusts_the_past_more_than_its_decay() -> None:
     rule = EMA(decay=0.9, warmup=0.0)
-    assert rule.share(Moment(0, 70, 100, 1), count=5) == pytest.approx(1 - 71 / 80)
-    assert rule.share(Moment(0, 90, 100, 1), count=5) == pytest.approx(0.1)
+    assert rule.share(RunPosition(0, 70, 100, 1), count=5) == pytest.approx(1 - 71 / 80)
+    assert rule.share(RunPosition(0, 90, 100, 1), count=5) == pytest.approx(0.1)
 
 
 def test_the_warm_up_by_step_is_two_and_a_half_per_cent_of_the_run() -> None:
-    shares = [EMA().share(Moment(0, step, 1000, 1), count=1) for step in (25, 26)]
+    shares = [EMA().share(RunPosition(0, step, 1000, 1), count=1) for step in (25, 26)]
     assert shares == [1.0, pytest.approx(1 - 2 / 11)]
 
 
@@ -132,7 +132,7 @@ def test_swa_is_the_arithmetic_mean_of_the_epochs_from_its_start_on() -> None:
 @pytest.mark.parametrize("epochs", range(1, 40))
 @pytest.mark.parametrize("start", [0.0, 0.275, 0.29, 0.99])
 def test_swa_takes_in_at_least_the_last_epoch_of_any_run(epochs: int, start: float) -> None:
-    shares = [SWA(start).share(Moment(epoch, 1, 1, epochs), 0) for epoch in range(epochs)]
+    shares = [SWA(start).share(RunPosition(epoch, 1, 1, epochs), 0) for epoch in range(epochs)]
     first = next(epoch for epoch, share in enumerate(shares) if share is not None)
     assert first == min(int(round(start * epochs, 6)), epochs - 1)
     assert None not in shares[first:]
@@ -140,9 +140,9 @@ def test_swa_takes_in_at_least_the_last_epoch_of_any_run(epochs: int, start: flo
 
 def test_swa_does_not_exist_before_its_start() -> None:
     averaged = Averaged.of(SWA(start=0.5), network())
-    averaged.follow(network(1.0), Moment(4, 1, 1, 10), "epoch")
+    averaged.follow(network(1.0), RunPosition(4, 1, 1, 10), "epoch")
     assert not averaged.exists
-    averaged.follow(network(1.0), Moment(5, 1, 1, 10), "epoch")
+    averaged.follow(network(1.0), RunPosition(5, 1, 1, 10), "epoch")
     assert averaged.exists
 
 
@@ -153,7 +153,7 @@ def test_saving_and_loading_keeps_the_average_and_its_count(rule: Average) -> No
     second = Averaged.of(rule, network(-3.0))
     second.load_state_dict(copy.deepcopy(first.state_dict()))
     for epoch, value in ((2, 5.0), (3, 9.0)):
-        second.follow(network(value), Moment(epoch, 1, 1, 4), "epoch")
+        second.follow(network(value), RunPosition(epoch, 1, 1, 4), "epoch")
     assert second.count == whole.count
     assert weight(second) == weight(whole)
 

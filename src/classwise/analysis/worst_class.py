@@ -14,7 +14,7 @@ from classwise.attacks.base import Attack
 from classwise.data.images import ImageSet
 from classwise.evaluation import flags
 from classwise.evaluation.flags import Flag
-from classwise.evaluation.preflight import LOOK
+from classwise.evaluation.preflight import PREFLIGHT_IMAGES
 from classwise.evaluation.probe import probe_survivors
 from classwise.evaluation.under_test import under_test
 from classwise.files.texts import plain
@@ -73,7 +73,7 @@ def until_worst(
         test.flags.extend(flags.unmeasured(race.n, data.classes))
         test.flags.extend(flags.of_settings("the strong attack", strong, size))
         survivors = torch.from_numpy(kept if kept.any() else left)
-        test.flags.extend(probe_survivors(test.called, data, survivors, strong.threat, seed, LOOK))
+        test.flags.extend(probe_survivors(test.called, data, survivors, strong.threat, seed, PREFLIGHT_IMAGES))
     return race, flags.distinct(test.flags)
 
 

@@ -9,7 +9,7 @@ from classwise.attacks.ensemble import Ensemble
 from classwise.attacks.eot import EoT, Expectation, fooled_share
 from classwise.attacks.fab import FAB
 from classwise.attacks.momentum import MomentumPGD
-from classwise.attacks.named import build, contenders
+from classwise.attacks.named import build, build_attacks
 from classwise.attacks.narrowing import Narrowing
 from classwise.attacks.nearest import NearestPGD
 from classwise.attacks.pgd import PGD
@@ -38,7 +38,7 @@ __all__ = [
     "Transfer",
     "attacking",
     "build",
-    "contenders",
+    "build_attacks",
     "fgsm",
     "fooled_share",
     "predict",

@@ -138,7 +138,7 @@ def kind_of(value: object) -> str:
     return kind.__qualname__ if own else f"{kind.__module__}.{kind.__qualname__}"
 
 
-def worth_dropping(right: Tensor) -> bool:
+def compaction_pays(right: Tensor) -> bool:
     """Tell whether a batch has so many images (N,) that fooled the model that copying the others out pays.
 
     Until then these images go on in the batch, and nothing that happens to them counts.

@@ -10,7 +10,7 @@ from typing import Any
 from classwise import registry
 from classwise.attacks.base import Attack
 from classwise.attacks.ensemble import Ensemble
-from classwise.attacks.plan import Contender, Plan, Stage
+from classwise.attacks.plan import AttackOrPlan, Plan, Stage
 from classwise.errors import InputError
 from classwise.threat import ThreatModel
 
@@ -49,7 +49,7 @@ def build(names: str | list[str], threat: ThreatModel) -> Mapping[str, Attack]:
 _RESERVED = ("clean", "worst_case")  # views that every result has
 
 
-def contenders(names: str | list[str], threat: ThreatModel) -> Mapping[str, Contender]:
+def build_attacks(names: str | list[str], threat: ThreatModel) -> Mapping[str, AttackOrPlan]:
     """Build attacks, suites and plans by name: ``"fast,pgd(steps=100),mine.toml"`` -> each by its name, in order.
 
     A suite stands for its attacks; a plan in a file is called after the file. The name, settings included, is the key
@@ -59,16 +59,16 @@ def contenders(names: str | list[str], threat: ThreatModel) -> Mapping[str, Cont
         InputError: an unknown name, settings that an attack does not take, or none at all.
     """
     texts = registry.split(names) if isinstance(names, str) else names
-    return joined(_contenders(text, threat) for text in texts) or build([], threat)
+    return joined(_attacks_and_plans(text, threat) for text in texts) or build([], threat)
 
 
-def joined(parts: Iterable[Mapping[str, Contender]]) -> dict[str, Contender]:
+def joined(parts: Iterable[Mapping[str, AttackOrPlan]]) -> dict[str, AttackOrPlan]:
     """Put attacks and plans together, in order.
 
     Raises:
         InputError: two different ones have one name.
     """
-    built: dict[str, Contender] = {}
+    built: dict[str, AttackOrPlan] = {}
     for part in parts:
         for name, contender in part.items():
             if built.setdefault(name, contender) != contender:
@@ -76,7 +76,7 @@ def joined(parts: Iterable[Mapping[str, Contender]]) -> dict[str, Contender]:
     return built
 
 
-def _contenders(text: str, threat: ThreatModel) -> Mapping[str, Contender]:
+def _attacks_and_plans(text: str, threat: ThreatModel) -> Mapping[str, AttackOrPlan]:
     if text.endswith(".toml"):
         if Path(text).stem in _RESERVED:
             raise InputError(f"A plan cannot be called {Path(text).stem!r}, which names a view; rename the file.")

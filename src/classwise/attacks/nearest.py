@@ -18,11 +18,11 @@ from classwise import losses
 from classwise.attacks.base import (
     any_attempt,
     best_attempt,
+    compaction_pays,
     input_gradient,
     predict,
     side_by_side,
     stacked,
-    worth_dropping,
 )
 from classwise.errors import InputError
 from classwise.noise import Noise
@@ -102,11 +102,11 @@ class NearestPGD:
         for step in range(self.steps + 1):
             point = point.detach().requires_grad_(step < self.steps)
             logits = model(point)
-            stays = climb.look(index, logits.detach(), point.detach())
+            stays = climb.update(index, logits.detach(), point.detach())
             if step == self.steps or not stays.any():
                 break
             gradient, point = input_gradient(climb.objective(index, logits), point), point.detach()
-            if worth_dropping(stays):
+            if compaction_pays(stays):
                 index, point, before, gradient = (tensor[stays] for tensor in (index, point, before, gradient))
                 project = self.threat.projection(climb.x[index])
             point, before = self._move(point, before, gradient, project, step), point
@@ -151,7 +151,7 @@ class _Climb:
         self.margin = torch.full(self.y.shape, -math.inf, device=self.x.device)
         self.nearest = self.margin.new_empty(len(self.y), 0)
 
-    def look(self, index: Tensor, logits: Tensor, point: Tensor) -> Tensor:
+    def update(self, index: Tensor, logits: Tensor, point: Tensor) -> Tensor:
         """Take note of iterates of the rows ``index`` and their logits (n, K); tell which rows go on.
 
         A row goes on until the model is fooled by an iterate of its image, in whatever row.

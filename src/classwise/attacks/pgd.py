@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from classwise import losses
-from classwise.attacks.base import input_gradient, predict, worth_dropping
+from classwise.attacks.base import compaction_pays, input_gradient, predict
 from classwise.errors import InputError
 from classwise.losses import Loss
 from classwise.noise import Noise
@@ -154,7 +154,7 @@ class PGD:
             if step == self.steps or not right.any():
                 break
             gradient, x_adv = input_gradient(objective(logits, y[active]), x_adv), x_adv.detach()
-            if worth_dropping(right):
+            if compaction_pays(right):
                 active, objective = active[right], objective.select(right)
                 x_adv, gradient, project = x_adv[right], gradient[right], self.threat.projection(x[active])
             now = self.length * self.threat.pace(step, self.steps)

@@ -91,5 +91,5 @@ class Plan:
         return self.stages[place].path or (view, "stage", place)
 
 
-Contender = Attack | Plan
+AttackOrPlan = Attack | Plan
 """What an evaluation can run."""

@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 
-class Nowhere(io.TextIOBase):
+class NullStream(io.TextIOBase):
     """A text stream that drops everything."""
 
     def write(self, text: str) -> int:
@@ -56,7 +56,7 @@ class Stream:
         # The buffer too, which Python writes out at its end, and would then end with a status of its own.
         with suppress(OSError, ValueError):  # there is no file behind it
             _lead_nowhere(self._stream.fileno())
-        self._stream = Nowhere()
+        self._stream = NullStream()
 
 
 @contextmanager
@@ -68,7 +68,7 @@ def unbroken() -> Iterator[Stream]:
         except OSError:  # closed, so it would name the next file to be opened
             _lead_nowhere(descriptor)
     before = sys.stdout, sys.stderr
-    out, err = (Stream(stream or Nowhere()) for stream in before)
+    out, err = (Stream(stream or NullStream()) for stream in before)
     sys.stdout, sys.stderr = out, err
     try:
         yield out

@@ -24,7 +24,7 @@ from classwise.attacks.base import Attack, predict
 from classwise.corrections import Head, Pool, Rule
 from classwise.data.images import ImageSet, batches, refuse_batch_size
 from classwise.errors import InputError
-from classwise.evaluation.preflight import LOOK, check_sizes, preflight, taken_from
+from classwise.evaluation.preflight import PREFLIGHT_IMAGES, check_sizes, output_flags, preflight
 from classwise.metrics.outcomes import CLEAN, Outcomes
 from classwise.metrics.trade_off import CURVE_FILE
 from classwise.metrics.views import ViewSummary, summarize
@@ -328,9 +328,9 @@ def _rounds(
 
 def _looked_at(model: Classifier, data: ImageSet, device: torch.device, size: int) -> dict[str, Any]:
     """Look at the model before it is attacked; returns its flags for the record, nothing where there are none."""
-    some = torch.linspace(0, len(data) - 1, max(2, min(LOOK, size, len(data)))).long()
+    some = torch.linspace(0, len(data) - 1, max(2, min(PREFLIGHT_IMAGES, size, len(data)))).long()
     x, y = data.fetch(some).to(device), data.y[some].to(device)
-    flags = (*taken_from(model, x), *preflight(model, x, y, data.classes, min(size, len(data))).flags)
+    flags = (*output_flags(model, x), *preflight(model, x, y, data.classes, min(size, len(data))).flags)
     return {"flags": [flag.record() for flag in flags]} if flags else {}
 
 

@@ -23,7 +23,7 @@ from classwise.attacks.base import Attack, input_gradient, predict
 from classwise.attacks.plan import Stage
 from classwise.data.images import ImageSet, batches
 from classwise.errors import InputError
-from classwise.evaluation.records import Clean, Records, Row, Turn
+from classwise.evaluation.records import CleanVerdicts, Records, StageResult, ViewVerdicts
 from classwise.losses import margin
 from classwise.noise import Noise
 from classwise.runtime.inference import forward
@@ -93,21 +93,21 @@ class Engine:
         """Return the sum of a tensor over processes."""
         return value.clone() if self.fabric is None else total(self.fabric, value)
 
-    def agreed(self, words: list[str]) -> list[str]:
+    def broadcast(self, words: list[str]) -> list[str]:
         """Return what the first process says, so that all go on alike where their hardware rounds differently."""
         agreed: list[str] = words if self.fabric is None else self.fabric.broadcast(words, src=0)
         return agreed
 
-    def look(self) -> Clean:
+    def judge_clean(self) -> CleanVerdicts:
         """Settle the verdicts on the clean images; returns those of all processes."""
         clean, mine = self.records.clean, self.mine
         for positions, x, y in self._batches(mine & (clean.tried == 0)):
-            self._in_parts(partial(self._look, clean), positions, x, y)
+            self._in_parts(partial(self._judge_clean, clean), positions, x, y)
             self.records.save_if_due()
             self._show("clean", mine, clean.tried, clean.prediction)
         return self.records.add_up_clean(self.total)
 
-    def _look(self, clean: Clean, positions: Tensor, x: Tensor, y: Tensor) -> None:
+    def _judge_clean(self, clean: CleanVerdicts, positions: Tensor, x: Tensor, y: Tensor) -> None:
         logits = forward(self.model, x)
         top = logits.topk(2, dim=1).values
         clean.prediction[positions] = predict(logits, y).cpu()
@@ -116,7 +116,9 @@ class Engine:
         clean.std[positions] = logits.std(1, correction=0).cpu()
         clean.tried[positions] = 1
 
-    def attack(self, turn: Turn, stage: Stage, path: Path, which: Tensor, row: Row, label: str) -> Turn:
+    def attack(
+        self, turn: StageResult, stage: Stage, path: Path, which: Tensor, row: ViewVerdicts, label: str
+    ) -> StageResult:
         """Attack the images of a mask that this turn has not attacked yet, and settle the verdicts.
 
         Args:
@@ -143,7 +145,7 @@ class Engine:
             self._show(label, mine, turn.tried, still)
         return turn.added_up(self.total)
 
-    def _attack(self, turn: Turn, stage: Stage, path: Path, positions: Tensor, x: Tensor, y: Tensor) -> None:
+    def _attack(self, turn: StageResult, stage: Stage, path: Path, positions: Tensor, x: Tensor, y: Tensor) -> None:
         x_adv = self.candidates(stage, path, positions, x, y)
         valid, logits = stage.attack.threat.contains(x_adv, x), forward(self.model, x_adv)
         predicted, clean = predict(logits, y), self.records.clean
@@ -203,7 +205,7 @@ class StageGain(NamedTuple):
 
 
 @dataclass
-class Field:
+class ViewRun:
     """One view of an evaluation: the images that its attacks are run on, turn after turn.
 
     Attributes:
@@ -216,9 +218,9 @@ class Field:
 
     engine: Engine
     view: str
-    row: Row
+    row: ViewVerdicts
     stages: list[Stage] = field(default_factory=list)
-    turns: list[Turn] = field(default_factory=list)
+    turns: list[StageResult] = field(default_factory=list)
 
     @property
     def names(self) -> list[str]:
@@ -268,7 +270,7 @@ def _with_room(attack: Attack, rows: int) -> Attack:
 
 
 @contextmanager
-def alone(folder: pathlib.Path | None, fabric: Fabric | None) -> Iterator[None]:
+def exclusive_folder(folder: pathlib.Path | None, fabric: Fabric | None) -> Iterator[None]:
     """Have a folder to oneself, or to all processes of one job; None is no folder.
 
     Raises:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from classwise.attacks.base import predict
 from classwise.attacks.named import members
-from classwise.attacks.plan import Contender, Plan, Stage
+from classwise.attacks.plan import AttackOrPlan, Plan, Stage
 from classwise.evaluation.engine import Engine, Path
 from classwise.metrics.examples import Examples, worth_showing
 from classwise.metrics.outcomes import Outcomes
@@ -24,7 +24,7 @@ SHOWN = 6
 
 
 def recraft(
-    engine: Engine, outcomes: Outcomes, attacks: Mapping[str, Contender], limit: int, identity: str
+    engine: Engine, outcomes: Outcomes, attacks: Mapping[str, AttackOrPlan], limit: int, identity: str
 ) -> Examples | None:
     """Make the candidates that broke the images most worth showing once more; None where none can be shown.
 
@@ -51,7 +51,7 @@ def recraft(
     return Examples(identity, index, clean.numpy(), torch.cat(list(candidates.values())).numpy())
 
 
-def _candidate(engine: Engine, outcomes: Outcomes, attacks: Mapping[str, Contender], position: int) -> Tensor | None:
+def _candidate(engine: Engine, outcomes: Outcomes, attacks: Mapping[str, AttackOrPlan], position: int) -> Tensor | None:
     """Return the candidate (1, C, H, W) that broke an image, or None if it does not do so again."""
     where, view = torch.tensor([position]), str(outcomes.broken_by()[position])
     x, y = engine.data.fetch(where).to(engine.device), engine.data.y[where].to(engine.device)
@@ -66,7 +66,7 @@ def _candidate(engine: Engine, outcomes: Outcomes, attacks: Mapping[str, Contend
     return None
 
 
-def _turns(view: str, contender: Contender) -> Iterator[tuple[Stage, Path]]:
+def _turns(view: str, contender: AttackOrPlan) -> Iterator[tuple[Stage, Path]]:
     """Yield what may have broken an image in a view, with the stream of its random numbers."""
     plan = contender if isinstance(contender, Plan) else Plan(members(view, contender))
     yield from ((stage, plan.path(view, place)) for place, stage in enumerate(plan.stages))

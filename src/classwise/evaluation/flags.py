@@ -122,7 +122,7 @@ def distinct(flags: Iterable[Flag]) -> list[Flag]:
     return list(first.values())
 
 
-def concerned(mask: ArrayLike, y: ArrayLike, classes: Sequence[str], share: float) -> tuple[str, ...]:
+def affected_classes(mask: ArrayLike, y: ArrayLike, classes: Sequence[str], share: float) -> tuple[str, ...]:
     """Name the classes that have ``mask`` true on more than a share of their images.
 
     Args:
@@ -132,7 +132,7 @@ def concerned(mask: ArrayLike, y: ArrayLike, classes: Sequence[str], share: floa
         share: in [0, 1); a class without images is never named.
 
     Example:
-        >>> concerned([True, False, False], [0, 0, 2], ("cat", "dog", "owl"), share=0.4)
+        >>> affected_classes([True, False, False], [0, 0, 2], ("cat", "dog", "owl"), share=0.4)
         ('cat',)
     """
     label = np.asarray(y, dtype=np.int64)
@@ -241,7 +241,7 @@ def masked(zero: Tensor, y: Tensor, classes: Sequence[str], where: str) -> Itera
             "zero_gradient",
             f"The gradient is exactly zero on {share:.0%} of {where}: gradients are masked, and gradient attacks "
             "overstate robustness; add a score-based or transfer attack.",
-            classes=concerned(zero.cpu(), y.cpu(), classes, MASKED_SHARE),
+            classes=affected_classes(zero.cpu(), y.cpu(), classes, MASKED_SHARE),
             value=share,
         )
 
@@ -328,7 +328,7 @@ def black_box_gain(
             "black_box_gain",
             f"Score-based search breaks {100 * share:.1f} points of the images that no gradient attack breaks: the "
             "gradients mislead; trust the worst case only, and give the search more queries.",
-            classes=concerned(gained, y, classes, _BLACK_BOX_GAIN),
+            classes=affected_classes(gained, y, classes, _BLACK_BOX_GAIN),
             value=share,
         )
 
@@ -343,7 +343,7 @@ def _misleading(kept: Tensor, y: Tensor, classes: Sequence[str]) -> Iterator[Fla
             f"Along its gradient the margin gains at most {best:.2g} of what the gradient promises (median of images, "
             "best of four lengths): the backward pass is not the derivative of the forward pass, and gradient attacks "
             "overstate robustness; let it be, or add a score-based or transfer attack.",
-            classes=concerned((kept.nan_to_num(torch.inf).amax(0) < _KEPT_PROMISE).cpu(), y.cpu(), classes, 0.5),
+            classes=affected_classes((kept.nan_to_num(torch.inf).amax(0) < _KEPT_PROMISE).cpu(), y.cpu(), classes, 0.5),
             value=best,
         )
 
@@ -395,7 +395,7 @@ def _randomised(spread: Tensor, y: Tensor, classes: Sequence[str]) -> Iterator[F
             "non_deterministic",
             f"Five passes over the same images differ by up to {largest:.2g} in the logits: the model is randomised, "
             "so a single verdict is not its robustness; attack the expectation over its randomness.",
-            classes=concerned((spread > 0).cpu(), y.cpu(), classes, 0.0),
+            classes=affected_classes((spread > 0).cpu(), y.cpu(), classes, 0.0),
             value=largest,
         )
 
@@ -482,7 +482,7 @@ def _non_finite(outcomes: Outcomes) -> Iterator[Flag]:
             "non_finite",
             f"The logits of {count} clean images, or of attacked ones, are NaN or infinite; these images count as "
             "broken: check the model's numerics.",
-            classes=concerned(bad, outcomes.y, outcomes.classes, 0.0),
+            classes=affected_classes(bad, outcomes.y, outcomes.classes, 0.0),
         )
 
 

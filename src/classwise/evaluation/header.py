@@ -7,12 +7,12 @@ from typing import Any
 import torch
 
 from classwise.attacks.base import described
-from classwise.attacks.plan import Contender, Plan
+from classwise.attacks.plan import AttackOrPlan, Plan
 from classwise.evaluation import flags
-from classwise.evaluation.engine import Engine, Field
+from classwise.evaluation.engine import Engine, ViewRun
 from classwise.evaluation.job import Evaluated, Job
-from classwise.evaluation.plan import Ending
-from classwise.evaluation.records import Clean, Turn
+from classwise.evaluation.plan import PlanResult
+from classwise.evaluation.records import CleanVerdicts, StageResult
 from classwise.metrics.autoattack import suite
 from classwise.models.checkpoint import weights_note
 from classwise.models.searched import Searched
@@ -46,7 +46,7 @@ def result_header(job: Job, evaluated: Evaluated) -> dict[str, Any]:
 
 
 def view_header(
-    contender: Contender, field: Field, ending: Ending, known: tuple[str, ...], precision: str
+    contender: AttackOrPlan, field: ViewRun, ending: PlanResult, known: tuple[str, ...], precision: str
 ) -> dict[str, Any]:
     """Say how a view came about: its settings, its stages, and how it ended."""
     header: dict[str, Any] = {
@@ -64,12 +64,12 @@ def view_header(
     return header
 
 
-def _stage(name: str, turn: Turn, field: Field) -> dict[str, Any]:
+def _stage(name: str, turn: StageResult, field: ViewRun) -> dict[str, Any]:
     size, y = len(field.engine.data.classes), field.y
     tried = turn.tried == 1
     counts = (torch.bincount(y[mask], minlength=size).tolist() for mask in (tried, tried & (turn.prediction != y)))
     return {"name": name, **dict(zip(("attacked", "broken"), counts, strict=True)), "seconds": float(turn.seconds)}
 
 
-def _logit_scale(clean: Clean) -> dict[str, float]:
+def _logit_scale(clean: CleanVerdicts) -> dict[str, float]:
     return {"median_top_two_gap": float(clean.gap.median()), "median_std": float(clean.std.median())}

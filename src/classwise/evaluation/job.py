@@ -15,14 +15,14 @@ from torch import nn
 
 from classwise.attacks.base import Attack
 from classwise.attacks.ensemble import Ensemble
-from classwise.attacks.plan import Contender, Plan
+from classwise.attacks.plan import AttackOrPlan, Plan
 from classwise.attacks.transfer_attack import Transfer
 from classwise.data.images import ImageSet, refuse_batch_size
 from classwise.data.splits import evenly
 from classwise.errors import InputError
 from classwise.evaluation import flags
 from classwise.evaluation.engine import EvaluationProgress
-from classwise.evaluation.records import Clean
+from classwise.evaluation.records import CleanVerdicts
 from classwise.files.texts import portable
 from classwise.metrics.outcomes import Outcomes
 from classwise.models.checkpoint import weights_sha256
@@ -61,7 +61,7 @@ class Job:
 
     model: nn.Module
     data: ImageSet
-    attacks: Mapping[str, Contender]
+    attacks: Mapping[str, AttackOrPlan]
     settings: EvaluationSettings
     folder: Path | None
     fabric: Fabric | None
@@ -108,7 +108,7 @@ class Job:
         """Hash of everything that verdicts depend on."""
         return self.identity_of(self.attacks)
 
-    def identities(self, attacks: Mapping[str, Contender], stored: Mapping[str, Any]) -> list[str]:
+    def identities(self, attacks: Mapping[str, AttackOrPlan], stored: Mapping[str, Any]) -> list[str]:
         """Return the identities that a record of this model under these attacks may have.
 
         Earlier versions hashed the model's name as it was typed. What it was is on record; it is believed where a
@@ -123,7 +123,7 @@ class Job:
             names.append((stored.get("model") or {}).get("name"))
         return [self.identity_of(attacks, name) for name in names]
 
-    def identity_of(self, attacks: Mapping[str, Contender], name: str | None = None) -> str:
+    def identity_of(self, attacks: Mapping[str, AttackOrPlan], name: str | None = None) -> str:
         """Return what the identity would be with these attacks.
 
         How the model is called is no part of it where a fingerprint tells what it computes: a path may be written in
@@ -162,7 +162,7 @@ class Job:
 class Evaluated:
     """What an evaluation found out."""
 
-    clean: Clean
+    clean: CleanVerdicts
     outcomes: Outcomes
     headers: dict[str, Any]
     flags: list[flags.Flag]
@@ -212,12 +212,12 @@ def _refuse_boundless(threat: ThreatModel, shape: Sequence[int]) -> None:
         )
 
 
-def _audited(attacks: Mapping[str, Contender]) -> bool:
+def _audited(attacks: Mapping[str, AttackOrPlan]) -> bool:
     """Tell whether the audit plays a part."""
     return any(isinstance(attack, Plan) and attack.full for attack in attacks.values())
 
 
-def _sources(attacks: Mapping[str, Contender]) -> dict[str, nn.Module]:
+def _sources(attacks: Mapping[str, AttackOrPlan]) -> dict[str, nn.Module]:
     """Return the models that transfer attacks craft on, by what they are called."""
     held: list[Any] = [as_attack(attack) for attack in attacks.values()]
     sources = {}
@@ -229,7 +229,7 @@ def _sources(attacks: Mapping[str, Contender]) -> dict[str, nn.Module]:
     return sources
 
 
-def as_attack(contender: Contender) -> Attack:
+def as_attack(contender: AttackOrPlan) -> Attack:
     """Return what a plan is made of as one attack, to be looked at."""
     if not isinstance(contender, Plan):
         return contender

@@ -31,7 +31,7 @@ _TOO_MANY = 0.005  # share of the survivors broken by the last turn above which 
 
 
 class StagedImages(Protocol):
-    """What a plan is run on; :class:`classwise.evaluation.engine.Field` is one."""
+    """What a plan is run on; :class:`classwise.evaluation.engine.ViewRun` is one."""
 
     @property
     def y(self) -> Tensor:
@@ -59,7 +59,7 @@ class StagedImages(Protocol):
 
 
 @dataclass(frozen=True)
-class Ending:
+class PlanResult:
     """How a plan ended.
 
     Attributes:
@@ -80,7 +80,7 @@ def run(
     points: float,
     noise: Noise,
     num_classes: int,
-) -> Ending:
+) -> PlanResult:
     """Run a plan.
 
     Args:
@@ -98,7 +98,7 @@ def run(
             continue
         last = _stage(images, stage, plan.path(view, place))
     if not plan.full or not images.survivors.any():
-        return Ending()
+        return PlanResult()
     left = int(images.survivors.sum())
     reasons = suspicions(images.survivors)
     if last.broken > _TOO_MANY * left:
@@ -106,8 +106,8 @@ def run(
     if reasons:
         for member in plan.full:
             _spend(images, "full", member, images.survivors)
-        return Ending(tuple(reasons))
-    return Ending((), audit(plan.full, images, points, noise, num_classes) if points else None)
+        return PlanResult(tuple(reasons))
+    return PlanResult((), audit(plan.full, images, points, noise, num_classes) if points else None)
 
 
 def _stage(images: StagedImages, stage: Stage, path: tuple[str | int, ...]) -> StageGain:

@@ -16,13 +16,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from classwise.attacks.base import input_gradient
 from classwise.errors import InputError
-from classwise.evaluation.flags import Flag, concerned
+from classwise.evaluation.flags import Flag, affected_classes
 from classwise.models.corrected import FITTED_ON_TEST, fitted_on_test
 from classwise.runtime.classifier import Classifier, as_classifier
 from classwise.runtime.inference import attacking, forward
 from classwise.runtime.memory import out_of_memory
 
-LOOK = 64
+PREFLIGHT_IMAGES = 64
 """Images that a model is looked at with."""
 _ALONE = 8  # of them are passed each by itself too
 _JITTER = 4 * torch.finfo(torch.float32).eps  # that pixels are moved by at least, to see what rounding can do
@@ -48,7 +48,7 @@ class Dependence(NamedTuple):
 
     def classes(self, y: Tensor, names: Sequence[str]) -> tuple[str, ...]:
         """Name the classes of these images, labelled y (N,)."""
-        return concerned(self.images.cpu(), y.cpu(), names, 0.0) if names else ()
+        return affected_classes(self.images.cpu(), y.cpu(), names, 0.0) if names else ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,7 +83,7 @@ class Preflight:
             )
 
 
-def standing(model: nn.Module) -> Iterator[Flag]:
+def known_flags(model: nn.Module) -> Iterator[Flag]:
     """Flag what is known of a model before it is asked anything: its mode, and what it was fitted on.
 
     Args:
@@ -190,7 +190,7 @@ def check_sizes(model: nn.Module, x: Tensor) -> None:
             raise _with(_ONE_SIZE, refusal) if own else refusal
 
 
-def taken_from(model: Classifier, x: Tensor) -> Iterator[Flag]:
+def output_flags(model: Classifier, x: Tensor) -> Iterator[Flag]:
     """Say which part of its output is taken for the logits, where that is not the output itself.
 
     Raises:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from classwise.attacks.base import input_gradient, predict
 from classwise.data.images import ImageSet
 from classwise.data.splits import evenly
-from classwise.evaluation.flags import Flag, concerned, masked
+from classwise.evaluation.flags import Flag, affected_classes, masked
 from classwise.losses import cross_entropy, soft_margin
 from classwise.noise import Noise
 from classwise.runtime.inference import attacking, device_of
@@ -239,4 +239,4 @@ def _often(flag: Flag, noticed: Tensor, limit: float, y: Tensor, classes: Sequen
     share = float(noticed.float().mean())
     if noticed.sum() >= _FEWEST and share > limit:
         message = flag.message.format(share=share)
-        yield replace(flag, message=message, classes=concerned(noticed, y, classes, limit), value=share)
+        yield replace(flag, message=message, classes=affected_classes(noticed, y, classes, limit), value=share)

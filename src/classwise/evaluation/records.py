@@ -28,7 +28,7 @@ Arrays = dict[str, Tensor]
 
 
 @dataclass
-class Clean:
+class CleanVerdicts:
     """The verdict on N clean images; every array starts at zero and a process fills its own images.
 
     Attributes:
@@ -46,14 +46,14 @@ class Clean:
     std: Tensor
 
     @classmethod
-    def empty(cls, size: int) -> Clean:
+    def empty(cls, size: int) -> CleanVerdicts:
         """Return what is known of ``size`` images before the first pass."""
         whole, real = torch.zeros(size, dtype=torch.int64), torch.zeros(size)
         return cls(whole, whole.clone(), real, real.clone(), real.clone())
 
 
 @dataclass
-class Turn:
+class StageResult:
     """One attack on some of N images; every array starts at zero and a process fills its own images.
 
     Attributes:
@@ -73,15 +73,15 @@ class Turn:
     seconds: Tensor
 
     @classmethod
-    def empty(cls, size: int) -> Turn:
+    def empty(cls, size: int) -> StageResult:
         """Return an attack on ``size`` images that has not begun."""
         whole, real = torch.zeros(size, dtype=torch.int64), torch.zeros(size)
         none = torch.zeros((), dtype=torch.int64)
         return cls(whole, whole.clone(), real, real.clone(), none, torch.zeros((), dtype=torch.float64))
 
-    def added_up(self, total: Callable[[Tensor], Tensor]) -> Turn:
+    def added_up(self, total: Callable[[Tensor], Tensor]) -> StageResult:
         """Return the sum over processes."""
-        return Turn(**{name: total(value) for name, value in vars(self).items()})
+        return StageResult(**{name: total(value) for name, value in vars(self).items()})
 
 
 @dataclass
@@ -90,15 +90,15 @@ class Records:
 
     Attributes:
         clean: verdicts on the clean images.
-        turns: of each view and number, counted from 0; see :class:`Turn`.
+        turns: of each view and number, counted from 0; see :class:`StageResult`.
         path: file they are saved in; None for none.
         identity: of the evaluation they belong to.
         claim: the same in words, with the fingerprints of the models.
         formerly: identities that earlier versions gave the same evaluation.
     """
 
-    clean: Clean
-    turns: dict[tuple[str, int], Turn]
+    clean: CleanVerdicts
+    turns: dict[tuple[str, int], StageResult]
     path: Path | None
     identity: str
     claim: Mapping[str, Any] = field(default_factory=dict)
@@ -119,18 +119,18 @@ class Records:
         Raises:
             InputError: the file belongs to another evaluation, or to other code with the same weights, or is damaged.
         """
-        records = cls(Clean.empty(size), {}, path, identity, claim or {}, formerly)
+        records = cls(CleanVerdicts.empty(size), {}, path, identity, claim or {}, formerly)
         if path is not None and path.exists():
             records._load(path)
         return records
 
-    def turn(self, view: str, number: int) -> Turn:
+    def turn(self, view: str, number: int) -> StageResult:
         """Return a turn as far as it has come."""
-        return self.turns.setdefault((view, number), Turn.empty(len(self.clean.tried)))
+        return self.turns.setdefault((view, number), StageResult.empty(len(self.clean.tried)))
 
-    def add_up_clean(self, total: Callable[[Tensor], Tensor]) -> Clean:
+    def add_up_clean(self, total: Callable[[Tensor], Tensor]) -> CleanVerdicts:
         """Return the clean verdicts of all processes."""
-        return Clean(**{name: total(value) for name, value in vars(self.clean).items()})
+        return CleanVerdicts(**{name: total(value) for name, value in vars(self.clean).items()})
 
     def save_if_due(self) -> None:
         """Save where the last save is old enough."""
@@ -157,9 +157,9 @@ class Records:
             claim = json.loads(str(stored.pop("claim", "{}")))
             arrays = {name: torch.from_numpy(values) for name, values in stored.items()}
             if owner in (self.identity, *self.formerly):
-                self.clean = Clean(**_part(arrays, "clean."))
+                self.clean = CleanVerdicts(**_part(arrays, "clean."))
                 keys = {name.removeprefix("turn.").rpartition("\t")[0] for name in arrays if name.startswith("turn.")}
-                self.turns = {_key(key): Turn(**_part(arrays, f"turn.{key}\t")) for key in sorted(keys)}
+                self.turns = {_key(key): StageResult(**_part(arrays, f"turn.{key}\t")) for key in sorted(keys)}
         except _DAMAGE as error:
             raise InputError(f"{path} is damaged; delete it to start this evaluation anew.") from error
         self._refuse_other(path, owner, claim)
@@ -196,7 +196,7 @@ def _owner(path: Path) -> str | None:
 
 
 @dataclass(frozen=True)
-class Row:
+class ViewVerdicts:
     """The verdict of one view on all N images.
 
     Attributes:
@@ -214,13 +214,13 @@ class Row:
     tried: Tensor
 
     @classmethod
-    def begin(cls, clean: Clean) -> Row:
+    def begin(cls, clean: CleanVerdicts) -> ViewVerdicts:
         """Return the verdict before the first attack."""
         nobody = torch.zeros_like(clean.prediction, dtype=torch.bool)
         none = torch.full_like(clean.prediction, -1)
         return cls(clean.prediction, clean.margin, torch.zeros_like(clean.margin), none, nobody)
 
-    def after(self, turn: Turn, number: int, y: Tensor) -> Row:
+    def after(self, turn: StageResult, number: int, y: Tensor) -> ViewVerdicts:
         """Return the verdict after one more turn.
 
         Args:
@@ -231,7 +231,7 @@ class Row:
         tried = (turn.tried == 1) & (self.prediction == y)
         fooled = tried & (turn.prediction != y)
         closer = fooled | (tried & (~self.tried | (turn.margin > self.margin)))
-        return Row(
+        return ViewVerdicts(
             torch.where(fooled, turn.prediction, self.prediction),
             torch.where(closer, turn.margin, self.margin),
             torch.where(closer, turn.distance, self.distance),
@@ -240,7 +240,9 @@ class Row:
         )
 
 
-def outcomes(data: ImageSet, clean: Clean, rows: Mapping[str, Row], stages: Mapping[str, Sequence[str]]) -> Outcomes:
+def outcomes(
+    data: ImageSet, clean: CleanVerdicts, rows: Mapping[str, ViewVerdicts], stages: Mapping[str, Sequence[str]]
+) -> Outcomes:
     """Return finished rows as outcomes.
 
     Args:

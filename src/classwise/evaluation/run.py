@@ -14,18 +14,18 @@ from torch import Tensor, nn
 
 from classwise.attacks.base import input_gradient
 from classwise.attacks.named import members
-from classwise.attacks.plan import Contender, Plan
+from classwise.attacks.plan import AttackOrPlan, Plan
 from classwise.data.images import ImageSet
 from classwise.errors import InputError
 from classwise.evaluation import flags, plan, records
-from classwise.evaluation.engine import Engine, EvaluationProgress, Field, alone
+from classwise.evaluation.engine import Engine, EvaluationProgress, ViewRun, exclusive_folder
 from classwise.evaluation.examples import SHOWN, recraft
 from classwise.evaluation.header import result_header, search_record, view_header
 from classwise.evaluation.job import Evaluated, EvaluationSettings, Job, as_attack, check
-from classwise.evaluation.plan import Ending
-from classwise.evaluation.preflight import LOOK
+from classwise.evaluation.plan import PlanResult
+from classwise.evaluation.preflight import PREFLIGHT_IMAGES
 from classwise.evaluation.probe import probe_survivors
-from classwise.evaluation.records import Clean, Records, Row
+from classwise.evaluation.records import CleanVerdicts, Records, ViewVerdicts
 from classwise.evaluation.under_test import ModelUnderTest, under_test
 from classwise.files.difference import first_difference
 from classwise.losses import cross_entropy
@@ -54,7 +54,7 @@ AUDIT = 1.0
 def evaluate(
     model: nn.Module | Callable[[Tensor], Tensor],
     data: ImageSet,
-    attacks: Mapping[str, Contender],
+    attacks: Mapping[str, AttackOrPlan],
     *,
     seed: int = 0,
     audit: float = AUDIT,
@@ -107,7 +107,7 @@ def evaluate(
     settings = EvaluationSettings(seed, audit, batch_size, fixed_shape, search_precision, examples, where, name)
     job = Job(model, data, attacks, settings, folder, fabric, watch)
     check(job)
-    with alone(folder, fabric):
+    with exclusive_folder(folder, fabric):
         return _evaluated(job, command)
 
 
@@ -171,15 +171,15 @@ _OF_THE_MODEL = (
 
 def _run(job: Job, engine: Engine, seen: list[flags.Flag], earlier: Result | None) -> Evaluated:
     """Settle every verdict that an earlier result does not hold already."""
-    clean = engine.look()
+    clean = engine.judge_clean()
     if earlier is not None:
         clean = _as_before(clean, earlier)
         seen += [flags.Flag(**{**flag, "classes": tuple(flag["classes"])}) for flag in earlier.header["flags"]]
     known = () if earlier is None else earlier.outcomes.attacks
-    fields, headers = dict[str, Field](), dict[str, Any]()
+    fields, headers = dict[str, ViewRun](), dict[str, Any]()
     for name, contender in job.attacks.items():
         if name not in known:
-            field = fields[name] = Field(engine, name, _first_row(clean, earlier))
+            field = fields[name] = ViewRun(engine, name, _first_row(clean, earlier))
             ending = _attack(job, field, contender, seen)
             headers[name] = view_header(contender, field, ending, known, job.settings.search_precision)
             seen += _black_box(field, job.data.classes)
@@ -196,7 +196,7 @@ def _run(job: Job, engine: Engine, seen: list[flags.Flag], earlier: Result | Non
     return Evaluated(clean, outcomes, headers, seen)
 
 
-def _attack(job: Job, field: Field, contender: Contender, seen: list[flags.Flag]) -> Ending:
+def _attack(job: Job, field: ViewRun, contender: AttackOrPlan, seen: list[flags.Flag]) -> PlanResult:
     """Run a plan, or an attack as the plan that it is, and take note of the flags that come up."""
     # What other attacks of this evaluation brought up must not decide how this one goes on.
     of_model = [flag for flag in seen if flag.attack is None and flag.flag in _OF_THE_MODEL]
@@ -205,7 +205,7 @@ def _attack(job: Job, field: Field, contender: Contender, seen: list[flags.Flag]
         found = _probe(job, field.engine, survivors)
         seen.extend(found)
         names = [flag.flag for flag in flags.distinct([*of_model, *found]) if flag.flag in flags.SERIOUS]
-        return field.engine.agreed([f"the flag {name}" for name in names])
+        return field.engine.broadcast([f"the flag {name}" for name in names])
 
     return plan.run(
         contender if isinstance(contender, Plan) else Plan(members(field.view, contender)),
@@ -221,17 +221,19 @@ def _attack(job: Job, field: Field, contender: Contender, seen: list[flags.Flag]
 def _probe(job: Job, engine: Engine, survivors: Tensor) -> list[flags.Flag]:
     """Climb once more with a few survivors, and say what looks odd; the same in every process."""
     threat = next(iter(job.attacks.values())).threat
-    return probe_survivors(engine.model, job.data, survivors, threat, job.settings.seed, min(LOOK, engine.batch_size))
+    return probe_survivors(
+        engine.model, job.data, survivors, threat, job.settings.seed, min(PREFLIGHT_IMAGES, engine.batch_size)
+    )
 
 
-def _as_before(clean: Clean, earlier: Result) -> Clean:
+def _as_before(clean: CleanVerdicts, earlier: Result) -> CleanVerdicts:
     """Return the clean verdicts of an earlier evaluation, on which the new attacks build."""
     prediction = torch.from_numpy(earlier.outcomes.clean.copy())
     margin = torch.from_numpy(earlier.outcomes.margins[CLEAN].copy())
     return replace(clean, prediction=prediction, margin=margin)
 
 
-def _black_box(field: Field, classes: tuple[str, ...]) -> Iterator[flags.Flag]:
+def _black_box(field: ViewRun, classes: tuple[str, ...]) -> Iterator[flags.Flag]:
     """Ask of a view of several stages whether random search found what gradients had missed."""
     kinds = [flags.is_black_box(stage.attack) for stage in field.stages]
     if True in kinds and False in kinds:
@@ -240,13 +242,13 @@ def _black_box(field: Field, classes: tuple[str, ...]) -> Iterator[flags.Flag]:
         yield from flags.black_box_gain(by_gradient, by_search, field.y.numpy(), classes)
 
 
-def _first_row(clean: Clean, earlier: Result | None) -> Row:
+def _first_row(clean: CleanVerdicts, earlier: Result | None) -> ViewVerdicts:
     """Return the verdicts that an attack begins with; after an earlier evaluation, those of its worst case."""
-    row = Row.begin(clean)
+    row = ViewVerdicts.begin(clean)
     if earlier is None:
         return row
     broken = torch.from_numpy(earlier.outcomes.adversarial_prediction().copy())
-    return Row(broken, row.margin, row.distance, row.stage, row.tried)
+    return ViewVerdicts(broken, row.margin, row.distance, row.stage, row.tried)
 
 
 def _earlier(job: Job) -> Result | None:

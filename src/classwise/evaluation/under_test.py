@@ -13,7 +13,7 @@ from classwise.data.images import ImageSet
 from classwise.data.splits import evenly
 from classwise.evaluation.engine import channels_last
 from classwise.evaluation.flags import Flag, of_model
-from classwise.evaluation.preflight import LOOK, check_sizes, preflight, standing, taken_from
+from classwise.evaluation.preflight import PREFLIGHT_IMAGES, check_sizes, known_flags, output_flags, preflight
 from classwise.models.fixed_shape import FixedShape
 from classwise.runtime.classifier import Classifier
 from classwise.runtime.inference import judging
@@ -66,20 +66,20 @@ def under_test(
     Raises:
         InputError: the model fails, or returns no logits for these classes.
     """
-    seen = list(standing(model))
+    seen = list(known_flags(model))
     model.to(device)  # whatever it returns
     called = Classifier(model, name, len(data.classes))
     with judging(called, device):
-        sample = evenly(data.index, LOOK)
+        sample = evenly(data.index, PREFLIGHT_IMAGES)
         x, y = data.fetch(sample).to(device), data.y[sample].to(device)
         trial = x[:2] if fixed_shape is None else x.repeat(-(-fixed_shape // len(x)), 1, 1, 1)[:fixed_shape]
         asked: nn.Module = called if fixed_shape is None else FixedShape(called, fixed_shape)
         check_sizes(asked, x[:2])
-        seen += taken_from(called, trial)
+        seen += output_flags(called, trial)
         with channels_last(called, trial):
             two = x[:2] if fixed_shape is None else torch.cat([trial, trial])
             size = batch_size or batch_that_fits(asked, two, ranks)
-            look, few = max(2, min(LOOK, size)), max(1, min(LOOK, size))
+            look, few = max(2, min(PREFLIGHT_IMAGES, size)), max(1, min(PREFLIGHT_IMAGES, size))
             looked = preflight(asked, x[:look], y[:look], data.classes, min(size, len(data)))
             seen += looked.flags
             seen += of_model(asked, x[:few], y[:few], data.classes)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from classwise.attacks import Attack, predict
 from classwise.attacks.base import described
 from classwise.errors import InputError
-from classwise.evaluation.preflight import LOOK, preflight
+from classwise.evaluation.preflight import PREFLIGHT_IMAGES, preflight
 from classwise.interop.evaluation_state import EvaluationState
 from classwise.interop.released import (
     APGDAttack,
@@ -270,7 +270,7 @@ class AutoAttack:
             self._introduce(attacks, left)
             if state.run_attacks:
                 self._say(f"{', '.join(state.run_attacks)} was/were already run.")
-            self._look(x, y, bs)
+            self._preflight(x, y, bs)
             self._start(state, x, y, bs)
             if path is not None:
                 state.to_disk(path)
@@ -300,7 +300,7 @@ class AutoAttack:
         results: dict[str, Tensor | tuple[Tensor, Tensor]] = {}
         self._introduce(attacks, list(attacks))
         with judging(self._module, self._where):
-            self._look(x, y, bs)
+            self._preflight(x, y, bs)
             right = self._predicted(x, y, bs) == y
             for name, attack in attacks.items():
                 start = time.perf_counter()
@@ -407,9 +407,9 @@ class AutoAttack:
         if self.version not in ("custom", version({"attack": ensemble})):
             self._say(f"warning: the settings were changed, so this is not AutoAttack {self.version}.")
 
-    def _look(self, x: Tensor, y: Tensor, bs: int) -> None:
+    def _preflight(self, x: Tensor, y: Tensor, bs: int) -> None:
         """Pass a few images first, and say where the model is no function of one image."""
-        some = slice(0, max(2, min(LOOK, bs)))
+        some = slice(0, max(2, min(PREFLIGHT_IMAGES, bs)))
         for flag in preflight(self._module, self._moved(x[some]), self._moved(y[some]), (), min(bs, len(x))).flags:
             self._say(f"warning ({flag.flag}): {flag.message}")
 

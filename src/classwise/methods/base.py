@@ -307,7 +307,7 @@ def under_attack(attack: PGD, model: nn.Module, x: Tensor, y: Tensor, noise: Noi
     return Measured(logits, logits_adv, cross_entropy(logits_adv, y))
 
 
-def kept(new: Tensor, old: Tensor) -> Tensor:
+def fill_absent(new: Tensor, old: Tensor) -> Tensor:
     """Return the new class values (C,), and the old one of each class without images, whose new one is NaN."""
     return torch.where(new.isfinite(), new, old.to(new.dtype))
 

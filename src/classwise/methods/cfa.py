@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from classwise.attacks.pgd import PGD
-from classwise.methods.base import BasedMethod, Epoch, Step, kept, number, whole
+from classwise.methods.base import BasedMethod, Epoch, Step, fill_absent, number, whole
 from classwise.noise import Noise
 from classwise.registry import register
 
@@ -88,9 +88,9 @@ class CFA(BasedMethod):
             return
         robust = epoch.train.robust.accuracy
         if self.lambda1 is not None:
-            self.radius.copy_(kept(self.lambda1 + robust, self.radius))
+            self.radius.copy_(fill_absent(self.lambda1 + robust, self.radius))
         if self.lambda2 is not None:
-            self.strength.copy_(kept(self.lambda2 + robust, self.strength))
+            self.strength.copy_(fill_absent(self.lambda2 + robust, self.strength))
 
 
 @register("method", "cfa-ccm", source="Wei et al. 2023, PKU-ML/CFA")

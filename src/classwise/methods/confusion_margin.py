@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from classwise.attacks.pgd import PGD
 from classwise.losses import cross_entropy
-from classwise.methods.base import BasedMethod, Epoch, Step, kept, number, part
+from classwise.methods.base import BasedMethod, Epoch, Step, fill_absent, number, part
 from classwise.metrics.stats import ClassStats
 from classwise.noise import Noise
 from classwise.registry import register
@@ -81,7 +81,7 @@ class ConfusionMargin(BasedMethod):
 
     def _follow(self, average: Tensor, new: Tensor) -> None:
         """Move an average towards what is new; classes without images keep theirs."""
-        average.copy_(kept(self.decay * average + (1 - self.decay) * new, average))
+        average.copy_(fill_absent(self.decay * average + (1 - self.decay) * new, average))
 
 
 def shrunk(valid: ClassStats, train: ClassStats) -> Tensor:

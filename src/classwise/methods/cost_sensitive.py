@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from classwise.attacks.pgd import PGD
 from classwise.errors import InputError
 from classwise.losses import cross_entropy
-from classwise.methods.base import Epoch, Method, Step, kept, number
+from classwise.methods.base import Epoch, Method, Step, fill_absent, number
 from classwise.noise import Noise
 from classwise.registry import register
 
@@ -75,7 +75,7 @@ class CostSensitive(Method):
         sums = epoch.train if self.source == "train" else epoch.valid
         if not self.fixed:
             assert sums is not None, "refused before training"
-            self.accuracy.copy_(kept(0.9 * self.accuracy + 0.1 * sums.robust.accuracy, self.accuracy))
+            self.accuracy.copy_(fill_absent(0.9 * self.accuracy + 0.1 * sums.robust.accuracy, self.accuracy))
 
 
 def cost(accuracy: Tensor, power: float, form: str) -> Tensor:

@@ -101,7 +101,7 @@ def friendly(
         everyone = going = torch.ones_like(y, dtype=torch.bool)
         for taken in range(attack.steps):
             # In train mode, what BatchNorm makes of an image depends on the others, so all are shown in every pass.
-            wrong, gradient = _look(model, x_adv, y, going if attack.mode == "eval" else everyone)
+            wrong, gradient = _recorded(model, x_adv, y, going if attack.mode == "eval" else everyone)
             going, left = going & (~wrong | (left > 0)), left - wrong.to(left.dtype)
             if not going.any():
                 break
@@ -110,7 +110,7 @@ def friendly(
     return x_adv
 
 
-def _look(model: nn.Module, x_adv: Tensor, y: Tensor, shown: Tensor) -> tuple[Tensor, Tensor]:
+def _recorded(model: nn.Module, x_adv: Tensor, y: Tensor, shown: Tensor) -> tuple[Tensor, Tensor]:
     """Return which of the images shown (N,) are misclassified (N,), and their gradients; False and 0 for the others."""
     wrong, gradient = torch.zeros_like(shown), torch.zeros_like(x_adv)
     images = x_adv[shown].requires_grad_(True)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from classwise.attacks.pgd import PGD
 from classwise.errors import InputError
 from classwise.losses import cross_entropy
-from classwise.methods.base import BasedMethod, Epoch, Step, flag, kept, number, whole
+from classwise.methods.base import BasedMethod, Epoch, Step, fill_absent, flag, number, whole
 from classwise.noise import Noise
 from classwise.registry import register
 from classwise.runtime.processes import over_processes
@@ -64,7 +64,7 @@ class VulnerableClass(BasedMethod):
         assert epoch.valid is not None, "refused before training"
         past = _PAST if self.finished > 0 else 0.0
         robust = epoch.valid.robust
-        self.accuracy.copy_(kept(past * self.accuracy + (1 - past) * robust.accuracy, self.accuracy))
+        self.accuracy.copy_(fill_absent(past * self.accuracy + (1 - past) * robust.accuracy, self.accuracy))
         self.finished.fill_(epoch.number + 1)
         if epoch.number + 1 >= self.warmup:
             self.chosen.copy_(most_vulnerable(self.accuracy, robust.n, self.chosen))

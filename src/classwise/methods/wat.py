@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from classwise.attacks.pgd import PGD
 from classwise.errors import InputError
 from classwise.losses import cross_entropy, kl
-from classwise.methods.base import BasedMethod, Epoch, Measured, Step, flag, kept, number
+from classwise.methods.base import BasedMethod, Epoch, Measured, Step, fill_absent, flag, number
 from classwise.noise import Noise
 from classwise.registry import register
 
@@ -90,7 +90,7 @@ class WAT(BasedMethod):
         stats = epoch.measured.robust
         mean = stats.loss.sum() / stats.n.sum()
         # A class without held-out images costs what all do.
-        cost = torch.cat([kept(stats.mean_loss, mean.expand(self.num_classes)), mean[None]])
+        cost = torch.cat([fill_absent(stats.mean_loss, mean.expand(self.num_classes)), mean[None]])
         self.total.mul_(self.decay).add_(cost)
         self.weight.copy_(image_weight(hedge(self.total, self.eta), self.normalise_loss))
 

@@ -29,7 +29,18 @@ from classwise.report.contents import Contents, read
 from classwise.report.stages import audits, misses
 from classwise.report.tables import number_label, percent
 
-__all__ = ["FLAGS", "HARMLESS", "Check", "Condition", "Gate", "Raised", "conditions", "gate", "unreachable", "waived"]
+__all__ = [
+    "FLAGS",
+    "HARMLESS",
+    "Check",
+    "Condition",
+    "Gate",
+    "RaisedFlag",
+    "conditions",
+    "gate",
+    "unreachable",
+    "waived",
+]
 
 HARMLESS = frozenset(
     {"few_classes", "logits_taken", "near_chance", "non_finite", "plain_search", "train_mode", "unmeasured_classes"}
@@ -101,7 +112,7 @@ class Check:
 
 
 @dataclass(frozen=True)
-class Raised:
+class RaisedFlag:
     """A flag of the evaluation.
 
     Attributes:
@@ -146,7 +157,7 @@ class Gate:
     label: str
     confidence: float
     checks: tuple[Check, ...]
-    flags: tuple[Raised, ...] = ()
+    flags: tuple[RaisedFlag, ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -367,9 +378,9 @@ def _doubt(audit: Mapping[str, Any]) -> float:
     return 0.0 if last["sampled"] == last["survivors"] else 1 - float(audit["confidence"])
 
 
-def _raised(flag: Mapping[str, Any], allowed: frozenset[str]) -> Raised:
+def _raised(flag: Mapping[str, Any], allowed: frozenset[str]) -> RaisedFlag:
     name, attack = str(flag["flag"]), flag.get("attack")
-    return Raised(
+    return RaisedFlag(
         flag=plain(name),
         message=plain(str(flag["message"])),
         attack=None if attack is None else plain(str(attack)),

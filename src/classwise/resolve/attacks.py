@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from classwise import registry
-from classwise.attacks import Transfer, contenders, transfer
+from classwise.attacks import Transfer, build_attacks, transfer
 from classwise.attacks.base import Attack
 from classwise.attacks.ensemble import Ensemble
 from classwise.attacks.named import joined
-from classwise.attacks.plan import Contender, Plan
+from classwise.attacks.plan import AttackOrPlan, Plan
 from classwise.data import ImageSet, default_threat
 from classwise.data.sources import facts
 from classwise.errors import InputError
@@ -52,15 +52,15 @@ def radii(text: str) -> list[float]:
     return [parse_eps(part.strip()) for part in text.split(",") if part.strip()]
 
 
-def named_attacks(text: str, threat: ThreatModel, data: ImageSet, seed: int) -> Mapping[str, Contender]:
+def named_attacks(text: str, threat: ThreatModel, data: ImageSet, seed: int) -> Mapping[str, AttackOrPlan]:
     """Build attacks, suites and plans by name, and ``transfer(source='MODEL', attack='NAME')``, which takes a model."""
     found = joined(
         {portable(name): _transfer(name, threat, data, seed)}
         if name.partition("(")[0].strip() == "transfer"
-        else contenders([name], threat)
+        else build_attacks([name], threat)
         for name in registry.split(text)
     )
-    return found or contenders(text, threat)  # which says what is wrong where nothing was named
+    return found or build_attacks(text, threat)  # which says what is wrong where nothing was named
 
 
 def single(text: str, threat: ThreatModel, data: ImageSet, seed: int) -> Attack:

@@ -18,7 +18,7 @@ from classwise.metrics.result import RESULT_FILE
 from classwise.models.checkpoint import weights_sha256
 from classwise.provenance import __version__
 from classwise.report.sheet import escape_markdown
-from classwise.studies.trials import GIVEN, Trial, Where, log
+from classwise.studies.trials import GIVEN, StudyContext, Trial, log
 
 STEM = "analyses"
 """Of the files that hold the findings in full, .json and .md."""
@@ -46,7 +46,7 @@ class Answers:
         return {"about": self.about, "findings": findings, "unanswered": list(self.unanswered)}
 
 
-def ask(questions: Sequence[str], trials: Sequence[Trial], where: Where) -> list[Answers]:
+def ask(questions: Sequence[str], trials: Sequence[Trial], where: StudyContext) -> list[Answers]:
     """Put questions to what is finished of a study.
 
     Models of different data, threats, architectures or kinds of weights are asked apart: seeds and methods are
@@ -83,7 +83,7 @@ def _groups(trials: Sequence[Trial], out: Path) -> dict[str, list[tuple[Trial, s
     return groups
 
 
-def _answers(about: str, evaluated: Evaluated, questions: Sequence[str], where: Where) -> Answers:
+def _answers(about: str, evaluated: Evaluated, questions: Sequence[str], where: StudyContext) -> Answers:
     evidence = _evidence(evaluated, where.out)
     rows, unanswered = _last_layers(evaluated, where) if "weight_norm" in questions else ({}, [])
     findings = list[Finding]()
@@ -109,7 +109,7 @@ def _evidence(evaluated: Evaluated, out: Path) -> Evidence:
     return Evidence(named, tuple(replace(training, label=title) for training, title in titles))
 
 
-def _last_layers(evaluated: Evaluated, where: Where) -> tuple[dict[str, Floats], list[str]]:
+def _last_layers(evaluated: Evaluated, where: StudyContext) -> tuple[dict[str, Floats], list[str]]:
     """Return the rows of the last layers by the hash of the weights, and why some models have none."""
     rows, reasons = dict[str, Floats](), list[str]()
     try:

@@ -12,7 +12,7 @@ from classwise import registry, resolve
 from classwise.errors import InputError
 from classwise.files import schemas
 from classwise.metrics.result import Result
-from classwise.studies.trials import Trial, Where, log, prepared
+from classwise.studies.trials import StudyContext, Trial, log, prepared
 from classwise.training.loop import fit
 
 _MEASURED_IMAGES, _MEASURED_BATCH = 4, 16  # images a class, and a batch, of a short timing
@@ -33,7 +33,7 @@ class TimeEstimate:
     basis: str
 
 
-def estimate(trials: Sequence[Trial], where: Where) -> dict[Trial, TimeEstimate]:
+def estimate(trials: Sequence[Trial], where: StudyContext) -> dict[Trial, TimeEstimate]:
     """Estimate every run: from logs of the same data and model, or from a short timing of adversarial training.
 
     Logs of the same method come first, then those of any; they are looked for in the study's folder and in the folders
@@ -87,7 +87,7 @@ def arch(model: str) -> str:
     return model.partition("@")[0].partition("(")[0]
 
 
-def measured_pace(trial: Trial, where: Where) -> float:
+def measured_pace(trial: Trial, where: StudyContext) -> float:
     """Train a moment, and return seconds an image, epoch and pass of the second of two epochs."""
     assert trial.recipe is not None
     classes = len(resolve.training_images(trial.data, where.data_dir, None, 0, False).classes)

@@ -15,7 +15,7 @@ from classwise import files, registry, resolve
 from classwise.analysis.finding import Finding
 from classwise.analysis.fooling import crafted, predicted
 from classwise.analysis.homing import Bools, Selected, Verdicts, dissimilar, homing
-from classwise.attacks.plan import Contender
+from classwise.attacks.plan import AttackOrPlan
 from classwise.data.images import Images
 from classwise.data.splits import stratified_sample
 from classwise.errors import InputError
@@ -24,7 +24,7 @@ from classwise.metrics.outcomes import Outcomes
 from classwise.models import load_model
 from classwise.studies.answers import Answers
 from classwise.studies.spec import Study
-from classwise.studies.trials import LOCK_FILE, Trial, Where, prepared
+from classwise.studies.trials import LOCK_FILE, StudyContext, Trial, prepared
 from classwise.training.loop import fit
 from classwise.training.run import Run
 
@@ -48,7 +48,7 @@ class HomingStudy:
     train: Images
     test: Images
     run: Run
-    attacks: Mapping[str, Contender]
+    attacks: Mapping[str, AttackOrPlan]
     folder: Path
     fit: Callable[..., object]
     say: Callable[[str], None]
@@ -135,7 +135,7 @@ Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Asked:
+class HomingRequest:
     """One homing study.
 
     Attributes:
@@ -153,13 +153,13 @@ class Asked:
         """What it takes, in words."""
         return f"homing of {self.trial.title}: a training without each class and three more, each as long as that run"
 
-    def folder(self, where: Where, test: Images) -> Path:
+    def folder(self, where: StudyContext, test: Images) -> Path:
         """Return its folder, which changes with everything that its numbers depend on."""
         attacks = resolve.named_attacks(self.attacks, self.trial.threat, test, self.trial.seed)
         again = {name: repr(attack) for name, attack in attacks.items()}
         return self.trial.subfolder(where.out, "homing", {"attacks": again, "test_sha256": test.sha256()})
 
-    def finding(self, where: Where, say: Say) -> Finding:
+    def finding(self, where: StudyContext, say: Say) -> Finding:
         """Train what is not trained yet, attack, and compare.
 
         Raises:
@@ -177,16 +177,16 @@ class Asked:
             return HomingStudy(train, test, training.run, again, folder, trainer, say).result()
 
 
-def asked(study: Study, trials: Sequence[Trial]) -> list[Asked]:
+def asked(study: Study, trials: Sequence[Trial]) -> list[HomingRequest]:
     """Return the homing studies that a study asks for."""
     if study.homing is None:
         return []
     wanted = study.homing
     chosen = [trial for trial in trials if trial.name == wanted.method and trial.seed in (wanted.seeds or study.seeds)]
-    return [Asked(trial, wanted.attacks, wanted.limit) for trial in chosen]
+    return [HomingRequest(trial, wanted.attacks, wanted.limit) for trial in chosen]
 
 
-def answers(study: Study, trials: Sequence[Trial], where: Where, say: Say) -> list[Answers]:
+def answers(study: Study, trials: Sequence[Trial], where: StudyContext, say: Say) -> list[Answers]:
     """Do every homing study that is not done, one after another, and return what they say, of each model apart."""
     studies = asked(study, trials)
     models = dict.fromkeys(homing_study.trial.model for homing_study in studies)
@@ -196,13 +196,15 @@ def answers(study: Study, trials: Sequence[Trial], where: Where, say: Say) -> li
     ]
 
 
-def _answers(studies: Sequence[Asked], where: Where, say: Say) -> Answers:
+def _answers(studies: Sequence[HomingRequest], where: StudyContext, say: Say) -> Answers:
     first, unanswered = studies[0].trial, list[str]()
     about = f"{first.name} with and without each class, {registry.parse(first.model)[0]}, {first.data}, {first.threat}"
     return Answers(about, tuple(_findings(studies, where, say, unanswered)), tuple(unanswered))
 
 
-def _findings(studies: Sequence[Asked], where: Where, say: Say, unanswered: list[str]) -> Iterator[Finding]:
+def _findings(
+    studies: Sequence[HomingRequest], where: StudyContext, say: Say, unanswered: list[str]
+) -> Iterator[Finding]:
     for homing_study in studies:
         try:
             yield homing_study.finding(where, say)

@@ -24,13 +24,13 @@ import torch
 from classwise import files
 from classwise.errors import InputError
 from classwise.provenance import code
-from classwise.studies.trials import FAILURE_FILE, State, Trial, Where
+from classwise.studies.trials import FAILURE_FILE, State, StudyContext, Trial
 
 _RETRIES = 3  # of a run whose process or machine is lost
 # A file server takes a lock from a lost machine when its lease ends, with NFS after 90 seconds.
 _LEASE_SECONDS = 120.0
 _ANSWER_SECONDS = 10.0
-Perform = Callable[[Trial, Where], State]
+Perform = Callable[[Trial, StudyContext], State]
 
 
 @dataclass(frozen=True)
@@ -82,13 +82,13 @@ class Cluster(Executor):
         """Leave the cluster, which ends what is still going on of this study."""
         self._ray.shutdown()
 
-    def _settle(self, done: Future[State], trial: Trial, where: Where, there: Future[State]) -> None:
+    def _settle(self, done: Future[State], trial: Trial, where: StudyContext, there: Future[State]) -> None:
         try:
             done.set_result(self._ended(trial, where, there))
         except Exception as error:  # this is called by Ray, which would swallow it
             done.set_exception(error)
 
-    def _ended(self, trial: Trial, where: Where, there: Future[State]) -> State:
+    def _ended(self, trial: Trial, where: StudyContext, there: Future[State]) -> State:
         """Return how a task ended; one that was lost too often counts as a run that failed."""
         errors = self._ray.exceptions
         try:
@@ -104,7 +104,9 @@ class Cluster(Executor):
             return "failed"
 
 
-def _perform_there(function: Perform, trial: Trial, where: Where, folder: Path, expected: str, cpus: int) -> State:
+def _perform_there(
+    function: Perform, trial: Trial, where: StudyContext, folder: Path, expected: str, cpus: int
+) -> State:
     """Do a run on the machine that Ray has chosen, in the folder in which the command was given.
 
     A run that is locked may be one whose machine was lost, so it is asked for until the lease of its lock has ended.

@@ -11,12 +11,12 @@ from typing import Any
 import torch
 
 from classwise.errors import InputError
-from classwise.studies.trials import State, Trial, Where, perform
+from classwise.studies.trials import State, StudyContext, Trial, perform
 
 
 def run_all(
     trials: Sequence[Trial],
-    where: Where,
+    where: StudyContext,
     jobs: int = 1,
     tell: Callable[[Trial, State], None] | None = None,
     elsewhere: Executor | None = None,

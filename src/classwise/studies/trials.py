@@ -49,7 +49,7 @@ _PATIENCE = 0.5  # seconds, with someone who looks how far a run is
 
 
 @dataclass(frozen=True)
-class Where:
+class StudyContext:
     """What results do not depend on.
 
     Attributes:
@@ -233,7 +233,7 @@ class Trial:
         return {weights: Result.read(folder) for weights, folder in folders.items() if (folder / RESULT_FILE).exists()}
 
 
-def grid(study: Study, where: Where) -> list[Trial]:
+def grid(study: Study, where: StudyContext) -> list[Trial]:
     """Return every run of a study, each after those it needs.
 
     Raises:
@@ -242,7 +242,7 @@ def grid(study: Study, where: Where) -> list[Trial]:
     return [*_trainings(study, where), *_given(study, where)]
 
 
-def _trainings(study: Study, where: Where) -> list[Trial]:
+def _trainings(study: Study, where: StudyContext) -> list[Trial]:
     if not study.method:
         return []
     threat = resolve.threat(study.data, study.eps, study.norm)
@@ -278,7 +278,7 @@ def _trainings(study: Study, where: Where) -> list[Trial]:
     return list(made.values())
 
 
-def _given(study: Study, where: Where) -> Iterator[Trial]:
+def _given(study: Study, where: StudyContext) -> Iterator[Trial]:
     for given in study.given:
         data, threat = study.data_of(given), study.threat_of(given)
         chosen = replace(study.evaluate, limit=given.limit or study.evaluate.limit)
@@ -325,7 +325,7 @@ def _function(network: nn.Module, images: ImageSet) -> dict[str, Any] | None:
     return None if mark is None else mark.record
 
 
-def perform(trial: Trial, where: Where) -> State:
+def perform(trial: Trial, where: StudyContext) -> State:
     """Train and evaluate, or go on where that was stopped; nothing is done that is done, or that is being done.
 
     Returns:
@@ -351,7 +351,7 @@ def perform(trial: Trial, where: Where) -> State:
     return "done"
 
 
-def prepared(trial: Trial, where: Where) -> tuple[Images, resolve.TrainingJob]:
+def prepared(trial: Trial, where: StudyContext) -> tuple[Images, resolve.TrainingJob]:
     """Return the training images of a run, and what it trains."""
     assert trial.recipe is not None
     images = _train(trial.data, where, trial.limit, trial.seed)
@@ -369,13 +369,13 @@ def log(folder: Path) -> list[dict[str, Any]]:
     return read_log(folder) if (folder / LOG_FILE).exists() else []
 
 
-def _train_one(trial: Trial, where: Where) -> None:
+def _train_one(trial: Trial, where: StudyContext) -> None:
     images, (run, method, network) = prepared(trial, where)
     fabric = resolve.launched(where.accelerator, 1, precision=trial.precision)
     fit(fabric, network, method, images, run, trial.folder(where.out))
 
 
-def _evaluate_one(trial: Trial, weights: str, where: Where) -> None:
+def _evaluate_one(trial: Trial, weights: str, where: StudyContext) -> None:
     about = trial.evaluation
     images = resolve.images(trial.data, where.data_dir, "test", about["limit"], about["seed"])
     network = resolve.model(trial.network(where.out, weights), images, trial.seed)
@@ -418,11 +418,11 @@ def _source(
     return Source(weights_sha256(resolve.model(resolve.start(text), train, seed)), text) if text else None
 
 
-def _train(data: str, where: Where, limit: int | None, seed: int) -> Images:
+def _train(data: str, where: StudyContext, limit: int | None, seed: int) -> Images:
     return resolve.training_images(data, where.data_dir, limit, seed, download=False)
 
 
-def _evaluation(chosen: Evaluation, where: Where, data: str, threat: ThreatModel) -> dict[str, Any]:
+def _evaluation(chosen: Evaluation, where: StudyContext, data: str, threat: ThreatModel) -> dict[str, Any]:
     """Return what every evaluation on these data depends on besides the network, for JSON."""
     images = resolve.images(data, where.data_dir, "test", chosen.limit, chosen.seed)
     attacks = resolve.named_attacks(chosen.attacks, threat, images, chosen.seed)

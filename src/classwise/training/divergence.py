@@ -15,7 +15,7 @@ _LOOK_EVERY = 32
 """Steps between two looks on a device that works on its own: a look makes the host wait for it."""
 
 
-class Watch:
+class DivergenceMonitor:
     """Looks out for loss, gradients and weights that are not finite, over one epoch.
 
     On the CPU every step is looked at; on other devices the steps go on until the next look, but none of what they
@@ -56,9 +56,9 @@ class Watch:
             self.losses = torch.where(unknown, class_losses(logits.detach(), y, len(self.classes)), self.losses)
         self.first = torch.where(unknown & ~finite, number, self.first)
         if (number + 1) % self._every == 0:
-            self.look()
+            self.check()
 
-    def look(self) -> None:
+    def check(self) -> None:
         """Read what was noted.
 
         Raises:
@@ -70,7 +70,7 @@ class Watch:
 
     def _sentence(self, number: int) -> str:
         checkpoint = f"the checkpoint of epoch {self.epoch} is kept, and " if self.epoch else ""
-        where = blamed(self.total(self.losses).cpu(), self.classes)
+        where = responsible_classes(self.total(self.losses).cpu(), self.classes)
         return (
             f"Training diverged in epoch {self.epoch + 1}, batch {number + 1}{where}: loss, gradient or weights are no "
             f"longer finite; {checkpoint}a lower learning rate in another --out may help."
@@ -84,7 +84,7 @@ def class_losses(logits: Tensor, y: Tensor, num_classes: int) -> Tensor:
     return torch.stack([empty.index_add(0, y, loss), empty.index_add(0, y, torch.ones_like(loss))])
 
 
-def blamed(losses: Tensor, classes: Sequence[str]) -> str:
+def responsible_classes(losses: Tensor, classes: Sequence[str]) -> str:
     """Name the classes whose mean loss is not finite, at most three, or else the one where it is largest.
 
     Args:

@@ -22,7 +22,7 @@ from classwise.attacks.pgd import PGD
 from classwise.data.images import Images
 from classwise.data.splits import draw_by_class, stratified_split
 from classwise.errors import InputError
-from classwise.evaluation.engine import alone
+from classwise.evaluation.engine import exclusive_folder
 from classwise.evaluation.preflight import check_passes
 from classwise.files.texts import portable_record
 from classwise.losses import cross_entropy
@@ -42,7 +42,7 @@ from classwise.runtime.inference import judging
 from classwise.runtime.memory import freed_memory_kept
 from classwise.runtime.processes import total
 from classwise.training.checks import refuse_gaps, refuse_lacks, refuse_other_network
-from classwise.training.divergence import Watch
+from classwise.training.divergence import DivergenceMonitor
 from classwise.training.log import class_state, held_out_entry, log_line, tail_accuracy
 from classwise.training.recipes import Recipe
 from classwise.training.run import (
@@ -53,7 +53,7 @@ from classwise.training.run import (
 )
 from classwise.training.state import State, conclude, finish_epoch
 from classwise.training.step import COMPARED, TrainStep
-from classwise.wrappers import Averaged, Moment
+from classwise.wrappers import Averaged, RunPosition
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -122,7 +122,7 @@ def fit(
     if taken:  # only then, so that the record of any other run stays what it was
         record["logits_taken"] = taken
     job = _Job(fabric, model, method, train.subset(positions), train.subset(held_out), run, watch)
-    with alone(folder, fabric):
+    with exclusive_folder(folder, fabric):
         return _trained(job, folder, record)
 
 
@@ -195,7 +195,7 @@ class _Job:
         """Train for an epoch, and return the sums over all processes."""
         fabric, classes = self.fabric, self.images.classes
         sums = Pass(*(ClassStats.zeros(len(classes), fabric.device) for _ in range(2)))
-        finite = Watch(epoch, classes, partial(total, fabric), fabric.device)
+        finite = DivergenceMonitor(epoch, classes, partial(total, fabric), fabric.device)
         self.wrapped.train()
         with _seeded_dropout(fabric, self.run.seed, epoch):
             for number, (batch, index) in enumerate(self._batches(epoch)):
@@ -207,11 +207,13 @@ class _Job:
         model = self.state.step.model
         weights = [value for value in model.state_dict().values() if value.is_floating_point()]
         finite.note(self.steps - 1, weights, None, self.images.y)
-        finite.look()
+        finite.check()
         _agree(fabric, model)
         return Pass(*(_over_ranks(fabric, stats) for stats in sums))
 
-    def _step(self, epoch: int, number: int, batch: Tensor, index: Tensor, sums: Pass, finite: Watch) -> None:
+    def _step(
+        self, epoch: int, number: int, batch: Tensor, index: Tensor, sums: Pass, finite: DivergenceMonitor
+    ) -> None:
         """Take one step of the optimiser, and let the averages follow."""
         y, optimizer = self.images.y[batch], self.optimizer
         for group in optimizer.param_groups:
@@ -226,7 +228,7 @@ class _Job:
         finite.note(number, [step.loss.detach(), *gradients], logits, y)
         optimizer.step()
         _count(sums, step, y)
-        moment = Moment(epoch, number + 1, self.steps, self.run.recipe.epochs)
+        moment = RunPosition(epoch, number + 1, self.steps, self.run.recipe.epochs)
         for average in self.state.averages.values():
             average.follow(self.state.step.model, moment, "step")
 
@@ -235,7 +237,7 @@ class _Job:
         model, log = self.state.step.model, self.state.log
         # A run that holds nothing out has no tail in any epoch.
         tails = () if held is None else (*(line["tail"] for line in log), tail_accuracy(held))
-        moment = Moment(epoch, self.steps, self.steps, self.run.recipe.epochs, tails)
+        moment = RunPosition(epoch, self.steps, self.steps, self.run.recipe.epochs, tails)
         for average in self.state.averages.values():
             average.follow(model, moment, "epoch")
             if average.exists and average.rule.statistics == "estimated":

@@ -1,7 +1,7 @@
 """Wrappers: what goes around any training method, a perturbation of the weights or averages of them."""
 
 from classwise.wrappers.awp import AWP
-from classwise.wrappers.base import Average, Averaged, Moment, mix
+from classwise.wrappers.base import Average, Averaged, RunPosition, mix
 from classwise.wrappers.ema import EMA
 from classwise.wrappers.fawa import FAWA
 from classwise.wrappers.named import Wrappers, build
@@ -15,7 +15,7 @@ __all__ = [
     "SWA",
     "Average",
     "Averaged",
-    "Moment",
+    "RunPosition",
     "Wrappers",
     "build",
     "estimate_statistics",

@@ -16,7 +16,7 @@ from the trained model after every epoch; or estimated anew on training images a
 
 
 @dataclass(frozen=True)
-class Moment:
+class RunPosition:
     """A point of a run, just after a step.
 
     Attributes:
@@ -63,7 +63,7 @@ class Average(Protocol):
         """Whether it needs held-out images."""
         ...
 
-    def share(self, moment: Moment, count: int) -> float | None:
+    def share(self, moment: RunPosition, count: int) -> float | None:
         """Return the share of the trained weights in the new average, in [0, 1]; None to leave the average alone.
 
         Args:
@@ -97,7 +97,7 @@ class Averaged:
         """Whether it is an average of anything yet."""
         return self.count > 0
 
-    def follow(self, model: nn.Module, moment: Moment, after: Literal["step", "epoch"]) -> None:
+    def follow(self, model: nn.Module, moment: RunPosition, after: Literal["step", "epoch"]) -> None:
         """Take in the weights of the trained model, if the settings want it after this step or epoch."""
         share = self.rule.share(moment, self.count) if self.rule.each == after else None
         if share is not None:

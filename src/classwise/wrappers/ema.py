@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 
 from classwise.errors import InputError
 from classwise.registry import register
-from classwise.wrappers.base import Moment, Statistics
+from classwise.wrappers.base import RunPosition, Statistics
 
 _USUAL = {"step": 0.995, "epoch": 0.85}
 
@@ -53,7 +53,7 @@ class EMA:
         """Where BatchNorm's statistics come from."""
         return "copied" if self.each == "step" else "averaged"
 
-    def share(self, moment: Moment, count: int) -> float:
+    def share(self, moment: RunPosition, count: int) -> float:
         """Return the share of the trained weights in the new average; see :class:`classwise.wrappers.Average`."""
         decay = _USUAL[self.each] if self.decay is None else self.decay
         if self.each == "epoch":

@@ -13,7 +13,7 @@ from typing import ClassVar, Literal
 
 from classwise.errors import InputError
 from classwise.registry import register
-from classwise.wrappers.base import Moment, Statistics
+from classwise.wrappers.base import RunPosition, Statistics
 
 _RECENT = 20  # epochs whose median is the relative threshold
 
@@ -49,7 +49,7 @@ class FAWA:
         if given != "median" and (type(given) not in (int, float) or not 0 <= given <= 1):
             raise InputError(f"The threshold of fawa is {given!r}, but must be a number from 0 to 1, or 'median'.")
 
-    def share(self, moment: Moment, count: int) -> float | None:
+    def share(self, moment: RunPosition, count: int) -> float | None:
         """Return the share of the trained weights in the new average; see :class:`classwise.wrappers.Average`."""
         admitted = [self.admits(moment.tails[:epoch]) for epoch in range(1, len(moment.tails) + 1)]
         if not any(admitted):

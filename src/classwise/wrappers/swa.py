@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 
 from classwise.errors import InputError
 from classwise.registry import register
-from classwise.wrappers.base import Moment, Statistics
+from classwise.wrappers.base import RunPosition, Statistics
 
 
 @register("wrapper", "swa", source="Izmailov et al. 2018; VITA-Group/Alleviate-Robust-Overfitting (Chen et al. 2021)")
@@ -34,7 +34,7 @@ class SWA:
         if type(self.start) not in (int, float) or not 0 <= self.start < 1:
             raise InputError(f"The start of swa is {self.start!r}, but must be a share of the run below 1.")
 
-    def share(self, moment: Moment, count: int) -> float | None:
+    def share(self, moment: RunPosition, count: int) -> float | None:
         """Return 1/(k + 1) after k epochs; see :class:`classwise.wrappers.Average`."""
         first = int(self.start * moment.epochs + 1e-9)  # 0.29 * 100 is a little less than 29
         return None if moment.epoch < min(first, moment.epochs - 1) else 1 / (count + 1)

@@ -80,7 +80,7 @@ def evaluate_model(
     chosen = resolve.named_attacks(attacks, resolve.threat(name, eps, norm), images, seed)
     gate = asked_gate(locals(), images.classes)
     network, workers = resolve.model(model, images, seed, fixed_shape), resolve.workers(accelerator, devices)
-    results.out_of_reach(gate.asked if workers.first else (), images)
+    results.warn_unreachable(gate.asked if workers.first else (), images)
     if until is not None:
         _find_worst(network, workers, images, attacks, resolve.threat(name, eps, norm), seed, out)
         return
@@ -119,7 +119,7 @@ def _find_worst(
     lines.taken(network, images)
     lines.say(f"Looking for the worst class of {len(images):,} images of {images.name} at {threat}")
     cheap = resolve.single("pgd(steps=10, start='clean')", threat, images, seed)
-    race, seen = until_worst(network, images, cheap, strong, seed=seed, watch=results.round_of)
+    race, seen = until_worst(network, images, cheap, strong, seed=seed, watch=results.race_round)
     finding = worst_class(race, images.classes, images.name)
     noticed = [flag.record() for flag in seen]
     results.found([finding], [])

@@ -51,7 +51,7 @@ def run_study(
     from classwise.studies import homing as homing_studies
     from classwise.studies import shrink as shrink_study
     from classwise.studies import spec as studies
-    from classwise.studies.trials import Where, grid
+    from classwise.studies.trials import StudyContext, grid
 
     _refuse_odd_places(jobs, cluster, cpus, gpus)
     study = parse.read(file)
@@ -61,7 +61,7 @@ def run_study(
         study = shrink_study.shrunk(study, len(resolve.images(study.data, data_dir, "test", None, 0).classes))
     for text in studies.models_of(study):  # after --shrink, which puts others in their place
         refuse_code(text, str(file))
-    where = Where(out or Path("runs") / study.name, data_dir, accelerator, command, trusted())
+    where = StudyContext(out or Path("runs") / study.name, data_dir, accelerator, command, trusted())
     trials = grid(study, where)
     if plan:
         more = [homing.trainings for homing in homing_studies.asked(study, trials)]

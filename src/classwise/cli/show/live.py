@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from classwise.attacks import Attack
-    from classwise.attacks.plan import Contender
+    from classwise.attacks.plan import AttackOrPlan
     from classwise.corrections.fit import Progress
     from classwise.data import ImageSet
     from classwise.evaluation.engine import EvaluationProgress
@@ -56,7 +56,7 @@ def training(
 
 @contextmanager
 def evaluating(
-    network: nn.Module, images: ImageSet, attacks: Mapping[str, Contender], *, quiet: bool = False
+    network: nn.Module, images: ImageSet, attacks: Mapping[str, AttackOrPlan], *, quiet: bool = False
 ) -> Iterator[Callable[[EvaluationProgress], None]]:
     """Show an evaluation while it goes on; yields what :func:`classwise.evaluate` calls after each attack."""
     threat = next(iter(attacks.values())).threat

@@ -78,13 +78,13 @@ def critical(result: CriticalEps, radii: Sequence[float]) -> None:
     warned(result.about["flags"])
 
 
-def round_of(race: Race) -> None:
+def race_round(race: Race) -> None:
     """Say in one line where a race to the worst class stands."""
     left = len(race.worst)
     say(f"  {int(race.sampled.sum())} images attacked; {left} {'class' if left == 1 else 'classes'} may be the worst")
 
 
-def out_of_reach(asked: Sequence[Condition], images: ImageSet) -> None:
+def warn_unreachable(asked: Sequence[Condition], images: ImageSet) -> None:
     """Warn of conditions that no model could meet with these images, before time is spent on them."""
     from classwise.report.gate import unreachable
 
