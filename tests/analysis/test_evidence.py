@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from tests.analysis.strategies import model, planted, subject
-from tests.metrics.strategies import header
+from tests.metrics.strategies import header, recorded
 
 from classwise.analysis.evidence import Subject, check_same, read
 from classwise.errors import InputError
@@ -31,6 +31,13 @@ def test_evaluations_of_one_model_on_the_same_images_are_one_subject(tmp_path: P
     assert found.subjects[0].alone == ("pgd", "apgd-ce")
     assert found.subjects[0].result.outcomes.accuracy(WORST_CASE).tolist() == [0.4, 0.8]
     assert found.subjects[0].strong == ("apgd-ce",)
+
+
+def test_strong_attacks_are_told_by_their_settings_not_by_their_names(tmp_path: Path) -> None:
+    swapped = {"pgd": recorded("apgd-ce"), "apgd-ce": recorded("pgd")}
+    attacks = {name: {**about, "seconds": 0.5} for name, about in swapped.items()}
+    (found,) = read([write(tmp_path / "a", PGD.extended(APGD), attacks=attacks)]).subjects
+    assert found.strong == ("pgd",)
 
 
 def test_another_threat_or_other_data_is_another_subject(tmp_path: Path) -> None:
@@ -60,7 +67,7 @@ def test_clean_predictions_that_contradict_each_other_are_refused(tmp_path: Path
 
 def test_an_attack_on_survivors_does_not_stand_alone() -> None:
     both = PGD.extended(APGD)
-    attacks = {name: {"settings": f"{name}()", "seconds": 0.5} for name in both.attacks}
+    attacks = {name: {**recorded(name), "seconds": 0.5} for name in both.attacks}
     attacks["apgd-ce"]["after"] = ["pgd"]
     assert subject(both, attacks=attacks).alone == ("pgd",)
 

@@ -9,6 +9,7 @@ from tests.metrics.strategies import make
 
 from classwise.analysis.temperature import temperature, total_steps
 from classwise.attacks import build_attacks
+from classwise.attacks.base import described
 from classwise.errors import InputError
 from classwise.threat import ThreatModel
 
@@ -33,7 +34,7 @@ EVEN = "PGD(steps=20, loss='cross_entropy', restarts=2, targets=0)"
 )
 def test_steps_are_read_from_the_settings_that_attacks_have(name: str, steps: float) -> None:
     attack = next(iter(build_attacks(name, ThreatModel("Linf", 0.1)).values()))
-    assert total_steps(repr(attack)) == pytest.approx(steps, nan_ok=True)
+    assert total_steps(described(attack)) == pytest.approx(steps, nan_ok=True)
 
 
 def contest(pgd: list[float], ours: list[float], settings: str = EVEN):
@@ -53,6 +54,11 @@ def contest(pgd: list[float], ours: list[float], settings: str = EVEN):
 )
 def test_h5_needs_more_broken_and_classes_farther_apart(pgd, ours, verdict: str) -> None:
     assert contest(pgd, ours).verdict == verdict
+
+
+def test_pgd_on_another_loss_decides_nothing() -> None:
+    found = contest([0.4, 0.6, 0.8], [0.2, 0.5, 0.8], settings="PGD(steps=20, loss='margin', restarts=2, targets=0)")
+    assert found.verdict == "undecided"
 
 
 def test_unequal_steps_decide_nothing() -> None:

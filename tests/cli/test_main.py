@@ -494,6 +494,10 @@ def test_evaluate_until_the_worst_class_names_it_and_what_it_took(run: Run, trai
     assert "With 95 % confidence" in done.out
     assert "Warning (short_steps): " in done.out
     document = json.loads((tmp_path / "found/worst-class.json").read_text())
+    assert {name: attack["kind"] for name, attack in document["settings"].items()} == {
+        "attack": "Ensemble",
+        "cheap": "PGD",
+    }
     values = document["findings"][0]["values"]
     assert values["worst"]
     assert values["share"] < 1

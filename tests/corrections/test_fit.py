@@ -268,6 +268,7 @@ def test_a_fit_on_held_out_images_is_not_stamped() -> None:
     found = repair(model, data, "iv-offsets(rounds=1)", PGD, fit_on_test=True)
     assert not fitted_on_test(found.model)
     assert not found.record["fitted_on_test"]
+    assert {attack["kind"] for attack in found.record["attack_settings"].values()} == {"PGD"}
 
 
 def test_the_record_names_every_image_that_was_seen() -> None:

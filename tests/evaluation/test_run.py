@@ -30,7 +30,7 @@ from classwise.errors import InputError
 from classwise.evaluation import records
 from classwise.evaluation.job import Job
 from classwise.evaluation.run import EvaluationProgress, evaluate
-from classwise.metrics.autoattack import parsed
+from classwise.metrics.recorded import of_older_text
 from classwise.metrics.result import Result
 from classwise.noise import Noise
 from classwise.threat import ThreatModel
@@ -907,7 +907,7 @@ def test_the_suite_of_a_plan_is_called_autoattack_only_if_it_is() -> None:
     result = evaluate(model, data, {"mine": mine})
     header = result.header["attacks"]["mine"]
     assert header["suite"] == "square(queries=2)"
-    assert header["attack"] == described(mine) == parsed(header["settings"])
+    assert header["attack"] == described(mine) == of_older_text(header["settings"])
     jsonschema.validate(result.document, json.loads((Path(metrics.__file__).parent / "result.schema.json").read_text()))
 
 

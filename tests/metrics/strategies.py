@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import numpy as np
 from hypothesis import settings
 from hypothesis import strategies as st
 
+from classwise.attacks import build_attacks
+from classwise.attacks.base import described
+from classwise.errors import InputError
 from classwise.metrics import INVALID, Outcomes
+from classwise.threat import ThreatModel
 
 # Time limits of single examples fail at random on a busy machine.
 QUICK = settings(max_examples=50, deadline=None)
@@ -21,6 +26,16 @@ def make(y: Any, clean: Any, num_classes: int | None = None, **predictions: Any)
     size = num_classes or int(max(y, default=0)) + 1
     classes = tuple(f"class {c}" for c in range(size))
     return Outcomes(classes, np.arange(len(y)), y, clean, predictions, {}, {})
+
+
+@cache
+def recorded(name: str) -> dict[str, Any]:
+    """Return what result.json says of the attack of a name; of no attack where the name is of none."""
+    try:
+        (attack,) = build_attacks([name], ThreatModel("Linf", 8 / 255)).values()
+    except (InputError, ValueError):
+        return {"settings": "Noop()"}
+    return {"settings": repr(attack), "attack": described(attack)}
 
 
 def header(outcomes: Outcomes, **changes: Any) -> dict[str, Any]:
@@ -44,7 +59,7 @@ def header(outcomes: Outcomes, **changes: Any) -> dict[str, Any]:
         "flags": [{"flag": "zero_gradient", "attack": "pgd", "message": "…", "classes": ["class 0"], "value": 0.5}],
         "logits": {"median_top_two_gap": 2.0, "median_std": 1.0},
         "groups": {},
-        "attacks": {name: {"settings": f"{name}()", "seconds": 0.5} for name in outcomes.attacks},
+        "attacks": {name: {**recorded(name), "seconds": 0.5} for name in outcomes.attacks},
         **changes,
     }
 

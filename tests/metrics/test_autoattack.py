@@ -13,7 +13,8 @@ import pytest
 from classwise.attacks import APGD, Ensemble, EoT, Narrowing, Plan, Square, Stage, build, build_attacks
 from classwise.attacks.base import described
 from classwise.attacks.pgd import PGD
-from classwise.metrics.autoattack import parsed, suite, version
+from classwise.metrics.autoattack import suite, version
+from classwise.metrics.recorded import of_older_text
 from classwise.threat import ThreatModel
 
 THREAT = ThreatModel("Linf", 8 / 255)
@@ -138,7 +139,7 @@ def test_a_record_that_describes_nothing_is_no_version(record: dict[str, Any]) -
 
 @pytest.mark.parametrize("text", [repr(STANDARD), f"{STANDARD} + 1", "A(x=1, x=2)", "A(1)", "A(kind='B')", "a.B(x=1)"])
 def test_text_is_read_whole_or_not_at_all(text: str) -> None:
-    assert parsed(text) == (described(STANDARD) if text == repr(STANDARD) else {})
+    assert of_older_text(text) == (described(STANDARD) if text == repr(STANDARD) else {})
 
 
 def of_plan(plan: Any, precision: str = "float32") -> set[str]:
@@ -166,4 +167,4 @@ def test_a_plan_is_audited_by_autoattack_only_if_its_suite_is_a_version_on_every
 @pytest.mark.parametrize("name", ["autoattack", "autoattack-plus", "fast", "pgd", "narrowing", "temperature-pgd"])
 def test_what_a_record_holds_of_an_attack_is_what_its_text_says(name: str) -> None:
     attack = build_attacks(name, THREAT)[name]
-    assert described(attack) == parsed(repr(attack))
+    assert described(attack) == of_older_text(repr(attack))

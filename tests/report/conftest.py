@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.metrics.strategies import recorded
 
 from classwise.metrics.examples import Examples, worth_showing
 from classwise.metrics.outcomes import Outcomes
@@ -71,7 +72,7 @@ def make_result(
         "identity": "planted",
         "attacks": {
             name: {
-                "settings": AUTOATTACK if name == "autoattack" else f"PGD({THREAT}, loss={name!r})",
+                **({"settings": AUTOATTACK} if name == "autoattack" else recorded(name)),
                 "seconds": 10.0 + a,
             }
             for a, name in enumerate(attacks)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 from rich.console import Console
+from tests.metrics.strategies import recorded
 
 from classwise.metrics.extremes import worst_interval
 from classwise.metrics.result import Result
@@ -69,7 +70,16 @@ def test_settings_do_not_hide_that_attacks_are_pgd(make: Callable[..., Result], 
     assert which_number(make(attacks=attacks)).startswith("PGD only")
 
 
-@pytest.mark.parametrize("attack", ["apgd", "apgd-ce", "square", "fab-t"])
+@pytest.mark.parametrize(("name", "settings", "only"), [("pgd", "square", False), ("mine", "pgd", True)])
+def test_settings_say_what_is_pgd_whatever_it_is_called(
+    make: Callable[..., Result], name: str, settings: str, only: bool
+) -> None:
+    result = make(attacks=[name])
+    attacks = {name: {**recorded(settings), "seconds": 1.0}}
+    assert which_number(Result({**result.header, "attacks": attacks}, result.outcomes)).startswith("PGD only") == only
+
+
+@pytest.mark.parametrize("attack", ["apgd-t", "apgd-ce", "square", "fab-t"])
 def test_other_families_are_not_labelled_pgd_only(make: Callable[..., Result], attack: str) -> None:
     assert "PGD only" not in which_number(make(attacks=["pgd", attack]))
 

@@ -11,12 +11,13 @@ import numpy as np
 from classwise.errors import InputError
 from classwise.files import schemas
 from classwise.metrics.outcomes import WORST_CASE
+from classwise.metrics.recorded import kinds
 from classwise.metrics.result import RESULT_FILE, Result
 from classwise.metrics.training import LOG_FILE, RUN_FILE, Training, run_folder
 
 TRIAL_FILE = "trial.json"
-# Attacks that do not stand or fall with one loss or one step size: without one, agreement of attacks says little.
-_STRONG = ("autoattack", "apgd", "fab", "square", "fast")
+# Kinds that do not stand or fall with one loss or one step size: without one, agreement of attacks says little.
+_STRONG = {"APGD", "FAB", "Square"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,8 +47,9 @@ class Subject:
 
     @property
     def strong(self) -> tuple[str, ...]:
-        """Those of `alone` that are not of the PGD family."""
-        return tuple(name for name in self.alone if name.startswith(_STRONG))
+        """Those of `alone` with a member that is not of the PGD family."""
+        attacks = self.result.header["attacks"]
+        return tuple(name for name in self.alone if kinds(attacks[name]) & _STRONG)
 
     @property
     def present(self) -> list[int]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from typing import NamedTuple
 
 import numpy as np
@@ -14,6 +13,7 @@ from classwise.errors import InputError
 from classwise.metrics.hypotheses import binomial_test
 from classwise.metrics.intervals import Interval
 from classwise.metrics.outcomes import Outcomes, divide
+from classwise.metrics.recorded import Described, attack_of
 from classwise.metrics.resampling import percentiles, resample
 
 ERROR = 0.05
@@ -66,13 +66,13 @@ def temperature(subject: Subject) -> Finding:
     Raises:
         InputError: Temperature-PGD is not among the attacks.
     """
-    ours = next((name for name in subject.alone if name.partition("(")[0] == _NAME), None)
+    attacks = {name: attack_of(subject.result.header["attacks"][name]) for name in subject.alone}
+    ours = next((name for name, attack in attacks.items() if attack.get("kind") == "TemperaturePGD"), None)
     if ours is None:
         raise InputError(f"{subject.label} was not attacked with {_NAME}, so that H5 cannot be looked at.")
-    seed, attacks = int(subject.result.header["seed"]), subject.result.header["attacks"]
-    steps = {name: total_steps(str(attacks[name].get("settings", ""))) for name in subject.alone}
+    seed, steps = int(subject.result.header["seed"]), {name: total_steps(attack) for name, attack in attacks.items()}
     rivals = [name for name in subject.alone if name != ours]
-    even = [name for name in rivals if steps[name] == steps[ours] and name.partition("(")[0] == "pgd"]
+    even = [name for name in rivals if steps[name] == steps[ours] and _climbs_cross_entropy(attacks[name])]
     error = ERROR / (2 * max(1, len(even)))
     found = {
         name: _contest(subject.result.outcomes, (ours, name), (steps[ours], steps[name]), seed, error)
@@ -94,6 +94,10 @@ def temperature(subject: Subject) -> Finding:
     return Finding("temperature", "H5", subject.label, verdict, sentence, (sheet,), {"contests": found})
 
 
+def _climbs_cross_entropy(attack: Described) -> bool:
+    return attack.get("kind") == "PGD" and attack.get("loss", "cross_entropy") == "cross_entropy"
+
+
 def _larger(found: Contest, error: float) -> bool:
     return found.broken > 0 and found.broken_p < error and found.variance_interval.low > 0
 
@@ -107,21 +111,23 @@ def _row(name: str, found: Contest) -> list[object]:
     return [name, *found.steps, found.broken, points(found.broken_interval), found.variance, variance, found.gap]
 
 
-def total_steps(settings: str) -> float:
+def total_steps(attack: Described) -> float:
     """Return the most gradients an attack of the PGD or APGD family takes an image; NaN for others.
 
-    Steps times restarts times targets times temperatures, read from the settings as a result records them.
+    Steps times restarts times targets times temperatures.
+
+    Args:
+        attack: its kind and fields, as :func:`classwise.metrics.recorded.attack_of` returns them.
 
     Example:
-        >>> total_steps("TemperaturePGD(pgd=PGD(steps=20, restarts=1, targets=0), inverse_temperatures=(0.1, 1.0))")
+        >>> total_steps({"kind": "PGD", "steps": 20, "restarts": 2})
         40
     """
-    if not re.match(r"(TemperaturePGD|PGD|APGD|MomentumPGD)\(", settings):
+    if attack.get("kind") == "TemperaturePGD":
+        return total_steps(attack["pgd"]) * len(attack["inverse_temperatures"])
+    if attack.get("kind") not in ("PGD", "APGD", "MomentumPGD"):
         return math.nan
-    numbers = {key: int(value) for key, value in re.findall(r"\b(steps|restarts|targets)=(\d+)", settings)}
-    grid = re.search(r"inverse_temperatures=\(([^)]*)\)", settings)
-    temperatures = len([value for value in grid[1].split(",") if value.strip()]) if grid else 1
-    return numbers.get("steps", 1) * numbers.get("restarts", 1) * max(1, numbers.get("targets", 0)) * temperatures
+    return int(attack.get("steps", 1)) * int(attack.get("restarts", 1)) * max(1, int(attack.get("targets", 0)))
 
 
 def _contest(

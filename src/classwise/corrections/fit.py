@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from classwise import files, registry
-from classwise.attacks.base import Attack, predict
+from classwise.attacks.base import Attack, described, predict
 from classwise.corrections import Head, Pool, Rule
 from classwise.data.images import ImageSet, batches, refuse_batch_size
 from classwise.errors import InputError
@@ -394,6 +394,7 @@ def _record(
         "index": data.index.tolist(),
         "threat": {"norm": threat.norm, "eps": threat.eps, "eps_text": threat.eps_text},
         "attacks": {name: repr(attack) for name, attack in attacks.items()},
+        "attack_settings": {name: described(attack) for name, attack in attacks.items()},
         "max_loss": max_loss,
         "seed": seed,
     }

@@ -1,21 +1,18 @@
 """Which version of AutoAttack the recorded settings of an attack are: the one place that says so of a number.
 
-Croce & Hein, ICML 2020; fra31/auto-attack. A record holds an attack as its kind and its fields
-(:func:`classwise.attacks.described`), and they are compared one by one: a name proves nothing, as in Python any attack
-may be called "autoattack". Older records hold Python's text of the attack alone, which is read whole or not at all.
+Croce & Hein, ICML 2020; fra31/auto-attack. Kind and fields of an attack (:mod:`classwise.metrics.recorded`) are
+compared one by one: a name proves nothing, as in Python any attack may be called "autoattack".
 """
 
 from __future__ import annotations
 
-import ast
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal
 
-Version = Literal["standard", "plus", "rand"]
-Described = Mapping[str, Any]
-"""An attack: its ``kind``, which is the name of its class, and its fields; lists for tuples."""
+from classwise.metrics.recorded import Described, attack_of
 
+Version = Literal["standard", "plus", "rand"]
 Rule = Mapping[str, tuple[Any, ...]]
 """The values that each field may have."""
 
@@ -37,7 +34,7 @@ def version(record: Mapping[str, Any], precision: str = "float32") -> Version | 
         >>> version({"settings": "Ensemble(attacks=(Square(threat=ThreatModel(norm='Linf', eps=0.3)),))"}) is None
         True
     """
-    return _version(_attack(record), precision)
+    return _version(attack_of(record), precision)
 
 
 def suite(record: Mapping[str, Any], precision: str = "float32") -> str:
@@ -47,49 +44,11 @@ def suite(record: Mapping[str, Any], precision: str = "float32") -> str:
         record: what result.json holds of the plan; its ``full`` names the attacks of the suite.
         precision: as in :func:`version`.
     """
-    full = _attack(record).get("full")
+    full = attack_of(record).get("full")
     stages = [stage for stage in full if isinstance(stage, Mapping)] if isinstance(full, list) else []
     whole = all((stage.get("closest"), stage.get("go_on"), stage.get("if_closer")) == (1, 0, False) for stage in stages)
     version = _version({"kind": "Ensemble", "attacks": [stage.get("attack") for stage in stages]}, precision)
     return f"AutoAttack {version}" if whole and version else ", ".join(map(str, record.get("full", ())))
-
-
-def parsed(settings: str) -> Described:
-    """Read Python's text of an attack, ``Kind(field=value, …)``, as kind and fields.
-
-    Returns:
-        nothing where a part of it is no such call and no plain value.
-
-    Example:
-        >>> parsed("PGD(threat=ThreatModel(norm='L2', eps=0.5), steps=20)")["threat"]
-        {'kind': 'ThreatModel', 'norm': 'L2', 'eps': 0.5}
-    """
-    try:
-        value = _plain(ast.parse(settings, mode="eval").body)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return {}
-    return value if isinstance(value, Mapping) else {}
-
-
-def _attack(record: Mapping[str, Any]) -> Described:
-    attack = record.get("attack")
-    return attack if isinstance(attack, Mapping) else parsed(str(record.get("settings")))
-
-
-def _plain(node: ast.expr) -> Any:
-    """Return the value that an expression writes.
-
-    Raises:
-        ValueError: it is neither a plain value, a sequence of such, nor a call with named arguments.
-    """
-    if isinstance(node, ast.Tuple | ast.List):
-        return [_plain(item) for item in node.elts]
-    if not isinstance(node, ast.Call):
-        return ast.literal_eval(node)
-    fields = {str(keyword.arg): _plain(keyword.value) for keyword in node.keywords if keyword.arg}
-    if not isinstance(node.func, ast.Name) or node.args or len(fields) < len(node.keywords) or "kind" in fields:
-        raise ValueError("not a kind with fields")
-    return {"kind": node.func.id, **fields}
 
 
 def _version(attack: Described, precision: str) -> Version | None:

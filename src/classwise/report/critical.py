@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from classwise.files.texts import plain
 from classwise.metrics.critical_eps import QUANTILES, CriticalEps
 from classwise.metrics.outcomes import Floats
+from classwise.metrics.recorded import attack_of
 from classwise.report.figures import STYLE, canvas, write_figures
 from classwise.report.palette import LIGHT
 from classwise.report.sheet import Cell, Column, Sheet
@@ -62,9 +63,8 @@ def sentence(critical: CriticalEps) -> str:
 def remark(eps: CriticalEps) -> str:
     """Say what kind of number this is, and which images it leaves open."""
     lost = int(eps.about["unconfirmed"])
-    words = (
-        f"Upper bounds by {eps.about['attack'].partition('(')[0]}, not certified radii: a better attack may need less"
-    )
+    kind = attack_of({"settings": eps.about["attack"]}).get("kind", "attacks")
+    words = f"Upper bounds by {kind}, not certified radii: a better attack may need less"
     above = int(np.isinf(eps.distance).sum())
     words += f"; {above} of {len(eps.y)} images are above {eps_text(eps, eps.eps_max)}"
     return words + (f", {lost} of them as their candidate was right when run again." if lost else ".")

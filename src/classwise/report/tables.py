@@ -10,6 +10,7 @@ from rich.table import Table
 
 from classwise.metrics.autoattack import version
 from classwise.metrics.flow import asymmetry, group_accuracy, within_group_share
+from classwise.metrics.recorded import PGD_FAMILY, kinds
 from classwise.metrics.result import Result
 from classwise.report.contents import Contents, Floats, View, read
 from classwise.report.sheet import Cell, Column, Sheet, Value, escape_markdown, to_latex, to_markdown, to_rich
@@ -96,17 +97,18 @@ def verdict_lines(contents: Contents) -> tuple[str, str, str]:
 def number_label(contents: Contents) -> str:
     """Return the sentence of :func:`which_number`."""
     count = len(contents.attacks)
-    kinds = dict.fromkeys(view.name.partition("(")[0] for view in contents.attacks)
-    names = ", ".join(view.name for view in contents.attacks) if count < 7 else f"{count} attacks ({', '.join(kinds)})"
+    short = dict.fromkeys(view.name.partition("(")[0] for view in contents.attacks)
+    names = ", ".join(view.name for view in contents.attacks) if count < 7 else f"{count} attacks ({', '.join(short)})"
     precision = contents.precision
     versions = {version(view.about, precision) for view in contents.attacks}
     planned = None if "standard" in versions else plan_label(contents)
     if planned is not None:
         return planned
-    if not kinds:
+    if not contents.attacks:
         return "Clean only: no attack was run, so this says nothing about robustness."
     worst = f"point-wise worst case of {names}" if count > 1 else f"{names} alone"
-    if all(kind == "fgsm" or (kind.endswith("pgd") and kind != "apgd") for kind in kinds):
+    families = [kinds(view.about) for view in contents.attacks]
+    if all(family and family <= PGD_FAMILY for family in families):
         return f"PGD only: {worst} – PGD family only, not AutoAttack."
     if "standard" in versions:
         return f"AutoAttack as implemented here: {worst}."

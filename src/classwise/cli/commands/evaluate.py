@@ -108,6 +108,7 @@ def _find_worst(
     """Race to the worst class, say which it is, and write worst-class.json."""
     from classwise import files, resolve
     from classwise.analysis.worst_class import until_worst, worst_class
+    from classwise.attacks.base import described
     from classwise.cli.show import lines, results
 
     if workers.size > 1:
@@ -125,6 +126,12 @@ def _find_worst(
     results.found([finding], [])
     lines.warned(noticed)
     if out is not None:
-        about = {"classwise": __version__, "attack": repr(strong), "cheap": repr(cheap), "seed": seed}
+        about = {
+            "classwise": __version__,
+            "attack": repr(strong),
+            "cheap": repr(cheap),
+            "settings": {"attack": described(strong), "cheap": described(cheap)},
+            "seed": seed,
+        }
         files.write_json(out / "worst-class.json", {**about, "findings": [finding.as_dict()], "flags": noticed})
         lines.wrote([out / "worst-class.json"])
