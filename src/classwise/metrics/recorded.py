@@ -18,8 +18,8 @@ PGD_FAMILY = frozenset({"PGD", "MomentumPGD", "NearestPGD", "TemperaturePGD"})
 
 def attack_of(record: Mapping[str, Any]) -> Described:
     """Return the attack that an entry of result.json is about, as kind and fields; nothing where it does not say."""
-    found = record.get("attack")
-    return found if isinstance(found, Mapping) else of_older_text(str(record.get("settings")))
+    attack = record.get("attack")
+    return attack if isinstance(attack, Mapping) else of_older_text(str(record.get("settings")))
 
 
 def of_older_text(settings: str) -> Described:
@@ -33,10 +33,10 @@ def of_older_text(settings: str) -> Described:
         {'kind': 'ThreatModel', 'norm': 'L2', 'eps': 0.5}
     """
     try:
-        found = _plain(ast.parse(settings, mode="eval").body)
+        value = _plain(ast.parse(settings, mode="eval").body)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return {}
-    return found if isinstance(found, Mapping) else {}
+    return value if isinstance(value, Mapping) else {}
 
 
 def members(attack: Described) -> Iterator[Described]:
@@ -49,8 +49,8 @@ def members(attack: Described) -> Iterator[Described]:
         inner.append(attack["attack"])
     if not inner:
         yield attack
-    for each in inner:
-        yield from members(each)
+    for part in inner:
+        yield from members(part)
 
 
 def kinds(record: Mapping[str, Any]) -> set[str]:
@@ -59,8 +59,8 @@ def kinds(record: Mapping[str, Any]) -> set[str]:
 
 
 def _several(attack: Described, field: str) -> list[Described]:
-    found = attack.get(field)
-    return [each for each in found if isinstance(each, Mapping)] if isinstance(found, list) else []
+    parts = attack.get(field)
+    return [part for part in parts if isinstance(part, Mapping)] if isinstance(parts, list) else []
 
 
 def _plain(node: ast.expr) -> Any:
@@ -70,10 +70,10 @@ def _plain(node: ast.expr) -> Any:
         ValueError: it is neither a plain value, a sequence of such, nor a call with named arguments.
     """
     if isinstance(node, ast.Tuple | ast.List):
-        return [_plain(each) for each in node.elts]
+        return [_plain(item) for item in node.elts]
     if not isinstance(node, ast.Call):
         return ast.literal_eval(node)
-    fields = {str(each.arg): _plain(each.value) for each in node.keywords if each.arg}
+    fields = {str(keyword.arg): _plain(keyword.value) for keyword in node.keywords if keyword.arg}
     if not isinstance(node.func, ast.Name) or node.args or len(fields) < len(node.keywords) or "kind" in fields:
         raise ValueError("not a kind with fields")
     return {"kind": node.func.id, **fields}
