@@ -34,6 +34,7 @@ from dataclasses import dataclass
 
 from classwise import resolve
 from classwise.errors import InputError
+from classwise.studies.kinds import Count, Eps, NormName, PerCent, Seed
 from classwise.threat import ThreatModel
 from classwise.training.recipes import Recipe
 from classwise.wrappers import build as build_wrappers
@@ -54,9 +55,9 @@ class Evaluation:
 
     attacks: str = "fast"
     weights: tuple[str, ...] = ("best",)
-    limit: int | None = None
-    audit: float = 1.0
-    seed: int = 0
+    limit: Count | None = None
+    audit: PerCent = 1.0
+    seed: Seed = 0
 
 
 @dataclass(frozen=True)
@@ -100,9 +101,9 @@ class Given:
     name: str
     model: str
     data: str = ""
-    eps: str | float | None = None
-    norm: str | int | None = None
-    limit: int | None = None
+    eps: Eps | None = None
+    norm: NormName | None = None
+    limit: Count | None = None
 
     @property
     def text(self) -> str:
@@ -130,8 +131,8 @@ class Homing:
 
     method: str
     attacks: str = "fast"
-    limit: int | None = None
-    seeds: tuple[int, ...] = ()
+    limit: Count | None = None
+    seeds: tuple[Seed, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -168,11 +169,11 @@ class Study:
     given: tuple[Given, ...] = ()
     analyse: tuple[str, ...] = ()
     homing: Homing | None = None
-    seeds: tuple[int, ...] = (0,)
+    seeds: tuple[Seed, ...] = (0,)
     wrappers: str = ""
-    limit: int | None = None
-    eps: str | float | None = None
-    norm: str | int | None = None
+    limit: Count | None = None
+    eps: Eps | None = None
+    norm: NormName | None = None
     precision: str = "32-true"
     evaluate: Evaluation = Evaluation()
     reference: str = ""
