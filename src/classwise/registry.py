@@ -149,9 +149,9 @@ def _refuse_misfits(registered: Registration, settings: Mapping[str, Any]) -> No
     hints = _hints(registered.build)
     for key, value in settings.items():
         if key in hints and not _fits(value, hints[key]):
-            shown = textwrap.shorten(repr(value), 40, placeholder="…")
+            short = textwrap.shorten(repr(value), 40, placeholder="…")
             raise InputError(
-                f"The setting {key} of the {registered.kind} {registered.name} is {shown}; give {_said(hints[key])}."
+                f"The setting {key} of the {registered.kind} {registered.name} is {short}; give {_said(hints[key])}."
             )
 
 

@@ -18,8 +18,8 @@ from classwise.report.tables import p_text, percent
 
 def groups(subject: Subject) -> tuple[Finding, ...]:
     """Look at a subject by the superclasses of its data set, if it has any, and by discovered ones."""
-    outcomes, given = subject.result.outcomes, subject.result.document["groups"]
-    findings = [_described(subject, "superclasses of the data set", outcomes, given)] if given else []
+    outcomes, superclasses = subject.result.outcomes, subject.result.document["groups"]
+    findings = [_described(subject, "superclasses of the data set", outcomes, superclasses)] if superclasses else []
     first = halves(outcomes.y, 1, int(subject.result.header["seed"]))[0]
     discovered = discover(outcomes.select(first).confusion())
     named = _named(discovered, outcomes.classes)

@@ -127,8 +127,10 @@ def described(attack: Any) -> Any:
         return [described(item) for item in attack]
     if isinstance(attack, Mapping):
         return {str(name): described(value) for name, value in attack.items()}
-    known = fields(attack) if is_dataclass(attack) else ()
-    return {"kind": kind_of(attack)} | {item.name: described(getattr(attack, item.name)) for item in known if item.repr}
+    settings = fields(attack) if is_dataclass(attack) else ()
+    return {"kind": kind_of(attack)} | {
+        item.name: described(getattr(attack, item.name)) for item in settings if item.repr
+    }
 
 
 def kind_of(value: object) -> str:

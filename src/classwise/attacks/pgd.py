@@ -90,7 +90,7 @@ class PGD:
             ValueError: eps, step_size, loss or begin are given to an attack that drops images from its batch.
         """
         if self.keep == "success":
-            if any(given is not None for given in (eps, step_size, loss, begin)):
+            if any(value is not None for value in (eps, step_size, loss, begin)):
                 raise ValueError('eps, step_size, loss and begin of a batch need an attack with keep="last"')
             return self.search(model, x, y, noise)[0]
         x = x.detach()

@@ -96,6 +96,6 @@ def temperature_pgd(
 @register("suite", "temperature-curve", source="our protocol")
 def temperature_curve(threat: ThreatModel, **settings: Any) -> Mapping[str, TemperaturePGD]:
     """Temperature-PGD at each inverse temperature of the grid by itself."""
-    given = "".join(f", {key}={value!r}" for key, value in settings.items())
-    members = {f"temperature-pgd(inverse_temperatures=[{v:g}]{given})": (v,) for v in GRID}
+    text = "".join(f", {key}={value!r}" for key, value in settings.items())
+    members = {f"temperature-pgd(inverse_temperatures=[{v:g}]{text})": (v,) for v in GRID}
     return {name: temperature_pgd(threat, grid, **settings) for name, grid in members.items()}

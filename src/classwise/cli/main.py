@@ -124,9 +124,11 @@ def _refuse_odd_numbers(settings: Mapping[str, Any], words: Sequence[str]) -> No
     Raises:
         InputError: a number is not written in plain decimals.
     """
-    given = dict(zip(words, [*words, ""][1:], strict=True)) | dict(word.split("=", 1) for word in words if "=" in word)
+    options = dict(zip(words, [*words, ""][1:], strict=True)) | dict(
+        word.split("=", 1) for word in words if "=" in word
+    )
     for name, value in settings.items():
-        text = given.get(f"--{name}", "")
+        text = options.get(f"--{name}", "")
         if type(value) in (int, float) and text and not re.fullmatch(_DECIMAL, text, flags=re.ASCII):
             raise InputError(f"--{name.replace('_', '-')} is {text}; write a number in plain decimals, such as 10.")
 

@@ -84,15 +84,15 @@ def parser(commands: Mapping[str, Callable[..., Any]]) -> ArgumentParser:
 
 def gathered(words: Sequence[str]) -> list[str]:
     """Join by commas what options of ``_REPEATED`` are given each time, of which argparse would keep the last alone."""
-    rest, given, left = list[str](), dict[str, list[str]](), list(words)
+    rest, options, left = list[str](), dict[str, list[str]](), list(words)
     while left:
         word = left.pop(0)
         option, equals, value = word.partition("=")
         if option not in _REPEATED or not (equals or (left and not left[0].startswith("--"))):
             rest.append(word)
             continue
-        given.setdefault(option, []).append(value if equals else left.pop(0))
-    return rest + [f"{option}={','.join(values)}" for option, values in given.items()]
+        options.setdefault(option, []).append(value if equals else left.pop(0))
+    return rest + [f"{option}={','.join(values)}" for option, values in options.items()]
 
 
 def joined(words: Sequence[str]) -> list[str]:

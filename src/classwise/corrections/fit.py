@@ -226,12 +226,12 @@ def repair(
         check_sizes(called, two)
         size = batch_size or batch_that_fits(called, two)
         field = _Field(called, data, attacks, seed, size, torch.device(device))
-        looked = _looked_at(called, data, torch.device(device), size)
+        checks = _looked_at(called, data, torch.device(device), size)
         pool, tried = _rounds(field, built, max_loss, watch or (lambda progress: None))
     rounds = tuple(Round(correction, _outcomes(data, pool, correction)) for correction in tried)
     chosen = choice([candidate.average for candidate in rounds], [candidate.worst for candidate in rounds], max_loss)
     correction = copy.deepcopy(rounds[chosen].correction).to(device)
-    record = {**_record(data, rule, attacks, max_loss, seed, on_test), **looked}
+    record = {**_record(data, rule, attacks, max_loss, seed, on_test), **checks}
     return Repair(Corrected(model, correction, fitted_on_test=on_test), rounds, chosen, record)
 
 

@@ -70,9 +70,9 @@ def from_labelled(
     Raises:
         InputError: a picture cannot be read, or is there by mistake, as its size is not that of the others.
     """
-    seen = headers(labelled.paths)
-    size = None if resize or crop else common_size(labelled.paths, seen)
-    channels = max(header.channels for header in seen) if size else 3
+    file_headers = headers(labelled.paths)
+    size = None if resize or crop else common_size(labelled.paths, file_headers)
+    channels = max(header.channels for header in file_headers) if size else 3
     files = ImageFiles(
         paths=labelled.paths,
         y=labelled.y,
@@ -83,7 +83,7 @@ def from_labelled(
         channels=channels,
         name=name,
         split=labelled.split,
-        remark="; ".join(part for part in (labelled.remark, *remarks(labelled.paths, seen, root)) if part),
+        remark="; ".join(part for part in (labelled.remark, *remarks(labelled.paths, file_headers, root)) if part),
     )
     fits = size is not None and 3 * size[0] * size[1] * len(labelled.paths) <= MEMORY_LIMIT
     return files.read() if fits else files
@@ -141,8 +141,8 @@ def _table(directory: Path, num_classes: int) -> tuple[list[Path], Tensor]:
         raise InputError(f"{table} lists no images; give each a line with file and label.")
     for line, (_, label) in enumerate(rows, start=2):
         if not re.fullmatch(r"\s*[0-9]{1,9}\s*", label) or int(label) >= num_classes:
-            shown = textwrap.shorten(label, 40, placeholder="…")
-            raise InputError(f"Line {line} of {table} has label {shown!r}; it must be 0 … {num_classes - 1}.")
+            shortened = textwrap.shorten(label, 40, placeholder="…")
+            raise InputError(f"Line {line} of {table} has label {shortened!r}; it must be 0 … {num_classes - 1}.")
     paths = [directory / "images" / name for name, _ in rows]
     missing = [path for path in paths if not path.is_file()]
     if missing:

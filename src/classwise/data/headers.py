@@ -37,11 +37,11 @@ def headers(paths: Sequence[Path]) -> list[Header]:
     """
     few = paths[:: max(1, len(paths) // _LOOK)]
     with ThreadPoolExecutor(_READERS) as pool:
-        seen = list(pool.map(header, few))
-        sizes = Counter(header.size for header in seen)
-        if 2 * max(sizes.values()) < len(seen):
-            return seen
-        return seen if len(few) == len(paths) else list(pool.map(header, paths))
+        sample = list(pool.map(header, few))
+        sizes = Counter(header.size for header in sample)
+        if 2 * max(sizes.values()) < len(sample):
+            return sample
+        return sample if len(few) == len(paths) else list(pool.map(header, paths))
 
 
 def header(path: Path) -> Header:
@@ -55,18 +55,20 @@ def header(path: Path) -> Header:
         return Header((image.height, image.width), 1 if grey else 3, tuple(_dropped(image)))
 
 
-def common_size(paths: Sequence[Path], seen: Sequence[Header]) -> tuple[int, int] | None:
+def common_size(paths: Sequence[Path], file_headers: Sequence[Header]) -> tuple[int, int] | None:
     """Return the size of all pictures, None where they have many.
 
     Raises:
         InputError: nearly all, or most of a small size, have one, so that the others are there by mistake.
     """
-    counts = Counter(header.size for header in seen)
+    counts = Counter(header.size for header in file_headers)
     size, most = counts.most_common(1)[0]
     if len(counts) == 1:
         return size
-    if len(seen) == len(paths) and (10 * most >= 9 * len(seen) or (2 * most > len(seen) and max(size) < _SMALL)):
-        odd = [(path, header.size) for path, header in zip(paths, seen, strict=True) if header.size != size]
+    if len(file_headers) == len(paths) and (
+        10 * most >= 9 * len(file_headers) or (2 * most > len(file_headers) and max(size) < _SMALL)
+    ):
+        odd = [(path, header.size) for path, header in zip(paths, file_headers, strict=True) if header.size != size]
         (path, other), more = odd[0], len(odd) - 1
         raise InputError(
             f"{path} is {_by(other)}{f', and {more} more differ,' if more else ''} where {most:,} of {len(paths):,} "
@@ -76,12 +78,12 @@ def common_size(paths: Sequence[Path], seen: Sequence[Header]) -> tuple[int, int
     return None
 
 
-def remarks(paths: Sequence[Path], seen: Sequence[Header], root: Path) -> Iterator[str]:
+def remarks(paths: Sequence[Path], file_headers: Sequence[Header], root: Path) -> Iterator[str]:
     """Say what decoding drops, how often and where first; paths are named from ``root`` on."""
-    if len(seen) != len(paths):
+    if len(file_headers) != len(paths):
         return
     odd: dict[str, list[Path]] = {}
-    for path, header in zip(paths, seen, strict=True):
+    for path, header in zip(paths, file_headers, strict=True):
         for what in header.dropped:
             odd.setdefault(what, []).append(path)
     for what, where in odd.items():

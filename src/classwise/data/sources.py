@@ -69,14 +69,14 @@ def load(
         >>> len(digits), digits.shape
         (901, (1, 8, 8))
     """
-    known = facts(name)
-    if split not in known.splits:
-        raise InputError(f"{name} has no split {split!r}; choose from {', '.join(known.splits)}.")
-    if directory is None and known.needs_directory:
+    dataset_facts = facts(name)
+    if split not in dataset_facts.splits:
+        raise InputError(f"{name} has no split {split!r}; choose from {', '.join(dataset_facts.splits)}.")
+    if directory is None and dataset_facts.needs_directory:
         raise InputError(f"{name} lies in files: name the folder that holds it, --data-dir DIR.")
     folder = Path(directory or ".").expanduser()
-    if known.needs_directory and not download and not folder.exists():
-        fetch = ", or pass --download to fetch it there" if known.downloadable else ""
+    if dataset_facts.needs_directory and not download and not folder.exists():
+        fetch = ", or pass --download to fetch it there" if dataset_facts.downloadable else ""
         raise InputError(f"{folder} does not exist; name the folder that holds {name}{fetch}.")
     loaded: Images | ImageFiles = registry.build("data", name, folder, split, download)
     return loaded

@@ -448,12 +448,12 @@ def unmeasured(n: ArrayLike, classes: Sequence[str]) -> Iterator[Flag]:
     """
     absent = tuple(name for name, size in zip(classes, np.asarray(n), strict=True) if not size)
     if absent:
-        shown = ", ".join(repr(name) for name in absent[:_NAMED])
+        names = ", ".join(repr(name) for name in absent[:_NAMED])
         verb = "has" if len(absent) == 1 else "have"
         more = f" and {len(absent) - _NAMED} more" if len(absent) > _NAMED else ""
         yield Flag(
             "unmeasured_classes",
-            f"{len(absent)} of {len(classes)} classes {verb} no images: {shown}{more}. Nothing is known of "
+            f"{len(absent)} of {len(classes)} classes {verb} no images: {names}{more}. Nothing is known of "
             "them, and the weakest class may be among them; evaluate images of every class.",
             classes=absent,
             value=float(len(absent)),

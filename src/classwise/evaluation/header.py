@@ -46,7 +46,7 @@ def result_header(job: Job, evaluated: Evaluated) -> dict[str, Any]:
 
 
 def view_header(
-    contender: AttackOrPlan, field: ViewRun, ending: PlanResult, known: tuple[str, ...], precision: str
+    contender: AttackOrPlan, field: ViewRun, ending: PlanResult, earlier: tuple[str, ...], precision: str
 ) -> dict[str, Any]:
     """Say how a view came about: its settings, its stages, and how it ended."""
     header: dict[str, Any] = {
@@ -54,8 +54,8 @@ def view_header(
         "attack": described(contender),
         "seconds": sum(float(turn.seconds) for turn in field.turns),
     }
-    if known:
-        header["after"] = list(known)
+    if earlier:
+        header["after"] = list(earlier)
     if field.names != [field.view] and field.names:
         header["stages"] = [_stage(name, turn, field) for name, turn in zip(field.names, field.turns, strict=True)]
     if isinstance(contender, Plan):

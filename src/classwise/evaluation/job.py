@@ -91,8 +91,8 @@ class Job:
         for name, model in {_MODEL: self.model, **_sources(self.attacks)}.items():
             model.to(device)  # whatever it returns
             with judging(called := as_classifier(model), device):
-                seen = fingerprint(called if rows is None or name != _MODEL else FixedShape(called, rows), x)
-            functions[name] = seen and seen.record
+                mark = fingerprint(called if rows is None or name != _MODEL else FixedShape(called, rows), x)
+            functions[name] = mark and mark.record
         return functions
 
     @cached_property

@@ -311,10 +311,10 @@ class _Coarsest(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 def _coarsest(model: nn.Module, x: Tensor) -> float:
     """Return the rounding step of the coarsest floating type inside a model; that of float32 where none can be seen."""
-    seen = _Coarsest()  # type: ignore[no-untyped-call]
+    dtypes = _Coarsest()  # type: ignore[no-untyped-call]
     try:
-        with seen:
+        with dtypes:
             forward(model, x)
     except InputError:  # such as compiled code that runs under no such mode
         pass
-    return float(seen.eps)
+    return float(dtypes.eps)

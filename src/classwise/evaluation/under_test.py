@@ -66,7 +66,7 @@ def under_test(
     Raises:
         InputError: the model fails, or returns no logits for these classes.
     """
-    seen = list(known_flags(model))
+    raised = list(known_flags(model))
     model.to(device)  # whatever it returns
     called = Classifier(model, name, len(data.classes))
     with judging(called, device):
@@ -75,13 +75,13 @@ def under_test(
         trial = x[:2] if fixed_shape is None else x.repeat(-(-fixed_shape // len(x)), 1, 1, 1)[:fixed_shape]
         asked: nn.Module = called if fixed_shape is None else FixedShape(called, fixed_shape)
         check_sizes(asked, x[:2])
-        seen += output_flags(called, trial)
+        raised += output_flags(called, trial)
         with channels_last(called, trial):
             two = x[:2] if fixed_shape is None else torch.cat([trial, trial])
             size = batch_size or batch_that_fits(asked, two, ranks)
             look, few = max(2, min(PREFLIGHT_IMAGES, size)), max(1, min(PREFLIGHT_IMAGES, size))
-            looked = preflight(asked, x[:look], y[:look], data.classes, min(size, len(data)))
-            seen += looked.flags
-            seen += of_model(asked, x[:few], y[:few], data.classes)
-            yield ModelUnderTest(called, asked, sample, trial, size, seen)
-            seen += looked.again(asked)
+            result = preflight(asked, x[:look], y[:look], data.classes, min(size, len(data)))
+            raised += result.flags
+            raised += of_model(asked, x[:few], y[:few], data.classes)
+            yield ModelUnderTest(called, asked, sample, trial, size, raised)
+            raised += result.again(asked)

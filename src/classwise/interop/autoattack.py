@@ -442,8 +442,8 @@ class AutoAttack:
             setattr(settings, name, value)
 
     def _identity(self, x: Tensor, y: Tensor, attacks: Mapping[str, Attack]) -> str:
-        known = (weights_sha256(self._module), self.get_seed(), list(attacks.values()))
-        digest = hashlib.sha256(repr(known).encode())
+        identity = (weights_sha256(self._module), self.get_seed(), list(attacks.values()))
+        digest = hashlib.sha256(repr(identity).encode())
         digest.update(x.numpy().tobytes())
         digest.update(y.numpy().tobytes())
         return digest.hexdigest()
@@ -451,8 +451,8 @@ class AutoAttack:
     def _function(self, x: Tensor) -> dict[str, Any]:
         """Return what the model computes, which its weights alone do not say, for JSON."""
         evenly = torch.linspace(0, len(x) - 1, min(_PRINTED, len(x))).long()
-        seen = fingerprint(as_classifier(self._module), self._moved(x[evenly]))
-        return {"the model": seen and seen.record}
+        mark = fingerprint(as_classifier(self._module), self._moved(x[evenly]))
+        return {"the model": mark and mark.record}
 
     def _say(self, line: str) -> None:
         self.logger.log(line, aloud=self.verbose)

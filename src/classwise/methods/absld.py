@@ -78,8 +78,8 @@ class ABSLD(Distillation):
     def end_epoch(self, epoch: Epoch) -> None:
         """Move the temperatures against the class losses of the epoch."""
         rate = self.rate * 0.1 ** sum(epoch.number + 1 >= milestone for milestone in self.milestones)
-        for temperature, seen in ((self.adv, epoch.train.robust), (self.nat, epoch.train.clean)):
-            temperature.copy_(moved(temperature, seen.mean_loss, rate))
+        for temperature, stats in ((self.adv, epoch.train.robust), (self.nat, epoch.train.clean)):
+            temperature.copy_(moved(temperature, stats.mean_loss, rate))
 
     def _labels(self, taught: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """Return the teacher's logits for the term on attacked and on clean images, (N, K) each."""

@@ -103,8 +103,8 @@ def cfa_ccm(
     begin: int = 2,
 ) -> CFA:
     """CFA's calibrated margin: radius ε_c = (λ₁ + R_c)·ε by the training robustness R_c of the epoch before."""
-    given = (0.5 if base == "at" else 0.3) if lambda1 is None else lambda1
-    return CFA(num_classes, attack, base, beta, lambda1=given, lambda2=None, begin=begin)
+    strength = (0.5 if base == "at" else 0.3) if lambda1 is None else lambda1
+    return CFA(num_classes, attack, base, beta, lambda1=strength, lambda2=None, begin=begin)
 
 
 @register("method", "cfa-ccr", source="Wei et al. 2023, PKU-ML/CFA")

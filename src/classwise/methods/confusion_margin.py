@@ -94,13 +94,13 @@ def shrunk(valid: ClassStats, train: ClassStats) -> Tensor:
     """
     error = 1 - valid.accuracy
     pattern = 1 - train.accuracy
-    seen = error.isfinite() & pattern.isfinite()
-    pattern = pattern + (error - pattern)[seen].mean()
+    defined = error.isfinite() & pattern.isfinite()
+    pattern = pattern + (error - pattern)[defined].mean()
     # One wrong and one right image more, so that 0 of n does not pass for certain (Agresti & Coull 1998).
     smooth = (valid.n - valid.correct + 1) / (valid.n + 2)
     variance = smooth * (1 - smooth) / valid.n
     deviation = error - pattern
-    real = (deviation.square() - variance)[seen].mean().clamp_min(0)
+    real = (deviation.square() - variance)[defined].mean().clamp_min(0)
     return (pattern + real / (real + variance) * deviation).clamp(0, 1)
 
 

@@ -90,7 +90,7 @@ class FAAL(BasedMethod):
         return known.sum() * worst_case(self.scores, known, self.divergence)
 
 
-def worst_case(scores: Tensor, known: Tensor, divergence: float) -> Tensor:
+def worst_case(scores: Tensor, present: Tensor, divergence: float) -> Tensor:
     """Return the q that maximises Σ_c q_c·score_c over distributions with KL(U ‖ q) ≤ r, U uniform on known classes.
 
     At the maximum q_c ∝ 1/(μ − score_c) with μ above the largest score, where KL(U ‖ q) falls with μ. Neither shift
@@ -99,7 +99,7 @@ def worst_case(scores: Tensor, known: Tensor, divergence: float) -> Tensor:
 
     Args:
         scores: of each class (C,), larger for a class that is worse off.
-        known: classes that count (C,) bool, one at least.
+        present: classes that count (C,) bool, one at least.
         divergence: r, at least 0.
 
     Returns:
@@ -110,16 +110,16 @@ def worst_case(scores: Tensor, known: Tensor, divergence: float) -> Tensor:
         tensor([0.1025, 0.8975, 0.0000], dtype=torch.float64)
     """
     wide = scores.double()
-    best, worst = wide.where(known, torch.inf).amin(), wide.where(known, -torch.inf).amax()
+    best, worst = wide.where(present, torch.inf).amin(), wide.where(present, -torch.inf).amax()
     # 0 for the worst class and 1 for the best; infinite, hence without weight, for one that does not count.
-    gap = ((worst - wide) / (worst - best).clamp(min=1e-12)).where(known, torch.inf)
+    gap = ((worst - wide) / (worst - best).clamp(min=1e-12)).where(present, torch.inf)
     low, high = wide.new_tensor(-600.0), wide.new_tensor(60.0)
     steps = torch.linspace(0, 1, _GRID, dtype=torch.float64, device=wide.device)
     for _ in range(_ROUNDS):
         grid = low + (high - low) * steps
-        beyond = (_divergence(_log_q(gap, grid), known) > divergence).sum().clamp(1, _GRID - 1)
+        beyond = (_divergence(_log_q(gap, grid), present) > divergence).sum().clamp(1, _GRID - 1)
         low, high = grid.take(beyond - 1), grid.take(beyond)  # an index in brackets would make the host wait
-    uniform = known.double() / known.sum()
+    uniform = present.double() / present.sum()
     return torch.where(worst - best < 1e-12, uniform, _log_q(gap, high[None])[0].exp())
 
 
@@ -128,7 +128,7 @@ def _log_q(gap: Tensor, level: Tensor) -> Tensor:
     return (-(gap + level.exp()[:, None]).log()).log_softmax(1)
 
 
-def _divergence(log_q: Tensor, known: Tensor) -> Tensor:
+def _divergence(log_q: Tensor, present: Tensor) -> Tensor:
     """Return KL(U ‖ q) of each row, (G, C) -> (G,)."""
-    count = known.double().sum()
-    return -(log_q.where(known, 0.0).sum(1) / count) - count.log()
+    count = present.double().sum()
+    return -(log_q.where(present, 0.0).sum(1) / count) - count.log()

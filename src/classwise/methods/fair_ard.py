@@ -79,13 +79,13 @@ class FairARD(Method):
         self.sums.zero_()
 
 
-def class_weight(held: Tensor, known: Tensor, power: float) -> Tensor:
+def class_weight(held: Tensor, defined: Tensor, power: float) -> Tensor:
     """Return (κ_c + 1e-5)^(−b), scaled to the mean 1 over known classes, then kept within [5/6, 5/2].
 
     Args:
         held: κ_c, (C,), of which only known classes count.
-        known: classes that were trained on, (C,) bool.
+        defined: classes that were trained on, (C,) bool.
         power: b.
     """
-    weight = torch.where(known, (held.double() + 1e-5) ** -power, 0.0)
-    return (weight * known.sum() / weight.sum().clamp(min=1e-300)).clamp(_LEAST, _MOST)
+    weight = torch.where(defined, (held.double() + 1e-5) ** -power, 0.0)
+    return (weight * defined.sum() / weight.sum().clamp(min=1e-300)).clamp(_LEAST, _MOST)

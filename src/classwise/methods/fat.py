@@ -110,13 +110,13 @@ def friendly(
     return x_adv
 
 
-def _recorded(model: nn.Module, x_adv: Tensor, y: Tensor, shown: Tensor) -> tuple[Tensor, Tensor]:
+def _recorded(model: nn.Module, x_adv: Tensor, y: Tensor, recorded: Tensor) -> tuple[Tensor, Tensor]:
     """Return which of the images shown (N,) are misclassified (N,), and their gradients; False and 0 for the others."""
-    wrong, gradient = torch.zeros_like(shown), torch.zeros_like(x_adv)
-    images = x_adv[shown].requires_grad_(True)
+    wrong, gradient = torch.zeros_like(recorded), torch.zeros_like(x_adv)
+    images = x_adv[recorded].requires_grad_(True)
     logits = model(images)
-    wrong[shown] = predict(logits.detach(), y[shown]) != y[shown]
-    gradient[shown] = input_gradient(cross_entropy(logits, y[shown]), images)
+    wrong[recorded] = predict(logits.detach(), y[recorded]) != y[recorded]
+    gradient[recorded] = input_gradient(cross_entropy(logits, y[recorded]), images)
     return wrong, gradient
 
 

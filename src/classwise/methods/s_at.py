@@ -75,10 +75,10 @@ class SAT(Method):
         if not attacked.any():
             return x
         # In train mode, what BatchNorm makes of an image depends on the others, so all are shown.
-        shown = attacked if self.attack.mode == "eval" else torch.ones_like(attacked)
-        made = self.attack(model, x[shown], y[shown], noise=noise.select(shown))
+        included = attacked if self.attack.mode == "eval" else torch.ones_like(attacked)
+        made = self.attack(model, x[included], y[included], noise=noise.select(included))
         mixed = x.to(made.dtype, copy=True)  # in mixed precision the images come in bfloat16, and steps are smaller
-        mixed[attacked] = made[attacked[shown]]
+        mixed[attacked] = made[attacked[included]]
         return mixed
 
 

@@ -312,8 +312,8 @@ class CriticalEps:
 
     def document(self, radii: Sequence[float] = ()) -> dict[str, Any]:
         """Return what critical_eps.json holds: how it was measured, and counts and quantiles of all and by class."""
-        shown = self.checked(radii)
-        right = self.right(shown)
+        valid = self.checked(radii)
+        right = self.right(valid)
         entries = [
             {"class": entry.name, **entry.as_dict(), "right": counts}
             for entry, counts in zip(self.by_class, right.tolist(), strict=True)
@@ -324,12 +324,12 @@ class CriticalEps:
             "eps_max": self.eps_max,
             "bound": BOUND,
             "confidence": self.confidence,
-            "radii": shown,
+            "radii": valid,
             "overall": {**self.overall.as_dict(), "right": right.sum(0).tolist()},
             "by_class": entries,
             "weakest": None if self.weakest is None else self.classes[self.weakest],
             "may_be_weakest": [self.classes[c] for c in self.may_be_weakest],
-            "weakest_at": [[self.classes[c] for c in self.weakest_at(radius)] for radius in shown],
+            "weakest_at": [[self.classes[c] for c in self.weakest_at(radius)] for radius in valid],
         }
 
     def write(self, folder: Path | str, radii: Sequence[float] = ()) -> Path:

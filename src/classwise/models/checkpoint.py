@@ -109,8 +109,8 @@ def fill(model: nn.Module, state: State, source: str) -> None:
         )
     for name in statistics & set(state):
         if not torch.allclose(own[name].cpu().float(), state[name].cpu().float(), rtol=1e-3):
-            given = "mean and std" if name.endswith(("mean", "std")) else "scale"
-            raise InputError(f"{source} has another {name} than the model; leave {given} out of its settings.")
+            what = "mean and std" if name.endswith(("mean", "std")) else "scale"
+            raise InputError(f"{source} has another {name} than the model; leave {what} out of its settings.")
     prefix = unprefixed(model.state_dict())[1]
     model.load_state_dict({prefix + name: value for name, value in state.items()}, strict=False)
 

@@ -100,13 +100,13 @@ def refuse_without_values(path: Path | str, name: str, value: Tensor) -> None:
 
 def _tensors(whole: Any) -> Iterator[tuple[str, Tensor]]:
     """Yield the tensors in mappings and lists by their place; each part once, however often others refer to it."""
-    left, seen = [("", whole)], set[int]()
+    left, visited = [("", whole)], set[int]()
     while left:
         name, value = left.pop()
         if isinstance(value, Tensor):
             yield name.removeprefix("."), value
-        elif isinstance(value, Mapping | list | tuple) and id(value) not in seen:
-            seen.add(id(value))
+        elif isinstance(value, Mapping | list | tuple) and id(value) not in visited:
+            visited.add(id(value))
             entries = value.items() if isinstance(value, Mapping) else enumerate(value)
             left += [(f"{name}.{key}", entry) for key, entry in entries]
 

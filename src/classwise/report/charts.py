@@ -43,11 +43,11 @@ def flow_classes(contents: Contents, limit: int = SHOWN) -> list[int]:
 
 def class_bars(contents: Contents) -> dict[str, Any]:
     """Bars of the weakest classes: clean behind, worst case with its interval in front, a marker an attack."""
-    shown = weakest_classes(contents)
-    rows = list(range(len(shown)))
-    data = [_clean_bars(contents, shown), *_worst_bars(contents, shown)]
-    data += [_attack_markers(contents, view, i, shown) for i, view in enumerate(contents.attacks)]
-    drawn = layout(height=60 + _ROW_HEIGHT * len(shown))
+    indices = weakest_classes(contents)
+    rows = list(range(len(indices)))
+    data = [_clean_bars(contents, indices), *_worst_bars(contents, indices)]
+    data += [_attack_markers(contents, view, i, indices) for i, view in enumerate(contents.attacks)]
+    drawn = layout(height=60 + _ROW_HEIGHT * len(indices))
     drawn |= {
         "barmode": "overlay",
         # The page has a legend of its own, which wraps on a phone.
@@ -55,9 +55,9 @@ def class_bars(contents: Contents) -> dict[str, Any]:
         "xaxis": {**axis(), "range": [0, 100], "title": {"text": "accuracy, %"}, "showgrid": True, "dtick": 20},
         "yaxis": {
             **axis(),
-            "range": [len(shown) - 0.5, -0.5],
+            "range": [len(indices) - 0.5, -0.5],
             "tickvals": rows,
-            "ticktext": [label(contents.classes[c]) for c in shown],
+            "ticktext": [label(contents.classes[c]) for c in indices],
         },
         "margin": {"l": 8, "r": 16, "t": 8, "b": 44},
     }
@@ -66,17 +66,17 @@ def class_bars(contents: Contents) -> dict[str, Any]:
 
 def flow_heatmap(contents: Contents) -> dict[str, Any]:
     """Heat map of the confusion flow: share of the row's images that the attacks send to the column."""
-    shown = flow_classes(contents)
-    numbers = len(shown) <= NUMBERED
-    names = [label(contents.classes[c], 22 if numbers else 16) for c in shown]
-    share = flow_share(contents, shown)
-    position = list(range(len(shown)))
+    indices = flow_classes(contents)
+    numbers = len(indices) <= NUMBERED
+    names = [label(contents.classes[c], 22 if numbers else 16) for c in indices]
+    share = flow_share(contents, indices)
+    position = list(range(len(indices)))
     trace = {
         "type": "heatmap",
         "x": position,
         "y": position,
         "z": [[None if np.isnan(v) else round(100 * float(v), 3) for v in row] for row in share],
-        "customdata": _flow_hover(contents, shown),
+        "customdata": _flow_hover(contents, indices),
         "hovertemplate": "%{customdata}<extra></extra>",
         "hoverongaps": False,
         "colorscale": "\0flow",
@@ -88,7 +88,7 @@ def flow_heatmap(contents: Contents) -> dict[str, Any]:
         "showscale": not numbers,
         "colorbar": {"title": {"text": "%"}, "thickness": 12, "len": 1, "outlinewidth": 0},
     }
-    drawn = layout(height=150 + _CELL_HEIGHT * max(3, len(shown)))
+    drawn = layout(height=150 + _CELL_HEIGHT * max(3, len(indices)))
     side = {**axis(), "tickvals": position, "ticktext": names, "showgrid": False}
     drawn |= {
         "xaxis": {
@@ -97,9 +97,9 @@ def flow_heatmap(contents: Contents) -> dict[str, Any]:
             "tickangle": tilt(names),
             "title": {"text": "true class (row) sent to class (column)"},
         },
-        "yaxis": {**side, "range": [len(shown) - 0.5, -0.5]},
+        "yaxis": {**side, "range": [len(indices) - 0.5, -0.5]},
         "margin": {"l": 8, "r": 8, "t": 8, "b": 16},
-        "shapes": _dividers(contents, shown),
+        "shapes": _dividers(contents, indices),
     }
     return {"data": [trace], "layout": drawn}
 
@@ -109,12 +109,12 @@ def flow_diagram(contents: Contents) -> dict[str, Any]:
 
     Shows the classes that lose the most images; what they lose to others ends in one more place.
     """
-    shown = flow_classes(contents, BANDS)
-    links = _links(contents, shown)
-    size, others = len(shown), bool(links) and max(target for _, target, _ in links) == 2 * len(shown)
-    names = [contents.classes[c] for c in shown] * 2 + ["other classes"] * others
-    weakest = [int(c == contents.worst_case.worst) for c in shown] * 2 + [0] * others
-    hover = _node_hover(contents, shown, names)
+    indices = flow_classes(contents, BANDS)
+    links = _links(contents, indices)
+    size, others = len(indices), bool(links) and max(target for _, target, _ in links) == 2 * len(indices)
+    names = [contents.classes[c] for c in indices] * 2 + ["other classes"] * others
+    weakest = [int(c == contents.worst_case.worst) for c in indices] * 2 + [0] * others
+    hover = _node_hover(contents, indices, names)
     # plotly leaves out nodes without a band, but not their places, which would then go to other nodes.
     nodes = sorted({end for source, target, _ in links for end in (source, target)})
     number = {node: position for position, node in enumerate(nodes)}
@@ -136,7 +136,7 @@ def flow_diagram(contents: Contents) -> dict[str, Any]:
             "target": [number[target] for _, target, _ in links],
             "value": [count for _, _, count in links],
             "color": [_link_color(source, target, size, weakest) for source, target, _ in links],
-            "customdata": [_link_hover(contents, shown, names, link) for link in links],
+            "customdata": [_link_hover(contents, indices, names, link) for link in links],
             "hovertemplate": "%{customdata}<extra></extra>",
         },
         "textfont": {"color": "\0ink", "size": 13},
@@ -145,10 +145,10 @@ def flow_diagram(contents: Contents) -> dict[str, Any]:
     return {"data": [trace], "layout": drawn}
 
 
-def flow_share(contents: Contents, shown: list[int]) -> Floats:
-    """Return the flow among ``shown`` as a share of each row's images (m, m), NaN on the diagonal."""
-    counts = contents.flow[np.ix_(shown, shown)].astype(np.float64)
-    share = counts / contents.n[shown, None]
+def flow_share(contents: Contents, indices: list[int]) -> Floats:
+    """Return the flow among ``indices`` as a share of each row's images (m, m), NaN on the diagonal."""
+    counts = contents.flow[np.ix_(indices, indices)].astype(np.float64)
+    share = counts / contents.n[indices, None]
     np.fill_diagonal(share, np.nan)
     return share
 
@@ -163,10 +163,10 @@ def top_share(share: Floats) -> float:
     return round(100 * float(np.nan_to_num(share).max(initial=0)), 3) or 1.0
 
 
-def group_breaks(contents: Contents, shown: list[int]) -> list[int]:
-    """Return the positions in ``shown`` at which another superclass begins."""
-    groups = [contents.groups[c] for c in shown]
-    return [i for i in range(1, len(shown)) if groups[i] != groups[i - 1]]
+def group_breaks(contents: Contents, indices: list[int]) -> list[int]:
+    """Return the positions in ``indices`` at which another superclass begins."""
+    groups = [contents.groups[c] for c in indices]
+    return [i for i in range(1, len(indices)) if groups[i] != groups[i - 1]]
 
 
 def label(name: str, limit: int = 22) -> str:
@@ -179,28 +179,28 @@ def label(name: str, limit: int = 22) -> str:
     return html.escape(name if len(name) <= limit else f"{name[: limit - 1]}…", quote=False)
 
 
-def _clean_bars(contents: Contents, shown: list[int]) -> dict[str, Any]:
+def _clean_bars(contents: Contents, indices: list[int]) -> dict[str, Any]:
     return {
         "type": "bar",
         "orientation": "h",
         "name": "clean",
-        "x": _per_cent(contents.clean, shown),
-        "y": list(range(len(shown))),
+        "x": _per_cent(contents.clean, indices),
+        "y": list(range(len(indices))),
         "width": 0.84,
         "marker": {"color": "\0clean"},
         "hovertemplate": "%{customdata}<extra></extra>",
-        "customdata": _hover(contents, contents.clean, shown),
+        "customdata": _hover(contents, contents.clean, indices),
     }
 
 
-def _worst_bars(contents: Contents, shown: list[int]) -> list[dict[str, Any]]:
+def _worst_bars(contents: Contents, indices: list[int]) -> list[dict[str, Any]]:
     """Return the weakest class and the others as traces of their own, each in its colour."""
-    parts = (([0], "\0weakest", "weakest class"), (list(range(1, len(shown))), "\0worst", "worst case"))
-    return [_interval_bars(contents, shown, *part) for part in parts if part[0]]
+    parts = (([0], "\0weakest", "weakest class"), (list(range(1, len(indices))), "\0worst", "worst case"))
+    return [_interval_bars(contents, indices, *part) for part in parts if part[0]]
 
 
-def _interval_bars(contents: Contents, shown: list[int], rows: list[int], color: str, name: str) -> dict[str, Any]:
-    view, classes = contents.worst_case, [shown[row] for row in rows]
+def _interval_bars(contents: Contents, indices: list[int], rows: list[int], color: str, name: str) -> dict[str, Any]:
+    view, classes = contents.worst_case, [indices[row] for row in rows]
     low, high = view.intervals[classes].T
     value = view.by_class[classes]
     return {
@@ -219,16 +219,16 @@ def _interval_bars(contents: Contents, shown: list[int], rows: list[int], color:
     }
 
 
-def _attack_markers(contents: Contents, view: View, i: int, shown: list[int]) -> dict[str, Any]:
+def _attack_markers(contents: Contents, view: View, i: int, indices: list[int]) -> dict[str, Any]:
     return {
         "type": "scatter",
         "mode": "markers",
         "name": label(view.name, 40),
-        "x": _per_cent(view, shown),
-        "y": [row + lane(i, len(contents.attacks)) for row in range(len(shown))],
+        "x": _per_cent(view, indices),
+        "y": [row + lane(i, len(contents.attacks)) for row in range(len(indices))],
         "marker": {"symbol": marker(contents, i).plotly, "size": 7, "color": "\0ink"},
         "hovertemplate": "%{customdata}<extra></extra>",
-        "customdata": _hover(contents, view, shown),
+        "customdata": _hover(contents, view, indices),
     }
 
 
@@ -264,33 +264,33 @@ def lane(i: int, lanes: int) -> float:
     return -0.18 if lanes == 1 else -0.29 + 0.22 * i / (lanes - 1)
 
 
-def _per_cent(view: View, shown: list[int]) -> list[float]:
-    return [round(100 * float(view.by_class[c]), 3) for c in shown]
+def _per_cent(view: View, indices: list[int]) -> list[float]:
+    return [round(100 * float(view.by_class[c]), 3) for c in indices]
 
 
-def _hover(contents: Contents, view: View, shown: list[int]) -> list[str]:
+def _hover(contents: Contents, view: View, indices: list[int]) -> list[str]:
     def line(c: int) -> str:
         text = f"<b>{label(contents.classes[c], 60)}</b><br>{html.escape(view.name)}: {percent(view.by_class[c])} %"
         if view is contents.worst_case:
             text += f"<br>simultaneous interval {span(*view.intervals[c])} %"
         return f"{text}<br>{view.correct[c]:,} of {contents.n[c]:,} images"
 
-    return [line(c) for c in shown]
+    return [line(c) for c in indices]
 
 
-def _flow_hover(contents: Contents, shown: list[int]) -> list[list[str]]:
+def _flow_hover(contents: Contents, indices: list[int]) -> list[list[str]]:
     def line(i: int, j: int) -> str:
         share = percent(contents.flow[i, j] / contents.n[i])
         names = f"<b>{label(contents.classes[i], 60)} → {label(contents.classes[j], 60)}</b>"
         return f"{names}<br>{contents.flow[i, j]:,} of {contents.n[i]:,} images ({share} %)"
 
-    return [[line(i, j) for j in shown] for i in shown]
+    return [[line(i, j) for j in indices] for i in indices]
 
 
-def _links(contents: Contents, shown: list[int]) -> list[tuple[int, int, int]]:
+def _links(contents: Contents, indices: list[int]) -> list[tuple[int, int, int]]:
     """Return (source, target, images) of the bands; targets count on from the sources, and end in "other classes"."""
-    inner, size = contents.flow[np.ix_(shown, shown)], len(shown)
-    elsewhere = contents.flow[shown].sum(1) - inner.sum(1)
+    inner, size = contents.flow[np.ix_(indices, indices)], len(indices)
+    elsewhere = contents.flow[indices].sum(1) - inner.sum(1)
     counts = np.column_stack([inner, elsewhere])
     return [(int(i), size + int(j), int(counts[i, j])) for i, j in np.argwhere(counts)]
 
@@ -314,32 +314,32 @@ def _link_color(source: int, target: int, size: int, weakest: list[int]) -> str:
     return "\0drain" if weakest[source] else "\0moved"
 
 
-def _link_hover(contents: Contents, shown: list[int], names: list[str], link: tuple[int, int, int]) -> str:
+def _link_hover(contents: Contents, indices: list[int], names: list[str], link: tuple[int, int, int]) -> str:
     source, target, count = link
-    whose, n = label(names[source], 60), int(contents.n[shown[source]])
-    where = "stay" if target == source + len(shown) else f"→ {label(names[target], 60)}"
+    whose, n = label(names[source], 60), int(contents.n[indices[source]])
+    where = "stay" if target == source + len(indices) else f"→ {label(names[target], 60)}"
     return f"<b>{whose} {where}</b><br>{count:,} of {n:,} images ({percent(count / n)} %)"
 
 
-def _node_hover(contents: Contents, shown: list[int], names: list[str]) -> list[str]:
+def _node_hover(contents: Contents, indices: list[int], names: list[str]) -> list[str]:
     clean, lost = contents.clean.correct, contents.lost
     sent = [
         f"<b>{label(names[i], 60)}</b><br>{clean[c]:,} images right when clean, {lost[c]:,} of them lost"
-        for i, c in enumerate(shown)
+        for i, c in enumerate(indices)
     ]
     taken = [
-        f"<b>{label(names[len(shown) + i], 60)}</b> under attack<br>"
-        f"{int(contents.flow[shown, c].sum() - contents.flow[c, c]):,} images of the classes shown come here"
-        for i, c in enumerate(shown)
+        f"<b>{label(names[len(indices) + i], 60)}</b> under attack<br>"
+        f"{int(contents.flow[indices, c].sum() - contents.flow[c, c]):,} images of the classes shown come here"
+        for i, c in enumerate(indices)
     ]
-    return [*sent, *taken, *(["<b>classes that are not shown</b>"] * (len(names) - 2 * len(shown)))]
+    return [*sent, *taken, *(["<b>classes that are not shown</b>"] * (len(names) - 2 * len(indices)))]
 
 
-def _dividers(contents: Contents, shown: list[int]) -> list[dict[str, Any]]:
+def _dividers(contents: Contents, indices: list[int]) -> list[dict[str, Any]]:
     line = {"type": "line", "line": {"color": "\0ink", "width": 1.5}}
-    edges = {"0": -0.5, "1": len(shown) - 0.5}
+    edges = {"0": -0.5, "1": len(indices) - 0.5}
     shapes = []
-    for start in group_breaks(contents, shown):
+    for start in group_breaks(contents, indices):
         across = {"x0": edges["0"], "x1": edges["1"], "y0": start - 0.5, "y1": start - 0.5}
         down = {"y0": edges["0"], "y1": edges["1"], "x0": start - 0.5, "x1": start - 0.5}
         shapes += [{**line, **across}, {**line, **down}]

@@ -135,5 +135,5 @@ def _share(name: str, value: str) -> float:
 
 
 def _listed(classes: Sequence[str]) -> str:
-    shown = ", ".join(classes[:20])
-    return f"{shown} and {len(classes) - 20} more" if len(classes) > 20 else shown
+    names = ", ".join(classes[:20])
+    return f"{names} and {len(classes) - 20} more" if len(classes) > 20 else names

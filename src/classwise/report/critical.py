@@ -25,7 +25,7 @@ _STEM = "critical_eps"
 
 def critical_sheet(critical: CriticalEps, radii: Sequence[float] = ()) -> Sheet:
     """Return the table: a row a class, weakest first, with quantiles, and counts of images still right at ``radii``."""
-    shown = critical.checked(radii)
+    valid = critical.checked(radii)
     columns = (
         Column("class", ("class",), words=True),
         Column("n", ("n",)),
@@ -36,9 +36,9 @@ def critical_sheet(critical: CriticalEps, radii: Sequence[float] = ()) -> Sheet:
             ("median_low", "median_high"),
             note="interval of order statistics; holds for all classes at once",
         ),
-        *(Column(f"right at {eps_text(critical, r)}", (f"right_{r:g}",), spare=not radii) for r in shown),
+        *(Column(f"right at {eps_text(critical, r)}", (f"right_{r:g}",), spare=not radii) for r in valid),
     )
-    rows = tuple(_row(critical, int(c), shown) for c in critical.order)
+    rows = tuple(_row(critical, int(c), valid) for c in critical.order)
     unit = ", in 1/255" if _in_bytes(critical) else ""
     caption = f"Smallest {critical.norm} radius found to break an image of {critical.about['data']['name']}{unit}"
     return Sheet(_STEM, caption, columns, rows, marked=0 if rows else None)

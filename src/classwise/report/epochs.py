@@ -63,19 +63,19 @@ def epoch_chart(curve: Curve, contents: Contents) -> dict[str, Any]:
 
 def epoch_sheet(curve: Curve, contents: Contents) -> Sheet:
     """Table of the same: a row an epoch, a column for each class that is drawn."""
-    shown = _shown(curve)
+    indices = _shown(curve)
     columns = (
         Column("epoch", ("epoch",)),
         Column("average", ("average",)),
         Column("worst", ("worst",)),
         Column("worst class", ("worst_class",), words=True),
-        *(Column(contents.classes[c], (contents.classes[c],)) for c in shown),
+        *(Column(contents.classes[c], (contents.classes[c],)) for c in indices),
     )
     rows = []
     for e, accuracy in enumerate(curve.accuracy):
         shares = [float(curve.average[e]), float(np.nanmin(accuracy))]
         name = _weakest(curve, contents, e)
-        cells = [Cell(percent(share), (share,)) for share in (*shares, *accuracy[shown].tolist())]
+        cells = [Cell(percent(share), (share,)) for share in (*shares, *accuracy[indices].tolist())]
         rows.append((Cell(str(e + 1), (e + 1,)), *cells[:2], Cell(name, (name,)), *cells[2:]))
     caption = f"Robust accuracy over {len(rows)} epochs in per cent ({images_meant(curve)})"
     return Sheet("epochs", caption, columns, tuple(rows))

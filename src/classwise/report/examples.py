@@ -57,7 +57,7 @@ def examples(stored: Examples | None, outcomes: Outcomes) -> list[Example]:
     return [_example(outcomes, row[index], x / 255, x_adv.astype(np.float64)) for index, x, x_adv in pairs]
 
 
-def example_sheet(shown: list[Example], contents: Contents) -> Sheet:
+def example_sheet(drawn: list[Example], contents: Contents) -> Sheet:
     """Table of the images shown."""
     threat = contents.header["threat"]
     columns = (
@@ -69,7 +69,7 @@ def example_sheet(shown: list[Example], contents: Contents) -> Sheet:
         Column("amplified", ("factor",), note="factor by which the change is multiplied in the picture"),
     )
     caption = "The images shown; each is right when clean"
-    return Sheet("examples", caption, columns, tuple(_row(example) for example in shown))
+    return Sheet("examples", caption, columns, tuple(_row(example) for example in drawn))
 
 
 def _row(example: Example) -> tuple[Cell, ...]:

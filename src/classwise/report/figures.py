@@ -130,32 +130,32 @@ def _render(figure: Figure, name: str) -> bytes:
 
 
 def _class_bars(contents: Contents) -> Figure:
-    shown = weakest_classes(contents)
-    figure, axes = canvas(1.1 + 0.3 * len(shown))
-    rows = np.arange(len(shown))
+    indices = weakest_classes(contents)
+    figure, axes = canvas(1.1 + 0.3 * len(indices))
+    rows = np.arange(len(indices))
     worst = contents.worst_case
-    value = 100 * worst.by_class[shown]
-    low, high = 100 * worst.intervals[shown].T
-    colors = [LIGHT["weakest"], *[LIGHT["worst"]] * len(shown)][: len(shown)]
-    axes.barh(rows, 100 * contents.clean.by_class[shown], height=0.84, color=LIGHT["clean"])
+    value = 100 * worst.by_class[indices]
+    low, high = 100 * worst.intervals[indices].T
+    colors = [LIGHT["weakest"], *[LIGHT["worst"]] * len(indices)][: len(indices)]
+    axes.barh(rows, 100 * contents.clean.by_class[indices], height=0.84, color=LIGHT["clean"])
     for i, view in enumerate(contents.attacks):
         height = rows + lane(i, len(contents.attacks))
         shape = marker(contents, i).matplotlib
-        axes.plot(100 * view.by_class[shown], height, marker=shape, **_MARKER)
+        axes.plot(100 * view.by_class[indices], height, marker=shape, **_MARKER)
     axes.barh(rows + 0.2, value, height=0.36, color=colors)
     axes.errorbar(value, rows + 0.2, xerr=np.stack([value - low, high - value]), **WHISKER)
     _legend(figure, contents)
-    name_ticks(axes.yaxis, [contents.classes[c] for c in shown])
-    excerpt = _excerpt(contents, shown, "weakest")
-    axes.set(xlim=(0, 100), ylim=(len(shown) - 0.5, -0.5), xlabel=f"accuracy, %{excerpt}")
+    name_ticks(axes.yaxis, [contents.classes[c] for c in indices])
+    excerpt = _excerpt(contents, indices, "weakest")
+    axes.set(xlim=(0, 100), ylim=(len(indices) - 0.5, -0.5), xlabel=f"accuracy, %{excerpt}")
     return figure
 
 
 def _flow_heatmap(contents: Contents) -> Figure:
-    shown = flow_classes(contents)
-    figure, axes = canvas(min(WIDTH, 1.4 + 0.34 * len(shown)))
-    edges = np.arange(len(shown) + 1) - 0.5
-    share = 100 * flow_share(contents, shown)
+    indices = flow_classes(contents)
+    figure, axes = canvas(min(WIDTH, 1.4 + 0.34 * len(indices)))
+    edges = np.arange(len(indices) + 1) - 0.5
+    share = 100 * flow_share(contents, indices)
     mesh = axes.pcolormesh(
         edges,
         edges,
@@ -166,14 +166,14 @@ def _flow_heatmap(contents: Contents) -> Figure:
         edgecolors="white",
         linewidth=0.8,
     )
-    if len(shown) <= NUMBERED:
+    if len(indices) <= NUMBERED:
         _cell_numbers(axes, share)
-    for start in group_breaks(contents, shown):
+    for start in group_breaks(contents, indices):
         axes.axhline(start - 0.5, color=LIGHT["ink"], linewidth=0.9)
         axes.axvline(start - 0.5, color=LIGHT["ink"], linewidth=0.9)
     axes.set(xlim=(edges[0], edges[-1]), ylim=(edges[-1], edges[0]), ylabel="true class", aspect="equal")
-    axes.set_xlabel("sent to" + _excerpt(contents, shown, "losing most images"))
-    _flow_names(axes, [contents.classes[c] for c in shown])
+    axes.set_xlabel("sent to" + _excerpt(contents, indices, "losing most images"))
+    _flow_names(axes, [contents.classes[c] for c in indices])
     bar = figure.colorbar(mesh, ax=axes, fraction=0.046, pad=0.02, label="% of the class's images")
     bar.outline.set_visible(False)
     bar.ax.tick_params(length=0)
@@ -232,6 +232,6 @@ def _cell_numbers(axes: Axes, share: Floats) -> None:
             axes.text(j, i, f"{value:.1f}", ha="center", va="center", color=color, fontsize=6.5)
 
 
-def _excerpt(contents: Contents, shown: list[int], which: str) -> str:
+def _excerpt(contents: Contents, indices: list[int], which: str) -> str:
     present = len(contents.order)
-    return "" if len(shown) == present else f"   (the {len(shown)} of {present} classes {which})"
+    return "" if len(indices) == present else f"   (the {len(indices)} of {present} classes {which})"

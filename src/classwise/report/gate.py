@@ -225,15 +225,15 @@ def gate(result: Result, asked: Sequence[Condition], *, allow: Iterable[str] = (
     foreign = {condition.label for condition in asked} - {"", *result.outcomes.classes}
     if foreign:
         raise InputError(f"The result has no class {min(foreign)!r} to test a condition on.")
-    seen = result.header["flags"]
-    allowed = waived(allow, also=[str(flag["flag"]) for flag in seen])
+    flags = result.header["flags"]
+    allowed = waived(allow, also=[str(flag["flag"]) for flag in flags])
     checks = tuple(_check(result, contents, condition) for condition in asked)
     return Gate(
         model=plain(portable(str(result.header["model"]["name"]))),
         label=number_label(contents),
         confidence=min(check.confidence for check in checks),
         checks=checks,
-        flags=tuple(_raised(flag, allowed) for flag in seen),
+        flags=tuple(_raised(flag, allowed) for flag in flags),
     )
 
 
@@ -355,10 +355,10 @@ def _needed(condition: Condition, num_classes: int, confidence: float) -> int | 
 
 
 def _unmeasured(missing: Sequence[str], num_classes: int) -> str:
-    shown = ", ".join(repr(name) for name in missing[:_SHOWN])
+    names = ", ".join(repr(name) for name in missing[:_SHOWN])
     more = f" and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else ""
     return (
-        f"{len(missing)} of {num_classes} classes {'has' if len(missing) == 1 else 'have'} no images: {shown}{more}. "
+        f"{len(missing)} of {num_classes} classes {'has' if len(missing) == 1 else 'have'} no images: {names}{more}. "
         "Evaluate images of every class, or set conditions on the others by name, as in class[NAME]=0.2."
     )
 

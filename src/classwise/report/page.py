@@ -60,7 +60,7 @@ def page(
         training: robustness over the epochs of the run that was evaluated.
         correction: the rounds of the correction of the model that was evaluated.
     """
-    contents, shown = read(result), examples(stored, result.outcomes)
+    contents, drawn = read(result), examples(stored, result.outcomes)
     return render(
         "report.html.j2",
         _charts(contents, training, correction),
@@ -70,9 +70,9 @@ def page(
         contents=contents,
         **_words(contents),
         **_sheets(contents),
-        examples=shown,
+        examples=drawn,
         shrunk=LARGEST if stored is not None and max(stored.x.shape[2:]) > LARGEST else 0,
-        example_sheet=example_sheet(shown, contents),
+        example_sheet=example_sheet(drawn, contents),
         epoch_sheet=epoch_sheet(training, contents) if training else None,
         epoch_note=images_meant(training) if training else "",
         epoch_missing=_epoch_missing(contents) if training is None else "",
@@ -131,15 +131,15 @@ def _verdict(contents: Contents) -> list[tuple[str, str, str]]:
     view, p = contents.worst_case, contents.p_value
     lowest = tables.percent(view.by_class[view.worst], contents.decimals)
     if p is None:
-        shown, meaning = tables.ABSENT, "cannot be tested"
+        value, meaning = tables.ABSENT, "cannot be tested"
     else:
-        shown = f"p = {tables.p_text(p)}"
+        value = f"p = {tables.p_text(p)}"
         meaning = "classes differ beyond noise" if p < tables.SIGNIFICANCE else "no difference shown"
     kind = "average robust accuracy" if contents.attacks else "average clean accuracy"
     return [
         (f"{tables.percent(view.average)} %", kind, average),
         (f"{lowest} %", f"worst class: {contents.weakest}", worst),
-        (shown, meaning, difference),
+        (value, meaning, difference),
     ]
 
 
@@ -166,29 +166,29 @@ def _robust_note(contents: Contents) -> str:
 
 
 def _bars_note(contents: Contents) -> str:
-    shown, present = min(charts.SHOWN, len(contents.order)), len(contents.order)
+    count, present = min(charts.SHOWN, len(contents.order)), len(contents.order)
     absent = len(contents.classes) - present
     notes = []
-    if shown < present:
-        notes.append(f"The chart shows the {shown} weakest of {present} classes; the table has all of them.")
+    if count < present:
+        notes.append(f"The chart shows the {count} weakest of {present} classes; the table has all of them.")
     if absent:
         notes.append(f"{absent} {'class has' if absent == 1 else 'classes have'} no images and cannot be judged.")
     return " ".join(notes)
 
 
 def _flow_note(contents: Contents) -> str:
-    shown, present = len(charts.flow_classes(contents)), len(contents.order)
-    if shown == present:
+    count, present = len(charts.flow_classes(contents)), len(contents.order)
+    if count == present:
         return ""
     return (
-        f"Shown are the {shown} of {present} classes that lose the most images; what they lose to others is "
+        f"Shown are the {count} of {present} classes that lose the most images; what they lose to others is "
         "counted in the table's column “elsewhere”."
     )
 
 
 def _diagram_note(contents: Contents) -> str:
-    shown, present = len(charts.flow_classes(contents, charts.BANDS)), len(contents.order)
-    return "" if shown == present else f"The diagram shows the {shown} classes that lose the most images."
+    count, present = len(charts.flow_classes(contents, charts.BANDS)), len(contents.order)
+    return "" if count == present else f"The diagram shows the {count} classes that lose the most images."
 
 
 def _epoch_missing(contents: Contents) -> str:

@@ -146,9 +146,9 @@ def to_rich(sheet: Sheet, width: int = 80) -> Table:
 
     Text is never read as rich markup.
     """
-    shown = _fitting(sheet, width)
+    columns = _fitting(sheet, width)
     table = Table(title=Text(sheet.caption), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    for c in shown:
+    for c in columns:
         column = sheet.columns[c]
         side: Literal["left", "right"] = "left" if column.words else "right"
         # Headings and cells of two numbers may break at a blank; no number is cut.
@@ -156,7 +156,7 @@ def to_rich(sheet: Sheet, width: int = 80) -> Table:
         table.add_column(Text(column.title), justify=side, no_wrap=c == 0, min_width=longest)
     for position, row in enumerate(sheet.rows):
         style = "bold" if position == sheet.marked else None
-        table.add_row(*(Text(row[c].text) for c in shown), style=style)
+        table.add_row(*(Text(row[c].text) for c in columns), style=style)
     return table
 
 
@@ -195,11 +195,11 @@ def _fitting(sheet: Sheet, width: int) -> list[int]:
     """Return the columns to show: all, or all but as many spare ones, from the right, as there is no room for."""
     titles = [len(column.title) for column in sheet.columns]
     needed = [max([size, *(len(row[c].text) for row in sheet.rows)]) + 3 for c, size in enumerate(titles)]
-    shown = list(range(len(titles)))
-    for c in reversed(shown.copy()):
-        if sum(needed[column] for column in shown) > width and sheet.columns[c].spare:
-            shown.remove(c)
-    return shown
+    columns = list(range(len(titles)))
+    for c in reversed(columns.copy()):
+        if sum(needed[column] for column in columns) > width and sheet.columns[c].spare:
+            columns.remove(c)
+    return columns
 
 
 def _values(row: tuple[Cell, ...]) -> Iterator[Value]:

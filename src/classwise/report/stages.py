@@ -98,11 +98,11 @@ def _audited(contents: Contents, view: View, suite: str) -> str:
 def _stage_row(view: View, stage: dict[str, Any]) -> tuple[Cell, ...]:
     attacked, broken = int(np.sum(stage["attacked"])), int(np.sum(stage["broken"]))
     seconds = stage["seconds"]
-    shown = "–" if seconds is None or math.isnan(seconds) else f"{seconds:,.1f}"
+    duration = "–" if seconds is None or math.isnan(seconds) else f"{seconds:,.1f}"
     return (
         Cell(view.name, (view.name,)),
         Cell(plain(stage["name"]), (plain(stage["name"]),)),
         Cell(f"{attacked:,}", (attacked,)),
         Cell(f"{broken:,}", (broken,)),
-        Cell(shown, (seconds,)),
+        Cell(duration, (seconds,)),
     )

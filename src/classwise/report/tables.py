@@ -52,10 +52,10 @@ def rich_class_table(result: Result, width: int = 80) -> Table:
     """Return the table of classes for a terminal ``width`` characters wide: the weakest thirty that have images."""
     contents = read(result)
     sheet = class_sheet(contents)
-    shown = min(int((contents.n > 0).sum()), _MOST_LINES)
-    left = len(sheet.rows) - shown
+    limit = min(int((contents.n > 0).sum()), _MOST_LINES)
+    left = len(sheet.rows) - limit
     caption = f"{sheet.caption}; {left} of them, stronger or without images, not shown" if left else sheet.caption
-    return to_rich(replace(sheet, caption=caption, rows=sheet.rows[:shown]), width)
+    return to_rich(replace(sheet, caption=caption, rows=sheet.rows[:limit]), width)
 
 
 def rich_attack_table(result: Result, width: int = 80) -> Table:
@@ -406,10 +406,10 @@ def _spread(view: View, key: str) -> Cell:
 def _flow_row(contents: Contents, c: int, classes: list[int]) -> tuple[Cell, ...]:
     counts = [int(contents.flow[c, other]) for other in classes]
     elsewhere = int(contents.flow[c].sum()) - sum(counts)
-    shown = ["·" if other == c else str(count) for other, count in zip(classes, counts, strict=True)]
+    cells = ["·" if other == c else str(count) for other, count in zip(classes, counts, strict=True)]
     return (
         Cell(contents.classes[c], (contents.classes[c],)),
-        *(Cell(text, (count,)) for text, count in zip(shown, counts, strict=True)),
+        *(Cell(text, (count,)) for text, count in zip(cells, counts, strict=True)),
         Cell(str(elsewhere), (elsewhere,)),
         Cell(str(contents.lost[c]), (int(contents.lost[c]),)),
         Cell(str(contents.clean.correct[c]), (int(contents.clean.correct[c]),)),

@@ -60,5 +60,5 @@ def standing_in(study: Study, directory: Path | None) -> tuple[Study, list[str]]
     trained = {study.data} if study.method else set()
     absent = [data for data in study.all_data if not _there(data, directory, data in trained)]
     data = STAND_IN if study.data in absent else study.data
-    given = tuple(replace(given_, data=STAND_IN) if given_.data in absent else given_ for given_ in study.given)
+    given = tuple(replace(entry, data=STAND_IN) if entry.data in absent else entry for entry in study.given)
     return replace(study, data=data, given=given), absent

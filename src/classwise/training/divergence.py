@@ -91,10 +91,10 @@ def responsible_classes(losses: Tensor, classes: Sequence[str]) -> str:
         losses: sums and counts, (2, C).
         classes: their names.
     """
-    mean, seen = losses[0] / losses[1], losses[1] > 0
-    broken = (seen & ~mean.isfinite()).nonzero().flatten().tolist()
+    mean, present = losses[0] / losses[1], losses[1] > 0
+    broken = (present & ~mean.isfinite()).nonzero().flatten().tolist()
     if broken:
         return f" on images of {', '.join(classes[c] for c in broken[:3])}"
-    if not seen.any():
+    if not present.any():
         return ""
-    return f" with its largest loss on images of {classes[int(torch.where(seen, mean, -torch.inf).argmax())]}"
+    return f" with its largest loss on images of {classes[int(torch.where(present, mean, -torch.inf).argmax())]}"

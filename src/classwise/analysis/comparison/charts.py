@@ -69,23 +69,23 @@ def by_baseline(models: Sequence[Series]) -> list[int]:
 def by_change(shift: Shift, limit: int = SHOWN) -> list[int]:
     """Return the classes with the largest changes, those that lose most first."""
     order = np.argsort(-np.abs(np.nan_to_num(shift.change)), kind="stable")
-    shown = [c for c in order.tolist() if not np.isnan(shift.change[c])][:limit]
-    return sorted(shown, key=lambda c: (shift.change[c], c))
+    indices = [c for c in order.tolist() if not np.isnan(shift.change[c])][:limit]
+    return sorted(indices, key=lambda c: (shift.change[c], c))
 
 
 def class_chart(models: Sequence[Series], classes: Sequence[str]) -> dict[str, Any]:
     """Bars of the classes that are weakest under the baseline, one a model, with simultaneous intervals."""
-    shown, drawn = by_baseline(models)[:SHOWN], models[:SERIES]
-    height = 60 + len(shown) * (12 + _BAR * len(drawn))
+    indices, drawn = by_baseline(models)[:SHOWN], models[:SERIES]
+    height = 60 + len(indices) * (12 + _BAR * len(drawn))
     return {
-        "data": [_bars(model, i, shown, classes) for i, model in enumerate(drawn)],
+        "data": [_bars(model, i, indices, classes) for i, model in enumerate(drawn)],
         "layout": {
             **layout(height),
             "barmode": "group",
             "bargap": 0.25,
             "showlegend": False,
             "xaxis": {**axis(), "range": [0, 100], "title": {"text": "accuracy, %"}, "showgrid": True, "dtick": 20},
-            "yaxis": {**axis(), **_names(shown, classes)},
+            "yaxis": {**axis(), **_names(indices, classes)},
             "margin": {"l": 8, "r": 16, "t": 8, "b": 44},
         },
     }
@@ -93,22 +93,22 @@ def class_chart(models: Sequence[Series], classes: Sequence[str]) -> dict[str, A
 
 def change_chart(shift: Shift, classes: Sequence[str]) -> dict[str, Any]:
     """Changes of the classes in points, with simultaneous intervals, coloured where they are beyond chance."""
-    shown = by_change(shift)
-    change, low, high = (100 * values[shown] for values in (shift.change, *shift.intervals))
+    indices = by_change(shift)
+    change, low, high = (100 * values[indices] for values in (shift.change, *shift.intervals))
     trace = {
         "type": "bar",
         "orientation": "h",
         "name": label(shift.name, 60),
         "x": change.round(3).tolist(),
-        "y": list(range(len(shown))),
+        "y": list(range(len(indices))),
         "width": 0.5,
-        "marker": {"color": [f"\0{_COLORS[int(sign)]}" for sign in shift.sign[shown]]},
+        "marker": {"color": [f"\0{_COLORS[int(sign)]}" for sign in shift.sign[indices]]},
         "error_x": whiskers(high - change, change - low, thickness=1.1, width=3),
-        "customdata": [_change_hover(shift, c, classes) for c in shown],
+        "customdata": [_change_hover(shift, c, classes) for c in indices],
         "hovertemplate": "%{customdata}<extra></extra>",
     }
     side = {**axis(), "title": {"text": "change, points"}, "showgrid": True, "zeroline": True, "zerolinecolor": "\0ink"}
-    drawn = layout(70 + _ROW * len(shown)) | {"xaxis": side, "yaxis": {**axis(), **_names(shown, classes)}}
+    drawn = layout(70 + _ROW * len(indices)) | {"xaxis": side, "yaxis": {**axis(), **_names(indices, classes)}}
     return {"data": [trace], "layout": {**drawn, "margin": {"l": 8, "r": 16, "t": 8, "b": 44}, "showlegend": False}}
 
 
@@ -132,24 +132,24 @@ def _shift(name: str, values: Mapping[str, Any]) -> Shift:
     return Shift(name, values["change"], values["intervals"], sign)
 
 
-def _names(shown: list[int], classes: Sequence[str]) -> dict[str, Any]:
-    ticks = [label(plain(classes[c])) for c in shown]
-    return {"range": [len(shown) - 0.5, -0.5], "tickvals": list(range(len(shown))), "ticktext": ticks}
+def _names(indices: list[int], classes: Sequence[str]) -> dict[str, Any]:
+    ticks = [label(plain(classes[c])) for c in indices]
+    return {"range": [len(indices) - 0.5, -0.5], "tickvals": list(range(len(indices))), "ticktext": ticks}
 
 
-def _bars(model: Series, i: int, shown: list[int], classes: Sequence[str]) -> dict[str, Any]:
-    value, low, high = (100 * values[shown] for values in (model.accuracy, *model.intervals))
+def _bars(model: Series, i: int, indices: list[int], classes: Sequence[str]) -> dict[str, Any]:
+    value, low, high = (100 * values[indices] for values in (model.accuracy, *model.intervals))
     hover = [
         f"<b>{label(plain(classes[c]), 60)}</b><br>{html.escape(model.name)}: {percent(model.accuracy[c])} % "
         f"({span(model.intervals.low[c], model.intervals.high[c])})"
-        for c in shown
+        for c in indices
     ]
     return {
         "type": "bar",
         "orientation": "h",
         "name": label(model.name, 60),
         "x": value.round(3).tolist(),
-        "y": list(range(len(shown))),
+        "y": list(range(len(indices))),
         "marker": {"color": f"\0series{i}"},
         "error_x": whiskers(high - value, value - low, thickness=1.1, width=3),
         "customdata": hover,

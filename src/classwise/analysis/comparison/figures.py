@@ -41,32 +41,32 @@ def save_figures(subjects: Sequence[Subject], findings: Sequence[Finding], direc
 
 def class_figure(models: Sequence[Series], classes: Sequence[str]) -> Figure:
     """Draw the classes that are weakest under the baseline, a bar a model, with simultaneous intervals."""
-    shown = by_baseline(models)[:SHOWN]
-    figure, axes = canvas(0.9 + len(shown) * (0.12 + 0.11 * len(models)))
-    rows, width = np.arange(len(shown)), 0.8 / len(models)
+    indices = by_baseline(models)[:SHOWN]
+    figure, axes = canvas(0.9 + len(indices) * (0.12 + 0.11 * len(models)))
+    rows, width = np.arange(len(indices)), 0.8 / len(models)
     for i, model in enumerate(models):
-        value, low, high = (100 * values[shown] for values in (model.accuracy, *model.intervals))
+        value, low, high = (100 * values[indices] for values in (model.accuracy, *model.intervals))
         place = rows - 0.4 + (i + 0.5) * width
         axes.barh(place, value, height=width, color=LIGHT[f"series{i}"])
         axes.errorbar(value, place, xerr=np.stack([value - low, high - value]), **WHISKER)
     _legend(figure, [(f"series{i}", model.name) for i, model in enumerate(models)])
-    name_ticks(axes.yaxis, [classes[c] for c in shown])
-    axes.set(xlim=(0, 100), ylim=(len(shown) - 0.5, -0.5), xlabel="accuracy, %")
+    name_ticks(axes.yaxis, [classes[c] for c in indices])
+    axes.set(xlim=(0, 100), ylim=(len(indices) - 0.5, -0.5), xlabel="accuracy, %")
     return figure
 
 
 def change_figure(shift: Shift, classes: Sequence[str]) -> Figure:
     """Draw the changes of the classes in points, with simultaneous intervals."""
-    shown = by_change(shift)
-    figure, axes = canvas(0.9 + 0.22 * len(shown))
-    change, low, high = (100 * values[shown] for values in (shift.change, *shift.intervals))
-    rows = np.arange(len(shown))
-    axes.barh(rows, change, height=0.6, color=[LIGHT[_SIGNS[int(sign)][0]] for sign in shift.sign[shown]])
+    indices = by_change(shift)
+    figure, axes = canvas(0.9 + 0.22 * len(indices))
+    change, low, high = (100 * values[indices] for values in (shift.change, *shift.intervals))
+    rows = np.arange(len(indices))
+    axes.barh(rows, change, height=0.6, color=[LIGHT[_SIGNS[int(sign)][0]] for sign in shift.sign[indices]])
     axes.errorbar(change, rows, xerr=np.stack([change - low, high - change]), **WHISKER)
     axes.axvline(0, color=LIGHT["ink"], linewidth=0.8)
     _legend(figure, list(_SIGNS.values()))
-    name_ticks(axes.yaxis, [classes[c] for c in shown])
-    axes.set(ylim=(len(shown) - 0.5, -0.5))
+    name_ticks(axes.yaxis, [classes[c] for c in indices])
+    axes.set(ylim=(len(indices) - 0.5, -0.5))
     # A dollar sign in a name is a dollar sign.
     axes.set_xlabel(f"change of {shift.name}, points", parse_math=False)
     return figure

@@ -93,11 +93,11 @@ def evaluate_model(
         gate.test(result)
 
 
-def _refuse_beside_until(given: Mapping[str, Any]) -> None:
+def _refuse_beside_until(options: Mapping[str, Any]) -> None:
     """Refuse what the race to the worst class, if it is asked for, would leave undone."""
     defaults = inspect.signature(evaluate_model).parameters
-    for name in (*_NOT_UNTIL, *GATE_OPTIONS) if given["until"] is not None else ():
-        if given[name] != defaults[name].default:
+    for name in (*_NOT_UNTIL, *GATE_OPTIONS) if options["until"] is not None else ():
+        if options[name] != defaults[name].default:
             option = f"--{name.replace('_', '-')}"
             raise InputError(f"--until worst-class looks at few images and takes no {option}; leave one of them out.")
 
@@ -120,9 +120,9 @@ def _find_worst(
     lines.taken(network, images)
     lines.say(f"Looking for the worst class of {len(images):,} images of {images.name} at {threat}")
     cheap = resolve.single("pgd(steps=10, start='clean')", threat, images, seed)
-    race, seen = until_worst(network, images, cheap, strong, seed=seed, watch=results.race_round)
+    race, flags = until_worst(network, images, cheap, strong, seed=seed, watch=results.race_round)
     finding = worst_class(race, images.classes, images.name)
-    noticed = [flag.record() for flag in seen]
+    noticed = [flag.record() for flag in flags]
     results.found([finding], [])
     lines.warned(noticed)
     if out is not None:

@@ -63,12 +63,12 @@ class GateRequest:
         return " ".join(failed)
 
 
-def asked_gate(given: Mapping[str, Any], classes: Sequence[str]) -> GateRequest:
+def asked_gate(options: Mapping[str, Any], classes: Sequence[str]) -> GateRequest:
     """Read the options of the gate, before anything is attacked."""
     from classwise import files
     from classwise.report import gate
 
-    fail_under, *others = (given[name] for name in GATE_OPTIONS)
+    fail_under, *others = (options[name] for name in GATE_OPTIONS)
     allow, junit, json = others
     if fail_under is None:
         if any(others):

@@ -41,17 +41,17 @@ def training(
     """Show training while it goes on; yields what :func:`classwise.fit` calls after each step."""
     title = f"Training {run.method!r} on {len(images)} images of {images.name} at {run.threat}, into {out}"
 
-    def draw(seen: TrainingProgress) -> _Frame:
-        stats = seen.train.robust if seen.train.robust.n.sum() else seen.train.clean
-        label = f"epoch {seen.epoch + 1}/{seen.epochs}" + (
-            f"  held out: {held_out_line(seen.last)}" if seen.last else ""
+    def draw(progress: TrainingProgress) -> _Frame:
+        stats = progress.train.robust if progress.train.robust.n.sum() else progress.train.clean
+        label = f"epoch {progress.epoch + 1}/{progress.epochs}" + (
+            f"  held out: {held_out_line(progress.last)}" if progress.last else ""
         )
-        done, total = seen.epoch * seen.steps + seen.step, seen.epochs * seen.steps
-        view = "training images" + (" under attack" if stats is seen.train.robust else "")
+        done, total = progress.epoch * progress.steps + progress.step, progress.epochs * progress.steps
+        view = "training images" + (" under attack" if stats is progress.train.robust else "")
         return _Frame(label, done, total, images.classes, as_numpy(stats.correct), as_numpy(stats.n), view)
 
     with _live(title, quiet) as show:
-        yield lambda seen: show(lambda: draw(seen))
+        yield lambda progress: show(lambda: draw(progress))
 
 
 @contextmanager
@@ -77,14 +77,20 @@ def narrowing(images: ImageSet, widest: ThreatModel) -> Iterator[Callable[[Evalu
 
 @contextmanager
 def _attacking(images: ImageSet, title: str, quiet: bool) -> Iterator[Callable[[EvaluationProgress], None]]:
-    def draw(seen: EvaluationProgress) -> _Frame:
-        label = f"{seen.done}/{seen.total} images"
+    def draw(progress: EvaluationProgress) -> _Frame:
+        label = f"{progress.done}/{progress.total} images"
         return _Frame(
-            label, seen.done, seen.total, images.classes, as_numpy(seen.correct), as_numpy(seen.seen), seen.view
+            label,
+            progress.done,
+            progress.total,
+            images.classes,
+            as_numpy(progress.correct),
+            as_numpy(progress.seen),
+            progress.view,
         )
 
     with _live(title, quiet) as show:
-        yield lambda seen: show(lambda: draw(seen))
+        yield lambda progress: show(lambda: draw(progress))
 
 
 @contextmanager
@@ -95,14 +101,14 @@ def correcting(
     threat = next(iter(attacks.values())).threat
     title = f"Fitting {rule} on {len(images)} images of {images.name} ({which}) at {threat} with {', '.join(attacks)}"
 
-    def draw(seen: Progress) -> _Frame:
+    def draw(progress: Progress) -> _Frame:
         n = np.bincount(images.y.cpu().numpy(), minlength=len(images.classes))
-        label = f"round {seen.number}, at most {seen.rounds}"
+        label = f"round {progress.number}, at most {progress.rounds}"
         view = "under attack on the corrected model"
-        return _Frame(label, seen.number, seen.rounds, images.classes, as_numpy(seen.accuracy) * n, n, view)
+        return _Frame(label, progress.number, progress.rounds, images.classes, as_numpy(progress.accuracy) * n, n, view)
 
     with _live(title, quiet=False) as show:
-        yield lambda seen: show(lambda: draw(seen))
+        yield lambda progress: show(lambda: draw(progress))
 
 
 class _Frame:

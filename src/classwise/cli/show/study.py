@@ -105,10 +105,10 @@ def _grid(state_of: Mapping[Trial, State], out: Path, height: int | None = None)
     lines: dict[tuple[str, str], dict[int, Trial]] = {}
     for trial in state_of:
         lines.setdefault((trial.name, trial.model), {})[trial.seed] = trial
-    shown = list(lines.items())
-    if height is not None and len(shown) > height:
-        shown.sort(key=lambda line: min(_URGENT.index(state_of[trial]) for trial in line[1].values()))
-        shown = shown[: max(1, height)]
+    visible = list(lines.items())
+    if height is not None and len(visible) > height:
+        visible.sort(key=lambda line: min(_URGENT.index(state_of[trial]) for trial in line[1].values()))
+        visible = visible[: max(1, height)]
     models = len({model for _, model in lines}) > 1
     table = Table(
         Column("run", no_wrap=True),
@@ -117,7 +117,7 @@ def _grid(state_of: Mapping[Trial, State], out: Path, height: int | None = None)
         box=None,
         pad_edge=False,
     )
-    for (name, model), runs in shown:
+    for (name, model), runs in visible:
         cells = (_progress(runs[seed], state_of[runs[seed]], out) if seed in runs else Text() for seed in seeds)
         table.add_row(Text(name), *([Text(model)] if models else []), *cells)
     return table
