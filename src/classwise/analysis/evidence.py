@@ -106,28 +106,28 @@ def subjects(results: Iterable[tuple[Path, Result]]) -> list[Subject]:
     Raises:
         InputError: one name stands for attacks with different settings, or clean predictions differ.
     """
-    found = dict[tuple[str, str, str], Subject]()
+    by_key = dict[tuple[str, str, str], Subject]()
     for folder, result in results:
-        earlier = found.get(_key(result))
+        earlier = by_key.get(_key(result))
         one = Subject(folder.name, result, (folder,))
-        found[_key(result)] = one if earlier is None else _joined(earlier, folder, result)
-    return list(found.values())
+        by_key[_key(result)] = one if earlier is None else _joined(earlier, folder, result)
+    return list(by_key.values())
 
 
-def check_same(given: Sequence[Subject], view: str) -> None:
+def check_same(compared: Sequence[Subject], view: str) -> None:
     """Refuse to compare what was not measured alike.
 
     Args:
-        given: the evaluations.
+        compared: the evaluations.
         view: the attack to compare under, or the worst case, for which all attacks must be the same.
 
     Raises:
         InputError: fewer than two subjects; or the first difference, named: data, images, classes, threat or attacks.
     """
-    if len(given) < 2:
+    if len(compared) < 2:
         raise InputError("A comparison needs evaluations of at least two models; give another folder.")
-    base = given[0]
-    for other in given[1:]:
+    base = compared[0]
+    for other in compared[1:]:
         if difference := _difference(base.result, other.result, view):
             raise InputError(f"{base.folders[0]} and {other.folders[0]} differ in {difference}; evaluate both alike.")
 
@@ -137,7 +137,7 @@ def _difference(one: Result, two: Result, view: str) -> str:
     first, second = one.header, two.header
     threats = [f"{header['threat']['norm']} {header['threat']['eps_text']}" for header in (first, second)]
     lists = [_settings(result, view) for result in (one, two)]
-    found = {
+    differences = {
         f"data set: {first['data']['name']} and {second['data']['name']}": first["data"]["name"]
         != second["data"]["name"],
         "the names of their classes": one.outcomes.classes != two.outcomes.classes,
@@ -146,7 +146,7 @@ def _difference(one: Result, two: Result, view: str) -> str:
         f"attacks: {', '.join(lists[0])} and {', '.join(lists[1])}": list(lists[0]) != list(lists[1]),
         "the settings of their attacks": lists[0] != lists[1],
     }
-    return next((text for text, differs in found.items() if differs), "")
+    return next((text for text, differs in differences.items() if differs), "")
 
 
 def _same_images(one: Result, two: Result) -> bool:

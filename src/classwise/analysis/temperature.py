@@ -74,41 +74,49 @@ def temperature(subject: Subject) -> Finding:
     rivals = [name for name in subject.alone if name != ours]
     even = [name for name in rivals if steps[name] == steps[ours] and _climbs_cross_entropy(attacks[name])]
     error = ERROR / (2 * max(1, len(even)))
-    found = {
+    contests = {
         name: _contest(subject.result.outcomes, (ours, name), (steps[ours], steps[name]), seed, error)
         for name in rivals
     }
-    fair = {name: contest for name, contest in found.items() if contest.even}
-    larger, smaller = (any(judge(found[name], error) for name in even) for judge in (_larger, _smaller))
+    fair = {name: contest for name, contest in contests.items() if contest.even}
+    larger, smaller = (any(judge(contests[name], error) for name in even) for judge in (_larger, _smaller))
     verdict = decide(larger and not smaller, smaller and not larger)
-    said = "; ".join(
+    clauses = "; ".join(
         f"{name} at as many steps: {points(c.broken_interval)} points broken, variance {c.variance:+.4f} "
         f"({c.variance_interval.low:+.4f} to {c.variance_interval.high:+.4f})"
         for name, c in fair.items()
     )
-    sentence = f"{headline('H5', verdict)}: against {said or 'no attack of as many steps'}."
+    sentence = f"{headline('H5', verdict)}: against {clauses or 'no attack of as many steps'}."
     caption = f"{ours} less each other attack: share broken and gap in points, class variance"
     sheet = table(
-        "temperature", caption, _COLUMNS, [_row(name, contest) for name, contest in found.items()], spare=_SPARE
+        "temperature", caption, _COLUMNS, [_row(name, contest) for name, contest in contests.items()], spare=_SPARE
     )
-    return Finding("temperature", "H5", subject.label, verdict, sentence, (sheet,), {"contests": found})
+    return Finding("temperature", "H5", subject.label, verdict, sentence, (sheet,), {"contests": contests})
 
 
 def _climbs_cross_entropy(attack: Described) -> bool:
     return attack.get("kind") == "PGD" and attack.get("loss", "cross_entropy") == "cross_entropy"
 
 
-def _larger(found: Contest, error: float) -> bool:
-    return found.broken > 0 and found.broken_p < error and found.variance_interval.low > 0
+def _larger(contest: Contest, error: float) -> bool:
+    return contest.broken > 0 and contest.broken_p < error and contest.variance_interval.low > 0
 
 
-def _smaller(found: Contest, error: float) -> bool:
-    return (found.broken < 0 and found.broken_p < error) or found.variance_interval.high < 0
+def _smaller(contest: Contest, error: float) -> bool:
+    return (contest.broken < 0 and contest.broken_p < error) or contest.variance_interval.high < 0
 
 
-def _row(name: str, found: Contest) -> list[object]:
-    variance = f"{found.variance_interval.low:+.4f} to {found.variance_interval.high:+.4f}"
-    return [name, *found.steps, found.broken, points(found.broken_interval), found.variance, variance, found.gap]
+def _row(name: str, contest: Contest) -> list[object]:
+    variance = f"{contest.variance_interval.low:+.4f} to {contest.variance_interval.high:+.4f}"
+    return [
+        name,
+        *contest.steps,
+        contest.broken,
+        points(contest.broken_interval),
+        contest.variance,
+        variance,
+        contest.gap,
+    ]
 
 
 def total_steps(attack: Described) -> float:

@@ -62,17 +62,17 @@ def until_worst(
         left = survives(test.called, data, cheap, seed)
         order = [generator(seed).permutation(np.flatnonzero(left & (y == c))) for c in range(size)]
         race = Race.start(np.bincount(y, minlength=size), [len(which) for which in order], confidence)
-        kept = np.zeros_like(left)
+        robust_images = np.zeros_like(left)
         while not race.decided:
             drawn = race.draw(batch)
             which = np.concatenate([order[c][race.sampled[c] : race.sampled[c] + drawn[c]] for c in range(size)])
             robust = survives(test.called, data.subset(torch.from_numpy(which)), strong, seed)
-            kept[which[robust]] = True
+            robust_images[which[robust]] = True
             race = race.after(drawn, np.bincount(y[which[~robust]], minlength=size))
             watch(race)
         test.flags.extend(flags.unmeasured(race.n, data.classes))
         test.flags.extend(flags.of_settings("the strong attack", strong, size))
-        survivors = torch.from_numpy(kept if kept.any() else left)
+        survivors = torch.from_numpy(robust_images if robust_images.any() else left)
         test.flags.extend(probe_survivors(test.called, data, survivors, strong.threat, seed, PREFLIGHT_IMAGES))
     return race, flags.distinct(test.flags)
 
@@ -93,7 +93,7 @@ def worst_class(race: Race, classes: tuple[str, ...], subject: str) -> Finding:
     )
     counts = {key: getattr(race, key) for key in ("n", "survivors", "sampled", "broken")}
     order = [int(c) for c in np.argsort(np.nan_to_num(high, nan=np.inf), kind="stable") if race.n[c]]
-    rows = [[names[c], *(int(each[c]) for each in counts.values()), (low[c], high[c])] for c in order]
+    rows = [[names[c], *(int(count[c]) for count in counts.values()), (low[c], high[c])] for c in order]
     sheet = table(
         "worst-class",
         "The race: survivors of the cheap attack, images that met the strong one, robust accuracy in per cent",

@@ -61,7 +61,7 @@ _HANDFUL = 10  # images below which a model that is right on four of five may lo
 _RESCALED_GAIN, _RESCALED_MORE = 0.2, 8  # three standard errors of 64 images; and no small sample fires by luck
 # How far images are moved along their gradient: a quantiser that hands gradients on needs some length to move at all.
 _LENGTHS = (1 / 1024, 1 / 255, 4 / 255, 16 / 255)
-_KEPT_PROMISE = 0.25  # of the rise that a gradient promises; sound models kept 0.87 or more (docs/evaluation.md)
+_LEAST_GAIN_RATIO = 0.25  # of the rise that a gradient promises; sound models kept 0.87 or more (docs/evaluation.md)
 _PROMISING = 4  # images whose median says something
 _ENGINE = "_engine_run_backward"  # what every way to a gradient in Python ends in, whatever name it was imported by
 _IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -222,7 +222,7 @@ def of_model(model: nn.Module, x: Tensor, y: Tensor, classes: Sequence[str]) -> 
     zero = (input_gradient(cross_entropy(logits, y), x).flatten(1) == 0).all(1)
     right = predicted == y
     yield from masked(zero[right], y[right], classes, "the images classified right")
-    yield from _misleading(kept_promises(model, x.detach(), y), y, classes)
+    yield from _misleading(gain_ratios(model, x.detach(), y), y, classes)
     yield from _input_range(model, x.detach(), y, predicted, len(classes))
 
 
@@ -246,7 +246,7 @@ def masked(zero: Tensor, y: Tensor, classes: Sequence[str], where: str) -> Itera
         )
 
 
-def kept_promises(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+def gain_ratios(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     """Compare what the margin gains along its gradient with what the gradient promises, by steps of four lengths.
 
     The step is the sign of the gradient, in [0, 1]; the promise its product with the gradient. Their ratio is 1 for a
@@ -333,17 +333,19 @@ def black_box_gain(
         )
 
 
-def _misleading(kept: Tensor, y: Tensor, classes: Sequence[str]) -> Iterator[Flag]:
-    """Flag gradients that keep less than a quarter of their promise at every length, see :func:`kept_promises`."""
-    medians = [row[row.isfinite()].median() for row in kept if row.isfinite().sum() >= _PROMISING]
+def _misleading(ratio: Tensor, y: Tensor, classes: Sequence[str]) -> Iterator[Flag]:
+    """Flag gradients that keep less than a quarter of their promise at every length, see :func:`gain_ratios`."""
+    medians = [row[row.isfinite()].median() for row in ratio if row.isfinite().sum() >= _PROMISING]
     best = float(max(medians)) if medians else 1.0
-    if best < _KEPT_PROMISE:
+    if best < _LEAST_GAIN_RATIO:
         yield Flag(
             "misleading_gradient",
             f"Along its gradient the margin gains at most {best:.2g} of what the gradient promises (median of images, "
             "best of four lengths): the backward pass is not the derivative of the forward pass, and gradient attacks "
             "overstate robustness; let it be, or add a score-based or transfer attack.",
-            classes=affected_classes((kept.nan_to_num(torch.inf).amax(0) < _KEPT_PROMISE).cpu(), y.cpu(), classes, 0.5),
+            classes=affected_classes(
+                (ratio.nan_to_num(torch.inf).amax(0) < _LEAST_GAIN_RATIO).cpu(), y.cpu(), classes, 0.5
+            ),
             value=best,
         )
 

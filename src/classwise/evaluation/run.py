@@ -117,30 +117,30 @@ def _evaluated(job: Job, command: str | None) -> Result:
     if earlier is not None and list(earlier.outcomes.attacks) == list(job.attacks):
         return earlier
     start = time.perf_counter()
-    with _ready(job) as (engine, seen):
-        found = _run(job, engine, seen, earlier)
-        shown = _examples(job, engine, found.outcomes)
+    with _ready(job) as (engine, raised):
+        evaluated = _run(job, engine, raised, earlier)
+        examples = _examples(job, engine, evaluated.outcomes)
         search = search_record(engine)
     spent = {"seconds": time.perf_counter() - start, "batch_size": engine.batch_size, "command": command}
-    result = Result(header={**result_header(job, found), "search": search, **spent}, outcomes=found.outcomes)
-    _write(job, result, shown, added=earlier is not None)
+    result = Result(header={**result_header(job, evaluated), "search": search, **spent}, outcomes=evaluated.outcomes)
+    _write(job, result, examples, added=earlier is not None)
     return result
 
 
 @contextmanager
 def _ready(job: Job) -> Iterator[tuple[Engine, list[flags.Flag]]]:
     """Put the model in order, look at it, and yield the engine with what was noticed; put the model back."""
-    given, ranks = job.settings, 1 if job.fabric is None else job.fabric.world_size
-    shape = {"batch_size": given.batch_size, "fixed_shape": given.fixed_shape}
-    with under_test(job.model, job.data, given.device, name=given.name, ranks=ranks, **shape) as test:
-        around = _around(job, test, given.fixed_shape or min(_COMPARED, test.batch_size))
-        found = Searched(test.called, test.trial, given.search_precision, around)
-        test.flags.extend([] if found.note is None else [flags.Flag("plain_search", found.note)])
-        searched = found if given.fixed_shape is None else FixedShape(found, given.fixed_shape)
-        known = Records.open(len(job.data), job.partial, job.identity, job.claim, job.identities(job.attacks, {}))
-        known.save()  # a folder that cannot be written is noticed now, not hours later
-        size, place = test.batch_size, (given.device, job.fabric, job.watch)
-        yield Engine(test.model, searched, job.data, known, given.seed, size, *place), test.flags
+    settings, ranks = job.settings, 1 if job.fabric is None else job.fabric.world_size
+    shape = {"batch_size": settings.batch_size, "fixed_shape": settings.fixed_shape}
+    with under_test(job.model, job.data, settings.device, name=settings.name, ranks=ranks, **shape) as test:
+        around = _around(job, test, settings.fixed_shape or min(_COMPARED, test.batch_size))
+        inner = Searched(test.called, test.trial, settings.search_precision, around)
+        test.flags.extend([] if inner.note is None else [flags.Flag("plain_search", inner.note)])
+        searched = inner if settings.fixed_shape is None else FixedShape(inner, settings.fixed_shape)
+        saved = Records.open(len(job.data), job.partial, job.identity, job.claim, job.identities(job.attacks, {}))
+        saved.save()  # a folder that cannot be written is noticed now, not hours later
+        size, place = test.batch_size, (settings.device, job.fabric, job.watch)
+        yield Engine(test.model, searched, job.data, saved, settings.seed, size, *place), test.flags
 
 
 def _around(job: Job, test: ModelUnderTest, rows: int) -> list[Tensor]:
@@ -156,7 +156,7 @@ def _around(job: Job, test: ModelUnderTest, rows: int) -> list[Tensor]:
     noise = Noise(job.settings.seed, job.data.index[chosen].to(device)).fold("rewriting")
     point = x.clone().requires_grad_(True)
     directions = noise.normal(x.shape[1:], device), input_gradient(cross_entropy(test.model(point.clone()), y), point)
-    return [x, *(threat.project(x + threat.eps * threat.ascend(each, x), x) for each in directions)]
+    return [x, *(threat.project(x + threat.eps * threat.ascend(direction, x), x) for direction in directions)]
 
 
 _OF_THE_MODEL = (
@@ -169,42 +169,42 @@ _OF_THE_MODEL = (
 )
 
 
-def _run(job: Job, engine: Engine, seen: list[flags.Flag], earlier: Result | None) -> Evaluated:
+def _run(job: Job, engine: Engine, raised: list[flags.Flag], earlier: Result | None) -> Evaluated:
     """Settle every verdict that an earlier result does not hold already."""
     clean = engine.judge_clean()
     if earlier is not None:
         clean = _as_before(clean, earlier)
-        seen += [flags.Flag(**{**flag, "classes": tuple(flag["classes"])}) for flag in earlier.header["flags"]]
-    known = () if earlier is None else earlier.outcomes.attacks
+        raised += [flags.Flag(**{**flag, "classes": tuple(flag["classes"])}) for flag in earlier.header["flags"]]
+    done = () if earlier is None else earlier.outcomes.attacks
     fields, headers = dict[str, ViewRun](), dict[str, Any]()
     for name, contender in job.attacks.items():
-        if name not in known:
+        if name not in done:
             field = fields[name] = ViewRun(engine, name, _first_row(clean, earlier))
-            ending = _attack(job, field, contender, seen)
-            headers[name] = view_header(contender, field, ending, known, job.settings.search_precision)
-            seen += _black_box(field, job.data.classes)
+            ending = _attack(job, field, contender, raised)
+            headers[name] = view_header(contender, field, ending, done, job.settings.search_precision)
+            raised += _black_box(field, job.data.classes)
     stages = {name: field.names for name, field in fields.items() if "stages" in headers[name]}
     outcomes = records.outcomes(job.data, clean, {name: field.row for name, field in fields.items()}, stages)
     if earlier is not None:
         outcomes = earlier.outcomes.extended(outcomes)
         headers = {**earlier.header["attacks"], **headers}
     if not any(isinstance(attack, Plan) and attack.full for attack in job.attacks.values()):
-        seen += _probe(job, engine, torch.from_numpy(outcomes.correct()))  # else the plan had to know before
+        raised += _probe(job, engine, torch.from_numpy(outcomes.correct()))  # else the plan had to know before
     rejected = {name: sum(int(turn.rejected) for turn in field.turns) for name, field in fields.items()}
     attacks = {name: as_attack(contender) for name, contender in job.attacks.items()}
-    seen += flags.of_outcomes(outcomes, attacks, [rejected.get(name, 0) for name in attacks])
-    return Evaluated(clean, outcomes, headers, seen)
+    raised += flags.of_outcomes(outcomes, attacks, [rejected.get(name, 0) for name in attacks])
+    return Evaluated(clean, outcomes, headers, raised)
 
 
-def _attack(job: Job, field: ViewRun, contender: AttackOrPlan, seen: list[flags.Flag]) -> PlanResult:
+def _attack(job: Job, field: ViewRun, contender: AttackOrPlan, raised: list[flags.Flag]) -> PlanResult:
     """Run a plan, or an attack as the plan that it is, and take note of the flags that come up."""
     # What other attacks of this evaluation brought up must not decide how this one goes on.
-    of_model = [flag for flag in seen if flag.attack is None and flag.flag in _OF_THE_MODEL]
+    of_model = [flag for flag in raised if flag.attack is None and flag.flag in _OF_THE_MODEL]
 
     def suspicions(survivors: Tensor) -> list[str]:
-        found = _probe(job, field.engine, survivors)
-        seen.extend(found)
-        names = [flag.flag for flag in flags.distinct([*of_model, *found]) if flag.flag in flags.SERIOUS]
+        new = _probe(job, field.engine, survivors)
+        raised.extend(new)
+        names = [flag.flag for flag in flags.distinct([*of_model, *new]) if flag.flag in flags.SERIOUS]
         return field.engine.broadcast([f"the flag {name}" for name in names])
 
     return plan.run(
@@ -305,11 +305,11 @@ def _examples(job: Job, engine: Engine, outcomes: Outcomes) -> Examples | None:
     return recraft(engine, outcomes, job.attacks, job.settings.examples, job.identity)
 
 
-def _write(job: Job, result: Result, shown: Examples | None, added: bool) -> None:
+def _write(job: Job, result: Result, examples: Examples | None, added: bool) -> None:
     if job.folder is not None and job.rank == 0:
         # Before the result, with which a folder is complete. They carry its identity, so none stand beside another.
-        if shown is not None:
-            shown.save(job.folder / EXAMPLES_FILE)
+        if examples is not None:
+            examples.save(job.folder / EXAMPLES_FILE)
         result.write(job.folder, added=added)
         records.clear(job.folder)
     if job.fabric is not None:

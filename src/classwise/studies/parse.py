@@ -26,7 +26,7 @@ def read(path: Path | str) -> Study:
     """
     try:
         text = schemas.content(Path(path), "give the TOML file of a study").decode()
-        found = tomllib.loads(text)
+        tables = tomllib.loads(text)
     except InputError:
         raise
     except RecursionError as error:
@@ -34,7 +34,7 @@ def read(path: Path | str) -> Study:
     except ValueError as error:
         raise InputError(f"The study {path} is no TOML: {error}; mend that line.") from error
     try:
-        return check(_table(Study, found, "", _Place(text)))
+        return check(_table(Study, tables, "", _Place(text)))
     except InputError as error:
         raise InputError(f"The study {path}: {error}") from error
 

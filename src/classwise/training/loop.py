@@ -146,7 +146,7 @@ def _trained(job: _Job, folder: Path, record: Mapping[str, Any]) -> list[dict[st
         sums = job.train(epoch, state.last)
         held = job.validate(model)
         job.average(epoch, held)
-        averages = {name: job.validate(each.model) for name, each in state.averages.items() if each.exists}
+        averages = {name: job.validate(average.model) for name, average in state.averages.items() if average.exists}
         method.end_epoch(Epoch(epoch, sums, held, job.measure() if method.measures else None))
         seconds = time.perf_counter() - start
         line = log_line(epoch, run, sums, held, averages, seconds, fabric.device)
@@ -292,17 +292,17 @@ class _Job:
         with judging(model, fabric.device) as called:
             for batch in torch.split(mine, self.run.recipe.batch_size):
                 x, y = valid.fetch(batch), valid.y[batch]
-                found = measure(called, x, y, Noise(self.run.seed, valid.index[batch]).fold(purpose))
-                sums.clean.update(found.logits, y, cross_entropy(found.logits, y))
-                sums.robust.update(found.logits_adv, y, found.loss)
+                measured = measure(called, x, y, Noise(self.run.seed, valid.index[batch]).fold(purpose))
+                sums.clean.update(measured.logits, y, cross_entropy(measured.logits, y))
+                sums.robust.update(measured.logits_adv, y, measured.loss)
         return Pass(*(_over_ranks(fabric, stats) for stats in sums))
 
 
 def _measure_teacher(job: _Job, teacher: Teacher, folder: Path) -> None:
     """Write down what the teacher achieves on the held-out images by class: a student inherits its weaknesses."""
-    found = {**teacher.record(), **held_out_entry(job.validate(teacher.network.to(job.fabric.device)))}
+    record = {**teacher.record(), **held_out_entry(job.validate(teacher.network.to(job.fabric.device)))}
     if job.fabric.is_global_zero:
-        files.write_json(folder / "teacher.json", found)
+        files.write_json(folder / "teacher.json", record)
 
 
 def _count(sums: Pass, step: Step, y: Tensor) -> None:
