@@ -11,7 +11,7 @@ import jsonschema
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
-from tests.metrics.strategies import header, make, outcomes
+from tests.metrics.strategies import header, make, outcomes, recorded
 
 from classwise import files
 from classwise.errors import InputError
@@ -60,7 +60,7 @@ def test_tables_derived_anew_from_the_stored_outcomes_equal_the_stored_json(resu
     stored, loaded = read_json(tmp_path), Outcomes.load(tmp_path / "outcomes.npz")
     assert stored["clean"] == table(loaded, "clean")
     assert stored["attacks"]["worst_case"] == table(loaded, "worst_case")
-    assert stored["attacks"]["pgd"] == {"settings": "pgd()", "seconds": 0.5, **table(loaded, "pgd")}
+    assert stored["attacks"]["pgd"] == {**recorded("pgd"), "seconds": 0.5, **table(loaded, "pgd")}
     assert stored["n"] == loaded.n.tolist()
     assert stored["equal_classes"]["gap"]["p_value"] == equal_classes(loaded.counts(), loaded.n).gap.p_value
 
@@ -214,7 +214,7 @@ def test_a_header_must_fit_the_outcomes(result: Result) -> None:
 
 def test_tables_are_read_by_view(result: Result) -> None:
     assert result.table("clean") == table(result.outcomes, "clean")
-    assert result.table("pgd")["settings"] == "pgd()"
+    assert result.table("pgd")["settings"] == recorded("pgd")["settings"]
     with pytest.raises(InputError, match="no view 'fab'"):
         result.table("fab")
 

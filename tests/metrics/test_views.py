@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 from hypothesis import given
-from tests.metrics.strategies import QUICK, header, make, outcomes
+from tests.metrics.strategies import QUICK, header, make, outcomes, recorded
 
 from classwise.errors import InputError
 from classwise.metrics import Outcomes, Result, lower_bounds, simultaneous, summarize, upper_bounds, worst_interval
@@ -64,7 +64,7 @@ def test_every_view_has_the_same_form() -> None:
     assert list(made.views) == ["clean", "pgd", "worst_case"]
     assert made.clean is made.view("clean")
     assert made.clean.average.accuracy == 0.875
-    assert made.view("pgd").header["settings"] == "pgd()"
+    assert made.view("pgd").header["settings"] == recorded("pgd")["settings"]
     assert made.view().worst is made.worst
     assert made.view().gap.value == 0.5
     assert made.view().worst_q10.size == 1
