@@ -58,7 +58,7 @@ CASES = (
     Case("cifar_resnet2b_adv", "cifar10", "Linf", "4/255", 100),
     Case("cifar_resnet2b_adv", "cifar10", "L2", "0.5", 100),
     Case("cifar_resnet2b_adv", "cifar10", "L1", "4", 100, again=True),
-    Case("cifar_resnet2b_adv", "cifar10", "Linf", "4/255", 100, "plus"),
+    Case("cifar_resnet2b_adv", "cifar10", "Linf", "4/255", 50, "plus"),
     Case("cifar_resnet2b_adv", "cifar10", "Linf", "4/255", 100, "rand"),
     Case("cifar100_resnet20_pgd", "cifar100", "Linf", "2/255", 50),
 )
@@ -72,35 +72,44 @@ def main() -> None:
     parser.add_argument("--data-dir", type=Path, required=True, help="folder of the data sets")
     parser.add_argument("--shared", type=Path, required=True, help="folder with models/*/load.py")
     parser.add_argument("--n", type=int, help="at most so many images a case, to try this script")
-    parser.add_argument("--only", type=int, nargs="+", choices=range(len(CASES)), help="these cases; others are kept")
+    parser.add_argument(
+        "--only", type=int, nargs="+", choices=range(len(CASES)), help="run only these cases; the others stay in --out"
+    )
     parser.add_argument("--out", type=Path, default=OUT)
     args = parser.parse_args()
     torch.set_num_threads(1)
     sys.path.insert(0, str(args.auto_attack))
     released = import_module("autoattack").AutoAttack
-    found = _kept(args.out) if args.only else {}
+    found = _earlier(args.out) if args.only else {}
     for case in [CASES[number] for number in args.only or range(len(CASES))]:
         print(f"# {case.title} …", file=sys.stderr, flush=True)
-        found[case.title] = _beside(case, args, released)
+        found[case.title] = _beside(case, args, released) | {"command": _command(), "environment": _environment()}
         files.write_json(args.out, _document(args, found))  # what is known so far, should the rest be stopped
     print(rows(_document(args, found)))
 
 
-def _kept(path: Path) -> dict[str, dict[str, Any]]:
+def _earlier(path: Path) -> dict[str, dict[str, Any]]:
     """Return the cases of an earlier run, by title."""
     return {case["case"]: case for case in json.loads(path.read_text())["cases"]} if path.exists() else {}
 
 
 def _document(args: Namespace, found: dict[str, dict[str, Any]]) -> dict[str, Any]:
     return {
-        "command": portable(shlex.join(["python", "benchmarks/attacks/beside_autoattack.py", *sys.argv[1:]])),
         "commit": args.commit,
         "seed": SEED,
         "threads": 1,
         "time": "CPU seconds of this process",
-        "environment": environment() | {"processor": _processor()},
         "cases": [found[case.title] for case in CASES if case.title in found],
     }
+
+
+def _command() -> str:
+    """Return the command of this run, without folders of this machine."""
+    return portable(shlex.join(["python", "benchmarks/attacks/beside_autoattack.py", *sys.argv[1:]]))
+
+
+def _environment() -> dict[str, Any]:
+    return environment() | {"processor": _processor()}
 
 
 def rows(document: dict[str, Any]) -> str:
