@@ -26,7 +26,18 @@ from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 from classwise.errors import InputError
 
 Kind = Literal[
-    "attack", "suite", "plan", "loss", "method", "model", "data", "recipe", "wrapper", "correction", "logger"
+    "attack",
+    "suite",
+    "plan",
+    "loss",
+    "method",
+    "model",
+    "data",
+    "recipe",
+    "wrapper",
+    "correction",
+    "target",
+    "logger",
 ]
 Built = TypeVar("Built", bound=Callable[..., Any])
 
@@ -41,6 +52,7 @@ _HOMES: dict[Kind, str] = {
     "recipe": "classwise.training.recipes",
     "wrapper": "classwise.wrappers",
     "correction": "classwise.corrections",
+    "target": "classwise.corrections",
     "logger": "classwise.training.loggers",
 }
 

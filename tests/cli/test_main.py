@@ -1080,7 +1080,7 @@ BAD = [
     ((*CORRECT, "--rule", "iv-offset(step=0)"), ["step of iv-offset is 0"]),
     ((*CORRECT, "--max-loss", "-1"), ["between 0 and 100"]),
     ((*CORRECT, "--attacks", "fast"), ["fast"]),
-    ((*CORRECT, "--limit", "5"), ["has no images to fit the correction on"]),
+    ((*CORRECT, "--limit", "5"), ["5 images are fewer than the 10 classes"]),
     ((*CORRECT, "--out", "mine.py"), ["Cannot write mine.py"]),
     ((*CORRECT, "--out", "mine.py/out"), ["Cannot write mine.py/out"]),
     (("correct", "mine.py:seven", *CORRECT[2:]), ["7 logits", "10 classes"]),

@@ -1,85 +1,84 @@
-"""Decision rules on logits: what they compute, that they begin with nothing, and where they go."""
+"""Decision rules on logits: what they compute, that they begin with nothing, and how far they go."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.corrections.pools import leaning, pool_of, relabelled
 from tests.strategies import SEEDS, examples
 from torch import Tensor, nn
 
 from classwise import registry
-from classwise.corrections import Head, IVOffset, IVOffsets, IVScale, IVWeightNorm, Offset, Pool, Scale, weakest
-from classwise.corrections.scale import swept
+from classwise.corrections import Head, IVOffset, IVOffsets, IVScale, IVWeightNorm, Offset, Pool, Rule, weakest
 from classwise.errors import InputError
 
 RULES = registry.names("correction")
 ORDER = torch.tensor([2, 0, 3, 1])
 
 
-def pool(seed: int = 0, views: int = 3, images: int = 80, classes: int = 4) -> Pool:
-    """Return random logits that lean to the right class, more so for later classes, in classes of unlike size."""
-    generator = torch.Generator().manual_seed(seed)
-    y = torch.multinomial(torch.arange(1.0, classes + 1), images, replacement=True, generator=generator)
-    logits = torch.randn(views, images, classes, generator=generator)
-    logits += (1.0 + 0.5 * y[:, None]) * nn.functional.one_hot(y, classes)
-    head = Head(torch.arange(1.0, classes + 1), torch.randn(classes, generator=generator))
-    return Pool(logits, y, uncorrected=2, head=head)
-
-
-def relabelled(found: Pool, order: Tensor) -> Pool:
-    """Return the pool in which class ``order[k]`` is called k."""
-    assert found.head is not None
-    head = Head(*(value[order] for value in found.head))
-    return Pool(found.logits[:, :, order], order.argsort()[found.y], found.uncorrected, head)
-
-
-def way(name: str, found: Pool, rounds: int) -> list[Any]:
-    rule = registry.build("correction", name)
-    corrections = [rule.begin(found)]
-    while len(corrections) <= rounds and (following := rule.follow(corrections[-1], found)) is not None:
-        corrections.append(following)
-    return corrections
+def some_theta(rule: Rule, pool: Pool, seed: int = 0) -> Tensor:
+    """Return a random θ that the rule allows and that changes something."""
+    size = rule.start(pool).shape
+    return rule.limited(0.2 + torch.rand(size, generator=torch.Generator().manual_seed(seed)))
 
 
 # Every rule.
 
 
 @pytest.mark.parametrize("name", RULES)
-def test_the_first_correction_changes_no_prediction(name: str) -> None:
-    found = pool()
+def test_the_start_changes_no_prediction(name: str) -> None:
+    pool, rule = leaning(), registry.build("correction", name)
     with torch.no_grad():
-        corrected = way(name, found, 0)[0](found.logits)
-    assert torch.equal(corrected.argmax(2), found.logits.argmax(2))
+        corrected = rule.at(rule.start(pool), pool)(pool.logits)
+    assert torch.equal(corrected.argmax(1), pool.logits.argmax(1))
 
 
 @pytest.mark.parametrize("name", RULES)
-def test_later_corrections_change_predictions(name: str) -> None:
-    found = pool()
-    assert any((each(found.logits).argmax(2) != found.logits.argmax(2)).any() for each in way(name, found, 10))
+def test_another_theta_changes_predictions(name: str) -> None:
+    pool, rule = leaning(), registry.build("correction", name)
+    corrected = rule.at(some_theta(rule, pool), pool)(pool.logits)
+    assert (corrected.argmax(1) != pool.logits.argmax(1)).any()
 
 
 @pytest.mark.parametrize("name", RULES)
 def test_relabelling_the_classes_relabels_the_parameters(name: str) -> None:
-    found = pool()
-    accuracy = found.accuracy(nn.Identity())
+    pool, rule = leaning(), registry.build("correction", name)
+    accuracy = pool.accuracy(nn.Identity())
     assert len(accuracy.unique()) == len(accuracy), "a tie could be broken either way"
-    ways = zip(way(name, found, 4), way(name, relabelled(found, ORDER), 4), strict=True)
-    for plain, other in ways:
-        for key, value in plain.state_dict().items():
-            torch.testing.assert_close(other.state_dict()[key], value[ORDER] if value.ndim else value)
+    theta = some_theta(rule, pool)
+    plain = rule.at(theta, pool).state_dict()
+    other = rule.at(theta[ORDER] if len(theta) > 1 else theta, relabelled(pool, ORDER)).state_dict()
+    for key, value in plain.items():
+        torch.testing.assert_close(other[key], value[ORDER] if value.ndim else value)
 
 
 @pytest.mark.parametrize("name", RULES)
 def test_a_correction_is_rebuilt_from_its_own_tensors(name: str) -> None:
-    found = pool()
-    last = way(name, found, 2)[-1]
-    rebuilt = registry.build("correction", name).module(**last.state_dict())
-    assert torch.equal(rebuilt(found.logits), last(found.logits))
-    assert not list(last.parameters()), "training a corrected model must not train its decision rule"
+    pool, rule = leaning(), registry.build("correction", name)
+    correction = rule.at(some_theta(rule, pool), pool)
+    rebuilt = rule.module(**correction.state_dict())
+    assert torch.equal(rebuilt(pool.logits), correction(pool.logits))
+    assert not list(correction.parameters()), "training a corrected model must not train its decision rule"
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_the_correction_is_differentiable_in_theta(name: str) -> None:
+    pool, rule = leaning(), registry.build("correction", name)
+    theta = some_theta(rule, pool).requires_grad_()
+    gradient = torch.autograd.grad(rule.at(theta, pool)(pool.logits)[:, 0].square().sum(), theta)[0]
+    assert gradient.isfinite().all()
+    assert gradient.any()
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_the_nearest_theta_in_range_is_itself_in_range(name: str) -> None:
+    pool, rule = leaning(), registry.build("correction", name)
+    for scale in (-100.0, 0.3, 100.0):
+        theta = rule.limited(scale * torch.randn(rule.start(pool).shape, generator=torch.Generator().manual_seed(1)))
+        torch.testing.assert_close(rule.limited(theta), theta)
+        assert rule.at(theta, pool)(pool.logits).isfinite().all()
 
 
 @pytest.mark.parametrize("name", RULES)
@@ -95,17 +94,14 @@ def test_settings_outside_their_range_are_refused(name: str, settings: str) -> N
 @given(SEEDS, st.floats(-100, 100))
 @examples(20)
 def test_the_same_offset_for_all_classes_changes_no_prediction(seed: int, constant: float) -> None:
-    logits = pool(seed).logits.double()
-    assert torch.equal(Offset(torch.full((4,), constant).double())(logits).argmax(2), logits.argmax(2))
+    logits = leaning(seed).logits.double()
+    assert torch.equal(Offset(torch.full((4,), constant).double())(logits).argmax(1), logits.argmax(1))
 
 
 @pytest.mark.parametrize("rule", [IVOffset(), IVOffsets()])
 def test_offsets_sum_to_zero(rule: IVOffset | IVOffsets) -> None:
-    found = pool()
-    correction = rule.begin(found)
-    for _ in range(10):
-        correction = rule.follow(correction, found)
-        assert float(correction.offset.sum()) == pytest.approx(0, abs=1e-5)
+    pool = leaning()
+    assert float(rule.at(some_theta(rule, pool), pool).offset.sum()) == pytest.approx(0, abs=1e-5)
 
 
 def hand() -> Pool:
@@ -114,53 +110,38 @@ def hand() -> Pool:
     The gaps between the two largest logits are 1, 3, 2, 5; their lower median is 2.
     """
     logits = torch.tensor([[[0.0, 1, -9], [-9, 3, 0], [2, 0, -9], [0, -9, 5]]])
-    return Pool(logits, torch.tensor([0, 1, 1, 2]), uncorrected=1)
+    return pool_of(logits, torch.tensor([0, 1, 1, 2]), uncorrected=1)
 
 
-def test_a_step_of_iv_offset_is_a_share_of_the_median_gap_and_goes_to_the_weakest_class() -> None:
-    """A step of 3/2 times the gap 2 is 3, of which 2/3 go to class 0 and -1/3 to each other; a second one as well."""
-    rule, found = IVOffset(step=1.5), hand()
-    first = rule.follow(rule.begin(found), found)
-    assert first.offset.tolist() == pytest.approx([2, -1, -1])
-    assert rule.follow(first, found).offset.tolist() == pytest.approx([4, -2, -2])
+def test_iv_offset_raises_the_weakest_class_by_a_share_of_the_median_gap() -> None:
+    """1.5 times the gap 2 is 3, of which 2/3 go to class 0 and -1/3 to each other."""
+    offset = IVOffset().at(torch.tensor([1.5]), hand()).offset
+    assert offset.tolist() == pytest.approx([2, -1, -1])
+
+
+def test_iv_offset_never_lowers_its_class() -> None:
+    assert IVOffset().limited(torch.tensor([-0.5])).tolist() == [0]
 
 
 def test_iv_offset_stays_with_the_class_that_was_weakest_before_any_correction() -> None:
     """Class 1 is wrong in the first view; an attack on a corrected model adds one in which class 0 is wrong too."""
     before = torch.tensor([[2.0, 0, -9], [2, 0, -9], [0, -9, 5]])
     after = torch.tensor([[0.0, 2, -9], [0, 2, -9], [0, -9, 5]])
-    found = Pool(torch.stack([before, after]), torch.tensor([0, 1, 2]), uncorrected=1)
-    correction = IVOffset().follow(IVOffset().begin(found), found)
-    assert int(correction.offset.argmax()) == 1
+    pool = pool_of(torch.stack([before, after]), torch.tensor([0, 1, 2]), uncorrected=1)
+    assert int(IVOffset().at(torch.tensor([1.0]), pool).offset.argmax()) == 1
 
 
-def test_iv_offsets_goes_on_with_the_class_that_is_weakest_by_then() -> None:
-    """After the first step class 0 leads by 2, class 1 by 3 and by -2 - 3, class 2 by 5 - 3: class 1 has 1/2 right."""
-    rule, found = IVOffsets(step=1.5), hand()
-    first = rule.follow(rule.begin(found), found)
-    assert found.accuracy(first).tolist() == [1, 0.5, 1]
-    assert rule.follow(first, found).offset.tolist() == pytest.approx([1, 1, -2])
+def test_iv_offsets_are_shares_of_the_median_gap_around_their_mean() -> None:
+    assert IVOffsets().at(torch.tensor([3.0, 0, 0]), hand()).offset.tolist() == pytest.approx([4, -2, -2])
 
 
 # Scales.
 
 
-@given(SEEDS)
-@examples(10)
-def test_a_sweep_never_lowers_the_worst_class_and_stays_in_its_range(seed: int) -> None:
-    found, scale = pool(seed), torch.ones(4)
-    for _ in range(3):
-        after = swept(scale, found, 1.5)
-        assert found.accuracy(Scale(after)).min() >= found.accuracy(Scale(scale)).min()
-        assert ((after >= 0.5) & (after <= 2)).all()
-        scale = after
-
-
-def test_iv_scale_ends_where_no_change_helps() -> None:
-    """Every image is right whatever the scale, so that nothing can be gained."""
-    logits = 5 * torch.eye(3)[None]
-    found = Pool(logits, torch.arange(3), uncorrected=1)
-    assert IVScale().follow(IVScale().begin(found), found) is None
+def test_iv_scale_doubles_at_one_and_goes_no_further() -> None:
+    rule = IVScale()
+    assert rule.at(torch.tensor([1.0, 0, -1]), hand()).scale.tolist() == [2, 1, 0.5]
+    assert rule.limited(torch.tensor([3.0, 0, -3])).tolist() == [1, 0, -1]
 
 
 # Weight norms.
@@ -172,32 +153,41 @@ def test_iv_weightnorm_says_what_the_network_with_shorter_and_longer_weights_say
     with torch.no_grad():
         layer.weight *= torch.tensor([[0.2], [1.0], [3.0], [1.0]])
         norm = layer.weight.norm(dim=1)
-        found = Pool(layer(features)[None], torch.arange(20) % 4, 1, Head(norm, layer.bias.detach().clone()))
-        rule = IVWeightNorm(step=0.5)
-        half = rule.follow(rule.begin(found), found)
-        assert half is not None
-        said = half(layer(features))
+        head = Head(norm, layer.bias.detach().clone())
+        pool = pool_of(layer(features)[None], torch.arange(20) % 4, 1, head)
+        corrected = IVWeightNorm().at(torch.tensor([0.5]), pool)(layer(features))
         layer.weight *= ((norm.mean() / norm) ** 0.5)[:, None]
-        torch.testing.assert_close(said, layer(features))
+        torch.testing.assert_close(corrected, layer(features))
 
 
 def test_iv_weightnorm_ends_once_all_weights_are_equally_long() -> None:
-    assert [float(each.tau) for each in way("iv-weightnorm(step=0.4)", pool(), 9)] == pytest.approx([0, 0.4, 0.8, 1])
+    assert IVWeightNorm().limited(torch.tensor([1.7])).tolist() == [1]
 
 
 def test_iv_weightnorm_refuses_a_model_without_a_linear_end() -> None:
     with pytest.raises(InputError, match="ends in a linear layer"):
-        IVWeightNorm().begin(hand())
+        IVWeightNorm().start(hand())
 
 
 # The pool.
 
 
-def test_an_image_counts_as_right_only_if_it_is_right_in_every_view_and_leads_without_a_tie() -> None:
+def test_an_image_counts_as_right_only_if_it_is_right_in_every_candidate_and_leads_without_a_tie() -> None:
     views = torch.tensor([[[1.0, 0], [1, 0], [1, 0], [torch.inf, 0]], [[2.0, 0], [0, 1], [1, 1], [1, 0]]])
-    found = Pool(views, torch.zeros(4, dtype=torch.long), uncorrected=1)
-    assert found.right(nn.Identity()).tolist() == [True, False, False, False]
-    assert found.before().right(nn.Identity()).tolist() == [True, True, True, False]
+    pool = pool_of(views, torch.zeros(4, dtype=torch.long), uncorrected=1)
+    assert pool.right(nn.Identity()).tolist() == [True, False, False, False]
+    assert pool.before().right(nn.Identity()).tolist() == [True, True, True, False]
+
+
+@given(SEEDS)
+@examples(10)
+def test_the_pool_of_some_images_says_of_them_what_the_whole_says(seed: int) -> None:
+    pool = leaning(seed).added(torch.tensor([5, 3, 5]), torch.randn(3, 4))
+    positions = torch.randperm(80, generator=torch.Generator().manual_seed(seed))[:30]
+    part = pool.of(positions)
+    assert torch.equal(part.clean, pool.clean[positions])
+    assert torch.equal(part.right(nn.Identity()), pool.right(nn.Identity())[positions])
+    assert torch.equal(part.before().right(nn.Identity()), pool.before().right(nn.Identity())[positions])
 
 
 def test_a_class_without_images_is_not_the_weakest() -> None:

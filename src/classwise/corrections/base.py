@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import ClassVar, NamedTuple, Protocol, TypeVar
+from typing import ClassVar, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from classwise.errors import InputError
 from classwise.losses import margin
 
-Correction = TypeVar("Correction", bound=nn.Module)
+Correction = Callable[[Tensor], Tensor]
+"""Maps logits (…, C) to logits of the same shape."""
 
 
 class Head(NamedTuple):
@@ -30,19 +31,20 @@ class Head(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Pool:
-    """What the uncorrected model says of every image that the held-out images have been turned into so far.
+    """What the uncorrected model says of the held-out images, and of everything that attacks have made of them.
 
     A correction acts on logits alone, so any number of them can be judged on these without a pass of the network.
 
     Attributes:
-        logits: (V, N, C) float32. View 0 is the clean images; then a view for each attack of each round, which holds
-            the clean logits again where an image was not attacked.
+        logits: (M, C) float32, a row a candidate. The first N are the clean images in their order.
+        image: (M,) int64, the image that each candidate is made of, 0 … N − 1.
         y: true classes (N,).
-        uncorrected: views, the clean one included, that were made before anything was corrected.
+        uncorrected: rows that were made before anything was corrected, the clean ones included.
         head: the model's last linear layer; None where it does not end in one.
     """
 
     logits: Tensor
+    image: Tensor
     y: Tensor
     uncorrected: int
     head: Head | None = None
@@ -50,52 +52,96 @@ class Pool:
     @property
     def num_classes(self) -> int:
         """Number of classes C."""
-        return self.logits.shape[2]
+        return self.logits.shape[1]
+
+    @property
+    def n(self) -> Tensor:
+        """Images of each class (C,)."""
+        return torch.bincount(self.y, minlength=self.num_classes)
+
+    @property
+    def clean(self) -> Tensor:
+        """Logits of the clean images (N, C)."""
+        return self.logits[: len(self.y)]
 
     @property
     def gap(self) -> float:
         """Median distance between the two largest clean logits: the unit of offsets."""
-        top = self.logits[0].topk(2, dim=1).values
+        top = self.clean.topk(2, dim=1).values
         return float((top[:, 0] - top[:, 1]).median())
 
-    def added(self, logits: Sequence[Tensor]) -> Pool:
-        """Return the pool with more views, (N, C) each."""
-        return replace(self, logits=torch.cat([self.logits, torch.stack(list(logits))]))
+    def added(self, image: Tensor, logits: Tensor) -> Pool:
+        """Return the pool with more candidates: the images (K,) that they are made of, and their logits (K, C)."""
+        return replace(self, logits=torch.cat([self.logits, logits]), image=torch.cat([self.image, image]))
 
     def before(self) -> Pool:
         """Return the part of the pool that was made before anything was corrected."""
-        return replace(self, logits=self.logits[: self.uncorrected])
+        return replace(self, logits=self.logits[: self.uncorrected], image=self.image[: self.uncorrected])
+
+    def of(self, positions: Tensor) -> Pool:
+        """Return the pool of some of its images, (K,) without repeats, renumbered in this order."""
+        number = torch.full((len(self.y),), -1).scatter(0, positions, torch.arange(len(positions)))
+        image = number[self.image]
+        taken = (image >= 0).nonzero().squeeze(1)
+        # The clean images come first, in their new order.
+        taken = taken[image[taken].argsort(stable=True)]
+        taken = torch.cat([positions, taken[taken >= len(self.y)]])
+        uncorrected = int((taken < self.uncorrected).sum())
+        taken = torch.cat([taken[taken < self.uncorrected], taken[taken >= self.uncorrected]])
+        return Pool(self.logits[taken], number[self.image[taken]], self.y[positions], uncorrected, self.head)
+
+    def leads(self, logits: Tensor) -> Tensor:
+        """Return by how much each candidate's true class leads (M,), given corrected logits (M, C).
+
+        Positive where the candidate is right; −∞ where a logit is not finite.
+        """
+        lead = -margin(logits, self.y[self.image])
+        return torch.where(logits.isfinite().all(1), lead, -torch.inf)
+
+    def closest(self, leads: Tensor) -> Tensor:
+        """Return the smallest lead of each image (N,), given those of the candidates (M,)."""
+        return leads.new_full((len(self.y),), torch.inf).scatter_reduce(0, self.image, leads, "amin")
 
     @torch.no_grad()
-    def right(self, correction: nn.Module) -> Tensor:
-        """Tell which images the corrected model gets right in every view (N,); a tie counts as wrong."""
-        logits = correction(self.logits)
-        lead = torch.stack([margin(view, self.y) for view in logits])
-        right: Tensor = ((lead < 0) & logits.isfinite().all(2)).all(0)
+    def right(self, correction: Correction) -> Tensor:
+        """Tell which images the corrected model gets right in every candidate (N,); a tie counts as wrong."""
+        right: Tensor = self.closest(self.leads(correction(self.logits))) > 0
         return right
 
-    def accuracy(self, correction: nn.Module) -> Tensor:
-        """Return the share of images right in every view in each class (C,); NaN for a class without images."""
-        n = torch.bincount(self.y, minlength=self.num_classes)
-        return torch.bincount(self.y[self.right(correction)], minlength=self.num_classes) / n
+    def accuracy(self, correction: Correction) -> Tensor:
+        """Return the share of images right in every candidate in each class (C,); NaN for a class without images."""
+        return torch.bincount(self.y[self.right(correction)], minlength=self.num_classes) / self.n
 
 
-class Rule(Protocol[Correction]):
-    """Frozen settings that make corrections, each one a step further than the last."""
+class Rule(Protocol):
+    """Frozen settings of a family of decision rules with some free numbers θ, of which 0 changes nothing."""
 
     module: ClassVar[type[nn.Module]]
 
     @property
+    def step(self) -> float:
+        """How far θ moves in a step of the search at most."""
+        ...
+
+    @property
     def rounds(self) -> int:
-        """How many corrections are tried at most."""
+        """How often a correction is attacked and fitted again at most."""
         ...
 
-    def begin(self, pool: Pool) -> Correction:
-        """Return the correction that changes nothing."""
+    def start(self, pool: Pool) -> Tensor:
+        """Return θ = 0, in the shape that this pool asks for.
+
+        Raises:
+            InputError: the rule cannot correct this model.
+        """
         ...
 
-    def follow(self, correction: Correction, pool: Pool) -> Correction | None:
-        """Return the next correction to attack, now that this one has been; None at the end of the way."""
+    def limited(self, theta: Tensor) -> Tensor:
+        """Return the nearest θ in the range that the rule allows."""
+        ...
+
+    def at(self, theta: Tensor, pool: Pool) -> nn.Module:
+        """Return the correction at θ, differentiable in it."""
         ...
 
 

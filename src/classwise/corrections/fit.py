@@ -1,184 +1,71 @@
 """Repair after training: fits a decision rule on held-out images, and attacks what it makes of the model every time.
 
-Our design (docs/correction.md). In each round the model *as corrected so far* is attacked, so that no correction is
-judged by images that were made against another; candidates stay in a pool, and at the end all corrections are judged
-on the whole pool. One of them is kept: the one whose weakest class is best, at a stated loss of the average at most.
+Our design (docs/correction.md). A search on the pool's logits, which costs no pass of the network, proposes a
+correction. The model *as corrected* is attacked, from the closest images up; what breaks joins the pool, and the search
+goes on from there until nothing more breaks. This happens at three prices: no loss of average, half of what is allowed,
+all of it. These make the curve. Then the fit is repeated in folds, on four fifths for one fifth: what comes out is the
+promise, which the choice has not flattered.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from classwise import files, registry
+from classwise import registry
 from classwise.attacks.base import Attack, described, predict
-from classwise.corrections import Head, Pool, Rule
-from classwise.data.images import ImageSet, batches, refuse_batch_size
+from classwise.corrections.base import Pool, Rule
+from classwise.corrections.fitted import (
+    ADAPTIVE,
+    NON_ADAPTIVE,
+    Promise,
+    Repair,
+    Round,
+)
+from classwise.corrections.pooling import Field, Journal
+from classwise.corrections.search import FEW_IMAGES, search, share, tally
+from classwise.corrections.targets import Target
+from classwise.data.images import ImageSet, refuse_batch_size
 from classwise.errors import InputError
 from classwise.evaluation.preflight import PREFLIGHT_IMAGES, check_sizes, output_flags, preflight
-from classwise.metrics.outcomes import CLEAN, Outcomes
-from classwise.metrics.trade_off import CURVE_FILE
-from classwise.metrics.views import ViewSummary, summarize
-from classwise.models.corrected import FITTED_ON_TEST, RECORD, Corrected, save_corrected
-from classwise.models.heads import linear_head
-from classwise.noise import Noise
+from classwise.metrics.outcomes import Outcomes
+from classwise.models.checkpoint import weights_sha256
+from classwise.models.corrected import Corrected
 from classwise.provenance import __version__
 from classwise.runtime.classifier import Classifier, as_module
-from classwise.runtime.inference import forward, judging
+from classwise.runtime.inference import judging
 from classwise.runtime.memory import batch_that_fits, freed_memory_kept
-from classwise.threat import over_pixels
 
-ADAPTIVE, NON_ADAPTIVE = "adaptive", "non_adaptive"
-FINAL_NUMBER = (
-    "The rule was chosen on these very images; the final number comes from `classwise evaluate corrected:DIR`, which "
-    "attacks the corrected model afresh on test images."
-)
-ILLUSTRATION = "illustration only: candidates that were made against the uncorrected model"
-_Z = 1.96  # 95 % of a normal distribution lie within so many standard errors
-_BEYOND = 2.0  # points of average past the allowed loss that are still tried, so that the curve shows what comes there
+LEAST_IMAGES = 100
+"""Images of each class below which a fit warns."""
+_SETTLED = 0.1  # points of average that an attack may still take when a round is taken to be at its end
 
 
 class Progress(NamedTuple):
-    """What is known after a round: its number, the most there can be, class accuracies under attack (C,), average."""
+    """What is known at a step of a fit.
 
+    Attributes:
+        stage: what is done, in words.
+        number: of steps that are finished.
+        steps: the most there can be.
+        accuracy: of each class under attack (C,).
+        average: over all images.
+    """
+
+    stage: str
     number: int
-    rounds: int
+    steps: int
     accuracy: Tensor
     average: float
 
 
-class PairedChange(NamedTuple):
-    """A change of a share, with an interval."""
-
-    value: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True, eq=False)
-class Round:
-    """A correction that was tried.
-
-    Attributes:
-        correction: the decision rule; that of round 0 changes nothing.
-        outcomes: on the held-out images. View "adaptive" is the worst case over everything that was found against
-            any correction, "non_adaptive" that over what was found against the uncorrected model.
-    """
-
-    correction: nn.Module
-    outcomes: Outcomes
-
-    @property
-    def average(self) -> float:
-        """Share of images right under adaptive attack."""
-        return float(self.outcomes.correct(ADAPTIVE).mean())
-
-    @property
-    def worst(self) -> float:
-        """Lowest class accuracy under adaptive attack."""
-        return float(np.nanmin(self.outcomes.accuracy(ADAPTIVE)))
-
-
-@dataclass(frozen=True, eq=False)
-class RoundSummary:
-    """A round in numbers, on the held-out images.
-
-    Attributes:
-        number: of the round; 0 changes nothing.
-        chosen: whether its correction is in the model.
-        clean, adaptive, non_adaptive: accuracies in these views.
-        change: of the adaptive average against round 0, as a share.
-        paying: points that each class loses against round 0, by name, below 0; the others are left out.
-        parameters: of the correction, by name, in plain types.
-    """
-
-    number: int
-    chosen: bool
-    clean: ViewSummary
-    adaptive: ViewSummary
-    non_adaptive: ViewSummary
-    change: PairedChange
-    paying: Mapping[str, float]
-    parameters: Mapping[str, Any]
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return the same as in curve.json; changes in points."""
-        return {
-            "round": self.number,
-            "average_change": 100 * self.change.value,
-            "average_change_interval": [100 * self.change.low, 100 * self.change.high],
-            "paying": dict(self.paying),
-            CLEAN: _with_interval(self.clean),
-            ADAPTIVE: _with_interval(self.adaptive),
-            NON_ADAPTIVE: {**_with_interval(self.non_adaptive), "label": ILLUSTRATION},
-            "chosen": self.chosen,
-            "parameters": dict(self.parameters),
-        }
-
-
-@dataclass(frozen=True, eq=False)
-class Repair:
-    """What a fit came to.
-
-    Attributes:
-        model: the corrected model.
-        rounds: every correction that was tried, in order.
-        chosen: which of them is in the model; 0 where none was better than nothing.
-        record: how it was fitted.
-    """
-
-    model: Corrected
-    rounds: tuple[Round, ...]
-    chosen: int
-    record: Mapping[str, Any]
-
-    @cached_property
-    def points(self) -> tuple[RoundSummary, ...]:
-        """Worst against average, a point a round."""
-        first = self.rounds[0].outcomes
-        return tuple(_point(k, tried, first, k == self.chosen) for k, tried in enumerate(self.rounds))
-
-    @property
-    def warning(self) -> str | None:
-        """What makes every number of the fit too high; None where nothing does."""
-        return FITTED_ON_TEST if self.record["fitted_on_test"] else None
-
-    def curve(self) -> dict[str, Any]:
-        """Return what curve.json holds: the record, and `points` as dicts."""
-        first = self.rounds[0].outcomes
-        return {
-            **self.record,
-            "warning": self.warning,
-            "final_number": FINAL_NUMBER,
-            "classes": list(first.classes),
-            "n": first.n.tolist(),
-            "chosen": self.chosen,
-            "rounds": [point.as_dict() for point in self.points],
-        }
-
-    def write(self, folder: Path, text: str, images: str = "") -> None:
-        """Write the corrected model and the curve.
-
-        Args:
-            folder: one that holds no corrected model yet.
-            text: model string of the uncorrected model.
-            images: what it was fitted on, in words.
-
-        Raises:
-            InputError: the folder holds one, or cannot be written.
-        """
-        refuse_used(folder)
-        files.write_json(folder / CURVE_FILE, {"model": text, "images": images, **self.curve()})
-        save_corrected(self.model, text, self.record["rule"], folder, {"images": images, **self.record})
+Watch = Callable[[Progress], None]
 
 
 @freed_memory_kept()
@@ -188,70 +75,67 @@ def repair(
     rule: str,
     attacks: Mapping[str, Attack],
     *,
+    target: str = "weakest",
     max_loss: float = 1.0,
     seed: int = 0,
     batch_size: int | None = None,
     device: torch.device | str = "cpu",
     fit_on_test: bool = False,
-    watch: Callable[[Progress], None] | None = None,
+    folds: int = 5,
+    folder: Path | None = None,
+    watch: Watch | None = None,
 ) -> Repair:
     """Fit a decision rule to a finished model.
 
     Args:
         model: takes images in [0, 1], returns logits; left as it is, but on ``device``.
-        data: held-out images, best such as the model was not trained on.
+        data: held-out images, best such as the model was not trained on; 300 a class are enough for most uses.
         rule: name of a correction, with settings: "iv-offsets(step=0.02)".
         attacks: by name, run one after another on what is still right in every round.
-        max_loss: points of robust average that the weakest class may cost, 0 … 100.
-        seed: of the attacks' random numbers.
+        target: what the correction is for, with settings: "floor(level=0.3)"; "weakest" is the weakest class.
+        max_loss: points of robust average that it may cost, 0 … 100.
+        seed: of the attacks' random numbers and of the folds.
         batch_size: images attacked at once; what memory holds if None.
         device: where the model is attacked.
         fit_on_test: take test images all the same; everything that comes of it says so.
-        watch: called after each round.
+        folds: parts of the held-out images that the promise is made of, at least 2; 0 for no promise.
+        folder: where an unfinished fit is kept, so that the same call goes on from there; nowhere if None.
+        watch: called after every step.
 
     Returns:
-        The corrected model, and what every round came to.
+        The corrected model, what every round came to, and what to expect on new images.
 
     Raises:
-        InputError: test images, a class without images, an unknown rule, no attack, or a max_loss outside its range.
+        InputError: test images, a class without images, an unknown rule or target, no attack, a max_loss outside its
+            range, or a folder with the unfinished fit of something else.
     """
-    built: Rule[Any] = registry.build("correction", rule)
+    built: Rule = registry.build("correction", rule)
+    aim: Target = registry.build("target", target)
     on_test = _check(data, attacks, max_loss, fit_on_test)
+    if type(folds) is not int or folds < 0 or folds == 1:
+        raise InputError(f"The promise has {folds!r} folds, but must have at least 2, or 0 for no promise.")
     if batch_size is not None:
         refuse_batch_size(batch_size)
     model = as_module(model)
     model.to(device)
+    record = _record(data, rule, target, attacks, max_loss, seed, on_test)
     with judging(model, device) as called:
         two = data.fetch(torch.arange(2)).to(device)
         check_sizes(called, two)
         size = batch_size or batch_that_fits(called, two)
-        field = _Field(called, data, attacks, seed, size, torch.device(device))
-        checks = _looked_at(called, data, torch.device(device), size)
-        pool, tried = _rounds(field, built, max_loss, watch or (lambda progress: None))
-    rounds = tuple(Round(correction, _outcomes(data, pool, correction)) for correction in tried)
-    chosen = choice([candidate.average for candidate in rounds], [candidate.worst for candidate in rounds], max_loss)
-    correction = copy.deepcopy(rounds[chosen].correction).to(device)
-    record = {**_record(data, rule, attacks, max_loss, seed, on_test), **checks}
-    return Repair(Corrected(model, correction, fitted_on_test=on_test), rounds, chosen, record)
-
-
-def choice(average: Sequence[float], worst: Sequence[float], max_loss: float) -> int:
-    """Return the round with the best worst class among those that keep the average, 0 if none is better than that.
-
-    Of equally good ones the one with the higher average, then the first.
-
-    Args:
-        average: robust average of each round, the first of which is the uncorrected model.
-        worst: lowest class accuracy of each round.
-        max_loss: points that the average may fall by against the first round.
-
-    Example:
-        >>> choice([0.50, 0.495, 0.48], [0.20, 0.25, 0.30], max_loss=1.0)
-        1
-    """
-    allowed = [number for number, value in enumerate(average) if average[0] - value <= max_loss / 100 + 1e-9]
-    best = max(allowed, key=lambda number: (worst[number], average[number], -number))
-    return best if worst[best] > worst[0] else 0
+        flags = _preflight_flags(called, data, torch.device(device), size)
+        journal = Journal.of(folder, {**record, "folds": folds, "weights": weights_sha256(model)})
+        images = Field(called, data, attacks, seed, size, torch.device(device), journal)
+        fit = _Fit(images, built, aim, max_loss, watch or (lambda progress: None))
+        pool = fit.uncorrected()
+        pool, tried = fit.rounds(pool)
+        chosen = fit.choice(pool, tried)
+        promise = fit.cross_fitted(pool, folds)
+    rounds = tuple(Round(price, correction, _judged(data, pool, correction)) for price, correction in tried)
+    correction = copy.deepcopy(tried[chosen][1]).to(device)
+    corrected = Corrected(model, correction, fitted_on_test=on_test)
+    warnings = tuple(_warnings(data, pool, aim, tried[chosen][1]))
+    return Repair(corrected, rounds, chosen, {**record, **flags}, promise, warnings)
 
 
 def is_test(data: ImageSet) -> bool:
@@ -259,108 +143,170 @@ def is_test(data: ImageSet) -> bool:
     return data.split == "test" or (data.name, data.split) == ("imagenet", "val")
 
 
-def refuse_used(folder: Path) -> None:
-    """Refuse a folder that holds a corrected model or cannot be one, before hours are spent on what goes there.
-
-    Raises:
-        InputError: it is such a folder.
-    """
-    files.refuse_unwritable(folder / RECORD)
-    if (folder / RECORD).exists():
-        raise InputError(f"{folder} holds a corrected model already; choose another --out, or delete it.")
+Tried = tuple[float, nn.Module]
+"""A price and the correction at it."""
 
 
 @dataclass(frozen=True)
-class _Field:
-    """The uncorrected model on its held-out images, and what attacks them."""
+class _Fit:
+    """A fit: what it is of, and who watches."""
 
-    model: nn.Module
-    data: ImageSet
-    attacks: Mapping[str, Attack]
-    seed: int
-    batch_size: int
-    device: torch.device
+    field: Field
+    rule: Rule
+    target: Target
+    max_loss: float
+    watch: Watch
 
-    def begin(self) -> Pool:
-        """Return the pool of the clean images."""
-        logits = torch.cat([forward(self.model, x).cpu() for _, x, _ in self.batches(torch.arange(len(self.data)))])
-        if logits.shape[1] != len(self.data.classes):
-            raise InputError(f"The model has {logits.shape[1]} logits, the data {len(self.data.classes)} classes.")
-        if not logits.isfinite().all():
-            raise InputError("Some logits of the model are NaN or infinite; mend its numerics before correcting it.")
-        layer = linear_head(self.model, self.data.fetch(torch.arange(1)).to(self.device))
-        head = None if layer is None else Head(*(value.detach().float().cpu() for value in _norm_and_bias(layer)))
-        return Pool(logits[None], self.data.y.cpu(), 1 + len(self.attacks), head)
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self.field.data.classes
 
-    def attacked(self, pool: Pool, correction: nn.Module, number: int) -> Pool:
-        """Attack the corrected model on the images it still gets right, and return the pool with what was found."""
-        composite = Corrected(self.model, copy.deepcopy(correction).to(self.device)).eval()
-        for name, attack in self.attacks.items():
-            logits = pool.logits[0].clone()
-            for positions, x, y in self.batches(pool.right(correction).nonzero().squeeze(1)):
-                noise = Noise(self.seed, self.data.index[positions].to(self.device)).fold("correct", number, name)
-                x_adv = attack(composite, x, y, noise=noise)
-                inside = attack.threat.contains(x_adv, x)
-                x_adv = torch.where(over_pixels(inside, x), x_adv, x)
-                logits[positions] = forward(self.model, x_adv).cpu()
-            pool = pool.added([logits])
+    def uncorrected(self) -> Pool:
+        """Return the pool of the clean images and of what breaks the model as it is."""
+        pool = self.field.begin()
+        zero = self.rule.at(self.rule.start(pool), pool)
+        self.target.score(tally(pool, zero), self.classes)  # refuses what does not fit before anything is attacked
+        pool = self._grown(
+            self.field.everywhere(pool, zero, "uncorrected", _all(pool)), pool, zero, "the model as it is"
+        )
+        return Pool(pool.logits, pool.image, pool.y, len(pool.logits), pool.head)
+
+    def rounds(self, pool: Pool) -> tuple[Pool, list[Tried]]:
+        """Fit and attack in turn, price by price; return everything that was found, and every correction."""
+        theta = self.rule.start(pool)
+        first = tally(pool, self.rule.at(theta, pool)).average
+        part = share(pool, self.rule, self.target, self.classes, self.max_loss)
+        tried: list[Tried] = [(0.0, _finished(self.rule, theta, pool))]
+        for number, price in enumerate(sorted({0.0, self.max_loss / 2, self.max_loss}), 1):
+            reserve = 0.0
+            for again in range(self.rule.rounds):
+                theta = search(pool, self.rule, self.target, self.classes, max(0.0, price - reserve), theta)
+                correction = _finished(self.rule, part * theta, pool)
+                before = tally(pool, correction).average
+                stage = f"at most {price:g} points of average lost, attack {again + 1}"
+                grown = self.field.nearest_first(pool, correction, f"round-{number}-{again}", _all(pool))
+                pool = self._grown(grown, pool, correction, stage)
+                after = tally(pool, correction).average
+                # What this attack took from the average, the next one may take again.
+                reserve = 100 * float(before - after)
+                if reserve <= _SETTLED and float(first - after) <= price / 100:
+                    break
+            tried.append((price, correction))
+        return pool, tried
+
+    def choice(self, pool: Pool, tried: Sequence[Tried]) -> int:
+        """Return the round of the best score among those that keep the average, 0 if none is better than that."""
+        counts = [tally(pool, correction) for _, correction in tried]
+        scores = [float(self.target.score(count, self.classes)) for count in counts]
+        return choice([float(count.average) for count in counts], scores, self.max_loss)
+
+    def cross_fitted(self, pool: Pool, parts: int) -> Promise | None:
+        """Return what a correction is worth on images that it was not fitted on."""
+        folds = _folds(pool.y, parts, self.field.seed)
+        if len(folds) < 2:
+            return None
+        zero = self.rule.at(self.rule.start(pool), pool)
+        before = _verdicts(pool.before(), zero)
+        after = _Verdicts(torch.empty_like(before.clean), torch.empty_like(before.adaptive))
+        by_fold = list[Tensor]()
+        for number, fold in enumerate(folds):
+            rest = pool.of(torch.cat([other for other in folds if other is not fold]).sort().values)
+            settings = rest, self.rule, self.target, self.classes, self.max_loss
+            correction = _finished(self.rule, share(*settings) * search(*settings, self.rule.start(rest)), rest)
+            unseen = pool.of(fold)
+            stage = f"promise, part {number + 1} of {len(folds)}"
+            attacked = self.field.everywhere(unseen, correction, f"fold-{number}", fold)
+            verdicts = _verdicts(self._grown(attacked, unseen, correction, stage), correction)
+            after.clean[fold], after.adaptive[fold] = verdicts
+            by_fold.append(tally(pool, correction).accuracy)
+        uncorrected, corrected = (_outcomes(self.field.data, pool.y, {ADAPTIVE: it}) for it in (before, after))
+        return Promise(uncorrected, corrected, torch.stack(by_fold).double().numpy())
+
+    def _grown(self, parts: Iterable[Pool], pool: Pool, correction: nn.Module, stage: str) -> Pool:
+        """Take in a part of an attack after the other, and show each."""
+        for number, pool in enumerate(parts, 1):
+            right = pool.right(correction)
+            accuracy = torch.bincount(pool.y[right], minlength=pool.num_classes) / pool.n
+            self.watch(Progress(stage, number, 8, accuracy, float(right.double().mean())))
         return pool
 
-    def batches(self, positions: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        return batches(self.data, self.batch_size, self.device, positions)
+
+def choice(average: Sequence[float], score: Sequence[float], max_loss: float) -> int:
+    """Return the round with the best score among those that keep the average, 0 if none is better than that.
+
+    Of equally good ones the one with the higher average, then the first.
+
+    Args:
+        average: robust average of each round, the first of which is the uncorrected model.
+        score: of each round, such as its lowest class accuracy.
+        max_loss: points that the average may fall by against the first round.
+
+    Example:
+        >>> choice([0.50, 0.495, 0.48], [0.20, 0.25, 0.30], max_loss=1.0)
+        1
+    """
+    allowed = [number for number, value in enumerate(average) if average[0] - value <= max_loss / 100 + 1e-9]
+    best = max(allowed, key=lambda number: (score[number], average[number], -number))
+    return best if score[best] > score[0] else 0
 
 
-def _rounds(
-    field: _Field, rule: Rule[Any], max_loss: float, watch: Callable[[Progress], None]
-) -> tuple[Pool, list[nn.Module]]:
-    """Attack and follow the rule in turn; return everything that was found, and every correction tried."""
-    pool = field.begin()
-    tried, following = list[nn.Module](), rule.begin(pool)
-    while following is not None:
-        pool = field.attacked(pool, following, len(tried))
-        tried.append(following)
-        average = [float(pool.right(correction).double().mean()) for correction in (tried[0], following)]
-        watch(Progress(len(tried) - 1, rule.rounds, pool.accuracy(following), average[1]))
-        too_far = average[0] - average[1] > (max_loss + _BEYOND) / 100
-        following = None if too_far or len(tried) > rule.rounds else rule.follow(following, pool)
-    return pool, tried
+class _Verdicts(NamedTuple):
+    """Predictions of a corrected model: on clean images, and the first wrong one among all candidates (N,)."""
+
+    clean: Tensor
+    adaptive: Tensor
 
 
-def _looked_at(model: Classifier, data: ImageSet, device: torch.device, size: int) -> dict[str, Any]:
-    """Look at the model before it is attacked; returns its flags for the record, nothing where there are none."""
+@torch.no_grad()
+def _verdicts(pool: Pool, correction: nn.Module) -> _Verdicts:
+    predicted = predict(correction(pool.logits), pool.y[pool.image])
+    rows = torch.arange(len(predicted))
+    wrong = torch.where(predicted != pool.y[pool.image], rows, len(rows))
+    first = torch.full((len(pool.y),), len(rows)).scatter_reduce(0, pool.image, wrong, "amin")
+    clean = predicted[: len(pool.y)]
+    # An image that no candidate breaks keeps its clean prediction, which is right.
+    return _Verdicts(clean, torch.where(first < len(rows), predicted[first.clamp_max(len(rows) - 1)], clean))
+
+
+def _finished(rule: Rule, theta: Tensor, pool: Pool) -> nn.Module:
+    """Return the correction at θ, in tensors of its own."""
+    with torch.no_grad():
+        return copy.deepcopy(rule.at(theta, pool))
+
+
+def _all(pool: Pool) -> Tensor:
+    return torch.arange(len(pool.y))
+
+
+def _folds(y: Tensor, parts: int, seed: int) -> list[Tensor]:
+    """Return the positions (N,) in parts with like shares of each class; fewer where a class has fewer images."""
+    n = torch.bincount(y)
+    parts = min(parts, int(n[n > 0].min()))
+    shuffled = torch.randperm(len(y), generator=torch.Generator().manual_seed(seed))
+    order = shuffled[y[shuffled].argsort(stable=True)]
+    place = torch.arange(len(y)) - (n.cumsum(0) - n)[y[order]]
+    return [order[place % parts == part].sort().values for part in range(parts)]
+
+
+def _preflight_flags(model: Classifier, data: ImageSet, device: torch.device, size: int) -> dict[str, Any]:
+    """Return the flags of the model's preflight for the record, nothing where there are none."""
     some = torch.linspace(0, len(data) - 1, max(2, min(PREFLIGHT_IMAGES, size, len(data)))).long()
     x, y = data.fetch(some).to(device), data.y[some].to(device)
     flags = (*output_flags(model, x), *preflight(model, x, y, data.classes, min(size, len(data))).flags)
     return {"flags": [flag.record() for flag in flags]} if flags else {}
 
 
-def _norm_and_bias(layer: nn.Linear) -> tuple[Tensor, Tensor]:
-    bias = torch.zeros(layer.out_features) if layer.bias is None else layer.bias
-    return layer.weight.norm(dim=1), bias
+def _judged(data: ImageSet, pool: Pool, correction: nn.Module) -> Outcomes:
+    """Return what a correction makes of the pool, with all candidates and with those against the uncorrected model."""
+    views = {NON_ADAPTIVE: _verdicts(pool.before(), correction), ADAPTIVE: _verdicts(pool, correction)}
+    return _outcomes(data, pool.y, views)
 
 
-def _outcomes(data: ImageSet, pool: Pool, correction: nn.Module) -> Outcomes:
-    """Return what a correction makes of the pool: the first view of an image that is wrong counts."""
-    with torch.no_grad():
-        predicted = torch.stack([predict(view, pool.y) for view in correction(pool.logits)])
-    return Outcomes(
-        classes=data.classes,
-        index=data.index.cpu().numpy(),
-        y=pool.y.numpy(),
-        clean=predicted[0].numpy(),
-        predictions={
-            NON_ADAPTIVE: _first_wrong(predicted[: pool.uncorrected], pool.y).numpy(),
-            ADAPTIVE: _first_wrong(predicted, pool.y).numpy(),
-        },
-        margins={},
-        distances={},
-    )
-
-
-def _first_wrong(predicted: Tensor, y: Tensor) -> Tensor:
-    """Return the first prediction of each image that is not y (V, N) -> (N,); y where there is none."""
-    first = (predicted != y).int().argmax(0)
-    return predicted.gather(0, first[None]).squeeze(0)
+def _outcomes(data: ImageSet, y: Tensor, views: Mapping[str, _Verdicts]) -> Outcomes:
+    """Return verdicts, by view, as outcomes; the clean predictions of all views are the same."""
+    clean = next(iter(views.values())).clean.numpy()
+    adaptive = {name: verdicts.adaptive.numpy() for name, verdicts in views.items()}
+    return Outcomes(data.classes, data.index.cpu().numpy(), y.numpy(), clean, adaptive, {}, {})
 
 
 def _check(data: ImageSet, attacks: Mapping[str, Attack], max_loss: float, fit_on_test: bool) -> bool:
@@ -374,6 +320,11 @@ def _check(data: ImageSet, attacks: Mapping[str, Attack], max_loss: float, fit_o
             f"A correction fitted on the {data.split} images of {data.name} makes every number on them too high; take "
             "held-out images (--split train), or force it with --fit-on-test, which every output will say."
         )
+    if len(data) < len(data.classes):
+        raise InputError(
+            f"{len(data)} images are fewer than the {len(data.classes)} classes; give at least one of each class, "
+            f"better {FEW_IMAGES}."
+        )
     counts = torch.bincount(data.y.cpu(), minlength=len(data.classes))
     if not counts.all():
         name = data.classes[int((counts == 0).nonzero()[0])]
@@ -381,13 +332,33 @@ def _check(data: ImageSet, attacks: Mapping[str, Attack], max_loss: float, fit_o
     return is_test(data)
 
 
+def _warnings(data: ImageSet, pool: Pool, target: Target, correction: nn.Module) -> Iterable[str]:
+    """Yield what the user should know of the images and of what was reached."""
+    least = int(pool.n.argmin())
+    if int(pool.n[least]) < LEAST_IMAGES:
+        yield (
+            f"Class {data.classes[least]} has {int(pool.n[least])} images to fit on: below {LEAST_IMAGES} a class what "
+            f"is fitted follows their noise; {FEW_IMAGES} are recommended."
+        )
+    right = torch.bincount(pool.y[predict(pool.clean, pool.y) == pool.y], minlength=pool.num_classes)
+    never = [name for name, count in zip(data.classes, right.tolist(), strict=True) if count == 0]
+    if never:
+        yield (
+            f"The model gets no clean image of {', '.join(never)} right: a correction moves the boundaries between "
+            "classes, and can hardly help where the model knows nothing of a class."
+        )
+    if missed := target.missed(tally(pool, correction), data.classes):
+        yield missed
+
+
 def _record(
-    data: ImageSet, rule: str, attacks: Mapping[str, Attack], max_loss: float, seed: int, on_test: bool
+    data: ImageSet, rule: str, target: str, attacks: Mapping[str, Attack], max_loss: float, seed: int, on_test: bool
 ) -> dict[str, Any]:
     threat = next(iter(attacks.values())).threat
     return {
         "classwise": __version__,
         "rule": rule,
+        "target": target,
         "fitted_on_test": on_test,
         "data": {"name": data.name, "split": data.split, "n": len(data), "sha256": data.sha256(), "note": data.note},
         "shape": list(data.shape),
@@ -398,38 +369,3 @@ def _record(
         "max_loss": max_loss,
         "seed": seed,
     }
-
-
-def _point(number: int, tried: Round, first: Outcomes, chosen: bool) -> RoundSummary:
-    outcomes = tried.outcomes
-    change = 100 * (outcomes.accuracy(ADAPTIVE) - first.accuracy(ADAPTIVE))
-    return RoundSummary(
-        number,
-        chosen,
-        summarize(outcomes, CLEAN),
-        summarize(outcomes, ADAPTIVE),
-        summarize(outcomes, NON_ADAPTIVE),
-        paired_change(first.correct(ADAPTIVE), outcomes.correct(ADAPTIVE)),
-        {name: float(value) for name, value in zip(first.classes, change, strict=True) if value < 0},
-        {name: value.tolist() for name, value in tried.correction.state_dict().items()},
-    )
-
-
-def paired_change(before: NDArray[np.bool_], after: NDArray[np.bool_]) -> PairedChange:
-    """Return how much the share of right images changes, with a 95 % interval (normal, from the images that change).
-
-    Args:
-        before: which images (N,) are right before, and
-        after: afterwards, the same images.
-
-    Example:
-        >>> paired_change(np.array([True] * 50 + [False] * 50), np.array([True] * 60 + [False] * 40)).value
-        0.1
-    """
-    difference = after.astype(float) - before
-    value, half = float(difference.mean()), float(_Z * difference.std() / len(difference) ** 0.5)
-    return PairedChange(value, value - half, value + half)
-
-
-def _with_interval(summary: ViewSummary) -> dict[str, Any]:
-    return {**summary.as_dict(), "accuracy_interval": list(summary.average.interval)}

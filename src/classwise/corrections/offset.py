@@ -35,46 +35,33 @@ class Offset(nn.Module):
         return logits + self.offset
 
 
-def raised(offset: Tensor, label: int, by: float) -> Tensor:
-    """Return b + by·(e_label − 1/C), which raises one class above the others and keeps the sum.
-
-    Example:
-        >>> raised(torch.zeros(2), 1, 0.5)
-        tensor([-0.2500,  0.2500])
-    """
-    one = F.one_hot(torch.tensor(label), len(offset)).to(offset)
-    return offset + by * (one - 1 / len(offset))
-
-
 @dataclass(frozen=True)
-class _Raising:
-    """A rule that starts without offsets and raises a class by a step in every round: abstract, as to which class.
+class _Shifting:
+    """A rule that adds numbers to logits: abstract, as to which classes.
 
     Attributes:
         rule: its name.
     """
 
     step: float = 0.1
-    rounds: int = 20
+    rounds: int = 6
     module: ClassVar[type[nn.Module]] = Offset
     rule: ClassVar[str]
 
     def __post_init__(self) -> None:
         check_settings(self.rule, self.step, self.rounds)
 
-    def begin(self, pool: Pool) -> Offset:
-        """Return offsets of 0."""
-        return _none(pool)
-
 
 @register("correction", "iv-offset", source="our design")
 @dataclass(frozen=True)
-class IVOffset(_Raising):
-    """An offset for the one class that is the weakest before any correction, larger in every round.
+class IVOffset(_Shifting):
+    """An offset for the one class that is the weakest before any correction.
+
+    b = θ·gap·(e_v − 1/C), θ ≥ 0, gap being the median distance between the two largest clean logits.
 
     Attributes:
-        step: how much larger, in units of the median gap between the two largest clean logits.
-        rounds: steps at most.
+        step: how far θ moves in a step of the search at most.
+        rounds: how often the correction is attacked and fitted again at most.
 
     Raises:
         InputError: a setting outside its range.
@@ -82,22 +69,31 @@ class IVOffset(_Raising):
 
     rule: ClassVar[str] = "iv-offset"
 
-    def follow(self, correction: Offset, pool: Pool) -> Offset:
-        """Raise the same class as ever by one more step."""
-        label = weakest(pool.before().accuracy(_none(pool)))
-        return Offset(raised(correction.offset, label, self.step * pool.gap))
+    def start(self, pool: Pool) -> Tensor:
+        """Return θ = 0, (1,)."""
+        return torch.zeros(1)
+
+    def limited(self, theta: Tensor) -> Tensor:
+        """Keep θ at or above 0."""
+        return theta.clamp_min(0)
+
+    def at(self, theta: Tensor, pool: Pool) -> Offset:
+        """Raise the class that is the weakest before any correction."""
+        label = weakest(pool.before().accuracy(lambda logits: logits))
+        one = F.one_hot(torch.tensor(label), pool.num_classes)
+        return Offset(theta * pool.gap * (one - 1 / pool.num_classes))
 
 
 @register("correction", "iv-offsets", source="our design")
 @dataclass(frozen=True)
-class IVOffsets(_Raising):
-    """An offset for each class: every round raises the class that is then the weakest.
+class IVOffsets(_Shifting):
+    """An offset for each class.
 
-    b ← b + η·(e_c − 1/C) with c = argmin R_c under attacks on the model as corrected so far.
+    b = gap·(θ − mean θ), θ (C,), gap being the median distance between the two largest clean logits.
 
     Attributes:
-        step: η, in units of the median gap between the two largest clean logits.
-        rounds: steps at most.
+        step: how far θ moves in a step of the search at most.
+        rounds: how often the correction is attacked and fitted again at most.
 
     Raises:
         InputError: a setting outside its range.
@@ -105,10 +101,14 @@ class IVOffsets(_Raising):
 
     rule: ClassVar[str] = "iv-offsets"
 
-    def follow(self, correction: Offset, pool: Pool) -> Offset:
-        """Raise the class that is the weakest now by one step."""
-        return Offset(raised(correction.offset, weakest(pool.accuracy(correction)), self.step * pool.gap))
+    def start(self, pool: Pool) -> Tensor:
+        """Return θ = 0, (C,)."""
+        return torch.zeros(pool.num_classes)
 
+    def limited(self, theta: Tensor) -> Tensor:
+        """Keep the sum of θ at 0, since only differences matter."""
+        return theta - theta.mean()
 
-def _none(pool: Pool) -> Offset:
-    return Offset(torch.zeros(pool.num_classes))
+    def at(self, theta: Tensor, pool: Pool) -> Offset:
+        """Shift the logits by θ, in units of the gap."""
+        return Offset(pool.gap * (theta - theta.mean()))

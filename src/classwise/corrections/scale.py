@@ -8,10 +8,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from classwise.corrections.base import Pool, check_settings, weakest
+from classwise.corrections.base import Pool, check_settings
 from classwise.registry import register
-
-_LEAST, _MOST = 0.5, 2.0
 
 
 class Scale(nn.Module):
@@ -39,59 +37,31 @@ class Scale(nn.Module):
 @register("correction", "iv-scale", source="our design")
 @dataclass(frozen=True)
 class IVScale:
-    """A scale for each class, between 1/2 and 2, found class by class.
-
-    A round goes through the classes once, the weakest first. Each scale is multiplied or divided by 1 + step where
-    that raises the lowest class accuracy on the pool, or keeps it and raises the average; the attacks that follow see
-    to it that the pool holds what breaks the new scales.
+    """A scale for each class: a = 2^θ, θ (C,) in [−1, 1].
 
     Attributes:
-        step: by how much a scale may change in a round, above 0 and at most 1.
-        rounds: at most; fewer where no change helps any more.
+        step: how far θ moves in a step of the search at most, above 0 and at most 1.
+        rounds: how often the correction is attacked and fitted again at most.
 
     Raises:
         InputError: a setting outside its range.
     """
 
     step: float = 0.05
-    rounds: int = 20
+    rounds: int = 6
     module: ClassVar[type[nn.Module]] = Scale
 
     def __post_init__(self) -> None:
         check_settings("iv-scale", self.step, self.rounds, most=1.0)
 
-    def begin(self, pool: Pool) -> Scale:
-        """Return scales of 1."""
-        return Scale(torch.ones(pool.num_classes))
+    def start(self, pool: Pool) -> Tensor:
+        """Return θ = 0, (C,)."""
+        return torch.zeros(pool.num_classes)
 
-    def follow(self, correction: Scale, pool: Pool) -> Scale | None:
-        """Go through the classes once; None where no scale changed."""
-        scale = swept(correction.scale, pool, 1 + self.step)
-        return None if torch.equal(scale, correction.scale) else Scale(scale)
+    def limited(self, theta: Tensor) -> Tensor:
+        """Keep scales between 1/2 and 2."""
+        return theta.clamp(-1, 1)
 
-
-def swept(scale: Tensor, pool: Pool, factor: float) -> Tensor:
-    """Return scales (C,) after one pass over the classes, each of which keeps, multiplies or divides its own.
-
-    Args:
-        scale: before the pass.
-        pool: images in which every class occurs.
-        factor: above 1.
-    """
-    best, reached = scale, _score(scale, pool)
-    # Not in the order of their numbers, so that relabelling the classes relabels the scales.
-    for label in pool.accuracy(Scale(scale)).argsort(stable=True).tolist():
-        before = best
-        for change in (factor, 1 / factor):
-            tried = before.clone()
-            tried[label] = (tried[label] * change).clamp(_LEAST, _MOST)
-            if (score := _score(tried, pool)) > reached:
-                best, reached = tried, score
-    return best
-
-
-def _score(scale: Tensor, pool: Pool) -> tuple[float, float]:
-    """Return the lowest class accuracy and the average one."""
-    rule = Scale(scale)
-    accuracy = pool.accuracy(rule)
-    return float(accuracy[weakest(accuracy)]), float(pool.right(rule).double().mean())
+    def at(self, theta: Tensor, pool: Pool) -> Scale:
+        """Stretch the logits by 2^θ."""
+        return Scale(2**theta)

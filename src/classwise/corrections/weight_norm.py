@@ -50,24 +50,24 @@ class WeightNorm(nn.Module):
 @register("correction", "iv-weightnorm", source="our design")
 @dataclass(frozen=True)
 class IVWeightNorm:
-    """Weights of the last layer brought towards their mean length, further in every round, up to one length.
+    """Weights of the last layer brought towards their mean length: τ = θ, (1,) in [0, 1].
 
     Attributes:
-        step: what τ grows by, above 0 and at most 1.
-        rounds: steps at most.
+        step: how far τ moves in a step of the search at most, above 0 and at most 1.
+        rounds: how often the correction is attacked and fitted again at most.
 
     Raises:
         InputError: a setting outside its range.
     """
 
     step: float = 0.1
-    rounds: int = 20
+    rounds: int = 6
     module: ClassVar[type[nn.Module]] = WeightNorm
 
     def __post_init__(self) -> None:
         check_settings("iv-weightnorm", self.step, self.rounds, most=1.0)
 
-    def begin(self, pool: Pool) -> WeightNorm:
+    def start(self, pool: Pool) -> Tensor:
         """Return τ = 0.
 
         Raises:
@@ -75,11 +75,18 @@ class IVWeightNorm:
         """
         if pool.head is None:
             raise InputError("iv-weightnorm needs a model that ends in a linear layer; use --rule iv-offsets.")
-        return WeightNorm(pool.head.norm, pool.head.bias, torch.tensor(0.0))
+        return torch.zeros(1)
 
-    def follow(self, correction: WeightNorm, pool: Pool) -> WeightNorm | None:
-        """Let τ grow by one step; None once it is 1."""
-        # Rounded, so that ten steps of a tenth make 1.
-        tau = round(min(1.0, float(correction.tau) + self.step), 6)
-        end = float(correction.tau) >= 1
-        return None if end else WeightNorm(correction.norm, correction.bias, torch.tensor(tau))
+    def limited(self, theta: Tensor) -> Tensor:
+        """Keep τ between 0 and 1."""
+        return theta.clamp(0, 1)
+
+    def at(self, theta: Tensor, pool: Pool) -> WeightNorm:
+        """Bring the weights towards one length by τ.
+
+        Raises:
+            InputError: the model does not end in a linear layer.
+        """
+        if pool.head is None:
+            raise InputError("iv-weightnorm needs a model that ends in a linear layer; use --rule iv-offsets.")
+        return WeightNorm(pool.head.norm, pool.head.bias, theta.squeeze(0))

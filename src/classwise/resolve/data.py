@@ -16,7 +16,7 @@ from classwise.models.corrected import RECORD, read_record
 from classwise.models.load import RUN_FOLDER, record_file
 
 _DEEPEST = 8  # corrections of one another
-_TO_FIT = 1000  # images that a correction is fitted on where no run says which
+_TO_FIT = 300  # images of each class that a correction is fitted on where no run says which
 
 
 def images(
@@ -76,7 +76,7 @@ def held_out(
     if split == "train" and model.startswith("run:"):
         found, which = _held_out_of_run(model, whole), "training images that the run held out"
     else:
-        found, limit = whole, _TO_FIT if limit is None else limit
+        found, limit = whole, _TO_FIT * len(whole.classes) if limit is None else limit
         trained = "; the model may have been trained on them" if split == "train" else ""
         which = f"a stratified sample of the split {split}{trained}"
     return (found if limit is None else found.subset(stratified_sample(found.y, limit, seed))), which

@@ -11,6 +11,7 @@ def correct_model(
     data: str | None = None,
     data_dir: Path | None = None,
     rule: str = "iv-offsets",
+    target: str = "weakest",
     max_loss: float = 1.0,
     attacks: str = "nearest-pgd",
     eps: str | float | None = None,
@@ -18,6 +19,7 @@ def correct_model(
     split: str = "train",
     limit: int | None = None,
     batch_size: int | None = None,
+    folds: int = 5,
     seed: int = 0,
     out: Path = Path("runs/corrected"),
     accelerator: str = "auto",
@@ -31,15 +33,18 @@ def correct_model(
         data: data set, see `classwise list data`; that of the run for a run:FOLDER.
         data_dir: folder that holds it.
         rule: decision rule, with settings like `iv-offsets(step=0.02)`; see `classwise list corrections`.
-        max_loss: points of robust average that the weakest class may cost.
+        target: what the rule is fitted for, with settings like `floor(level=0.3)`; see `classwise list targets`.
+        max_loss: points of robust average that it may cost.
         attacks: attacks and suites, run on the corrected model in every round.
         eps: radius of the attacks, such as 8/255; the data set's usual one if not given.
         norm: Linf, L2 or L1; with --eps.
         split: split to fit on; of the training split of a run only images that it held out.
-        limit: fit on a stratified sample of this many images; 1,000 if not given, all that a run held out.
+        limit: fit on a stratified sample of this many images; if not given, 300 a class, or all that a run held out.
         batch_size: images attacked at once, what memory holds if not given.
+        folds: parts of the images that the promise is made of, at least 2; 0 for no promise.
         seed: of the sample and of the attacks.
-        out: folder for the corrected model, which corrected:FOLDER then names, and for its trade-off curve.
+        out: folder for the corrected model, which corrected:FOLDER then names, and for its trade-off curve; the same
+            command goes on from what an interrupted one left there.
         accelerator: cpu, cuda or auto.
         fit_on_test: fit on test images all the same; every output will say so.
         download: fetch the data set into --data-dir if it is missing.
@@ -47,7 +52,8 @@ def correct_model(
     from classwise import files, resolve
     from classwise.attacks import build
     from classwise.cli.show import lines, live, results
-    from classwise.corrections.fit import refuse_used, repair
+    from classwise.corrections.fit import repair
+    from classwise.corrections.fitted import refuse_used
 
     refuse_used(out)
     name = data or resolve.data_of_run(model)
@@ -56,10 +62,20 @@ def correct_model(
     network = resolve.model(model, images, seed)
     device = resolve.workers(accelerator).device
     lines.taken(network, images)
-    settings: dict[str, Any] = {"max_loss": max_loss, "seed": seed, "batch_size": batch_size, "device": device}
+    settings: dict[str, Any] = {"target": target, "max_loss": max_loss, "folds": folds, "seed": seed}
     with files.owned(out):
         refuse_used(out)  # what another process has done meanwhile
         with live.correcting(images, which, rule, chosen) as watch:
-            correction = repair(network, images, rule, chosen, fit_on_test=fit_on_test, watch=watch, **settings)
+            correction = repair(
+                network,
+                images,
+                rule,
+                chosen,
+                device=device,
+                fit_on_test=fit_on_test,
+                folder=out,
+                watch=watch,
+                **settings,
+            )
         correction.write(out, model, which)
     results.corrected(correction, out)

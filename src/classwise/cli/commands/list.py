@@ -12,6 +12,7 @@ Listed = Literal[
     "methods",
     "wrappers",
     "corrections",
+    "targets",
     "models",
     "data",
     "recipes",
@@ -24,7 +25,7 @@ def list_names(what: Listed) -> None:
     """Show what settings and options can name, each with one line and its source.
 
     Args:
-        what: attacks, suites, plans, losses, methods, wrappers, corrections, models, data, recipes, loggers or
+        what: attacks, suites, plans, losses, methods, wrappers, corrections, targets, models, data, recipes, loggers or
             questions.
     """
     from classwise import analysis, registry
@@ -42,6 +43,7 @@ def list_names(what: Listed) -> None:
         "methods": "method",
         "wrappers": "wrapper",
         "corrections": "correction",
+        "targets": "target",
         "models": "model",
         "data": "data",
         "recipes": "recipe",

@@ -97,15 +97,16 @@ def _attacking(images: ImageSet, title: str, quiet: bool) -> Iterator[Callable[[
 def correcting(
     images: ImageSet, which: str, rule: str, attacks: Mapping[str, Attack]
 ) -> Iterator[Callable[[Progress], None]]:
-    """Show the rounds of a fit; yields what :func:`classwise.corrections.fit.repair` calls after each round."""
+    """Show the steps of a fit; yields what :func:`classwise.corrections.fit.repair` calls after each of them."""
     threat = next(iter(attacks.values())).threat
     title = f"Fitting {rule} on {len(images)} images of {images.name} ({which}) at {threat} with {', '.join(attacks)}"
 
     def draw(progress: Progress) -> _Frame:
         n = np.bincount(images.y.cpu().numpy(), minlength=len(images.classes))
-        label = f"round {progress.number}, at most {progress.rounds}"
         view = "under attack on the corrected model"
-        return _Frame(label, progress.number, progress.rounds, images.classes, as_numpy(progress.accuracy) * n, n, view)
+        return _Frame(
+            progress.stage, progress.number, progress.steps, images.classes, as_numpy(progress.accuracy) * n, n, view
+        )
 
     with _live(title, quiet=False) as show:
         yield lambda progress: show(lambda: draw(progress))

@@ -16,7 +16,7 @@ from classwise.training import selection
 
 if TYPE_CHECKING:
     from classwise.analysis import Finding, Question
-    from classwise.corrections.fit import Repair, RoundSummary
+    from classwise.corrections.fitted import Expected, PairedChange, Promise, Repair, RoundSummary
     from classwise.data import ImageSet
     from classwise.metrics.critical_eps import CriticalEps
     from classwise.metrics.intervals import Interval
@@ -108,27 +108,32 @@ def gate(decision: Gate) -> None:
 
 
 def corrected(repair: Repair, out: Path) -> None:
-    """Print the trade-off curve of a fit, what was chosen, and where the final number comes from."""
-    from classwise.corrections.fit import FINAL_NUMBER
+    """Print the promise of a fit, the trade-off curve, what was chosen, and where the final number comes from."""
+    from classwise.corrections.fitted import FINAL_NUMBER
 
     if repair.warning:
         warned([{"flag": "fitted_on_test", "message": repair.warning}])
     warned(repair.record.get("flags", []))
+    for sentence in repair.warnings:
+        Console().print(Text(sentence, style="yellow"), soft_wrap=True)
     Console().print(_curve_table(repair.points))
     say("In per cent of the images it was fitted on, with 95 % intervals; * is the chosen round.")
     say("Not adaptive: worst class on candidates made against the uncorrected model; an illustration, too high.")
     say(_chosen(repair))
+    if repair.promise is not None:
+        Console().print(Text(_promised(repair.promise), style="bold"), soft_wrap=True)
     say(FINAL_NUMBER.replace("corrected:DIR", shlex.quote(f"corrected:{out}")))
     say(f"The curve is in {out / CURVE_FILE}; the model string is corrected:{out}")
 
 
 def _curve_table(points: Sequence[RoundSummary]) -> Table:
-    headings = ("round", "average", "worst", "of class", "clean", "not adaptive")
+    headings = ("round", "allowed loss", "average", "worst", "of class", "clean", "not adaptive")
     table = Table(*(Column(name, justify="right") for name in headings), box=None, pad_edge=False)
     for point in points:
         average, worst = point.adaptive.average, point.adaptive.worst
         table.add_row(
             f"{point.number}{'*' if point.chosen else ' '}",
+            f"{point.max_loss:g}" if point.number else "–",
             _with_interval(average.accuracy, average.interval),
             _with_interval(worst.accuracy, worst.interval),
             Text(worst.name),
@@ -139,7 +144,22 @@ def _curve_table(points: Sequence[RoundSummary]) -> Table:
     return table
 
 
-def _with_interval(value: float, interval: Interval) -> str:
+def _promised(promise: Promise) -> str:
+    """Say what to expect on new images."""
+    before, weakest = promise.before.worst, promise.weakest
+    return (
+        f"Promised on new images, by fits that did not see what they are judged on: weakest class "
+        f"{before.accuracy:.1%} ({before.name}) to {_with_interval(weakest.value, weakest)} %; "
+        f"{before.name} {_points(promise.change_of_weakest)}; average {_points(promise.change)}."
+    )
+
+
+def _points(change: PairedChange) -> str:
+    value, low, high = (100 * part for part in change)
+    return f"{value:+.1f} points ({low:+.1f} to {high:+.1f})"
+
+
+def _with_interval(value: float, interval: Interval | Expected) -> str:
     return f"{100 * value:.1f} ({100 * interval.low:.1f}\u2013{100 * interval.high:.1f})"
 
 
@@ -152,10 +172,9 @@ def _chosen(repair: Repair) -> str:
     before, after = (repair.points[k].adaptive.worst.accuracy for k in (0, number))
     point = repair.points[number]
     pays = ", ".join(f"{name} {change:+.1f}" for name, change in sorted(point.paying.items(), key=lambda e: e[1]))
-    change, low, high = (100 * value for value in point.change)
     return (
-        f"Round {number}: worst class {before:.1%} to {after:.1%}, average {change:+.1f} points "
-        f"(95 % interval {low:+.1f} to {high:+.1f}); classes that pay: {pays or 'none'}."
+        f"Round {number}: worst class {before:.1%} to {after:.1%} on these images, average {_points(point.change)}; "
+        f"classes that pay: {pays or 'none'}."
     )
 
 
