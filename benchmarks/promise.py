@@ -26,13 +26,14 @@ from classwise.threat import ThreatModel
 
 HERE = Path(__file__).parent
 EPS, FRESH = 0.05, 20_000
+THREAT = ThreatModel("Linf", EPS)
 
 
 @dataclass(frozen=True)
 class Darken:
-    """The best attack on a model whose class is the brightest pixel: its pixel falls, all others rise, by the radius."""
+    """The best attack where the class is the brightest pixel: its pixel falls, all others rise, by the radius."""
 
-    threat: ThreatModel = ThreatModel("Linf", EPS)
+    threat: ThreatModel = THREAT
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, *, noise: Noise) -> Tensor:
         """Return the attacked images."""
