@@ -203,6 +203,59 @@ def test_the_change_of_the_average_has_the_interval_of_the_images_that_change() 
     assert paired_change(before, after) == pytest.approx((0.08, low[0], high[0]))
 
 
+# What it promises.
+
+
+def test_the_promise_judges_every_image_by_a_fit_that_did_not_see_it() -> None:
+    model, data = smooth()
+    result = repair(model, data, "iv-offsets(rounds=1)", PGD, folds=3)
+    promise = result.promise
+    assert promise is not None
+    assert promise.folds == 3
+    assert promise.corrected.index.tolist() == list(range(60))
+    assert promise.before.average.accuracy == result.points[0].adaptive.average.accuracy
+    assert promise.change.value == pytest.approx(promise.after.average.accuracy - promise.before.average.accuracy)
+    assert promise.change.low <= promise.change.value <= promise.change.high
+    stored = json.loads(json.dumps(result.curve(), allow_nan=False))["promise"]
+    assert stored["corrected"]["worst"]["accuracy"] == promise.after.worst.accuracy
+
+
+def test_a_rise_that_is_of_the_choice_alone_is_not_promised() -> None:
+    """Classes are alike, and noise alone tells them apart: the weakest rises where it is fitted, less elsewhere."""
+    rises, promised = list[float](), list[float]()
+    attack = build("margin-pgd(steps=2)", ThreatModel("Linf", 0.01))
+    for seed in range(3):
+        y = torch.arange(5).repeat(24)
+        noise = torch.randn(120, 5, generator=torch.Generator().manual_seed(seed))
+        x = (0.5 + 0.12 * nn.functional.one_hot(y, 5) + 0.06 * noise).clamp(0.1, 0.9)
+        data = images((255 * x[:, None, None]).round() / 255, y, 5)
+        result = repair(Tallest(), data, "iv-offsets(rounds=1)", attack, max_loss=5)
+        assert result.promise is not None
+        before, after = (result.points[number].adaptive.worst.accuracy for number in (0, result.chosen))
+        rises.append(after - before)
+        promised.append(result.promise.after.worst.accuracy - before)
+    assert min(rises) > 0.02
+    assert sum(promised) < sum(rises)
+
+
+def test_a_class_with_one_image_gets_no_promise() -> None:
+    model, data = smooth()
+    first = (data.y == 0).nonzero().flatten()[:1]
+    part = data.subset(torch.cat([first, (data.y != 0).nonzero().flatten()]))
+    assert repair(model, part, "iv-offsets(rounds=1)", PGD).promise is None
+
+
+def test_few_images_and_classes_that_are_never_right_are_said() -> None:
+    model, data = smooth()
+    few = fit(model, data, "iv-offsets(rounds=1)", PGD).warnings
+    assert any("below 100 a class" in sentence and "300 are recommended" in sentence for sentence in few)
+    swapped = replace(data, y=torch.where(data.y < 2, 1 - data.y, data.y))
+    never = fit(model, swapped, "iv-offsets(rounds=1)", PGD).warnings
+    assert any("no clean image of class 0, class 1 right" in sentence for sentence in never)
+    floor = fit(model, data, "iv-offsets(rounds=1)", PGD, target="floor(level=0.99)", max_loss=0).warnings
+    assert any("floor of 99.0% is out of reach" in sentence for sentence in floor)
+
+
 # Which images it may see.
 
 
@@ -279,14 +332,18 @@ def test_the_record_names_every_image_that_was_seen() -> None:
         ({"data": smooth_with(4)}, "3 logits, the data 4 classes"),
         ({"max_loss": -1.0}, "between 0 and 100"),
         ({"max_loss": float("nan")}, "between 0 and 100"),
+        ({"folds": 1}, "at least 2, or 0"),
+        ({"target": "floor(classes='dog')"}, "Unknown class 'dog'"),
+        ({"target": "weakst"}, "did you mean 'weakest'"),
         ({"data": smooth()[1].subset((smooth()[1].y != 1).nonzero().flatten())}, "Class 'class 1' has no images"),
     ],
 )
-def test_what_cannot_be_fitted_is_refused(change: dict[str, Any], says: str) -> None:
+def test_what_cannot_be_fitted_is_refused(change: dict[str, Any], says: str, tmp_path: Path) -> None:
     model, data = smooth()
-    settings: dict[str, Any] = {"data": data, "rule": "iv-offsets", "attacks": PGD, **change}
+    settings: dict[str, Any] = {"data": data, "rule": "iv-offsets", "attacks": PGD, "folder": tmp_path, **change}
     with pytest.raises(InputError, match=says):
         fit(model, **settings)
+    assert not list(tmp_path.iterdir()), "nothing is left behind"
 
 
 # The folder.

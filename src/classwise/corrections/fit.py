@@ -166,6 +166,7 @@ class _Fit:
         pool = self.field.begin()
         zero = self.rule.at(self.rule.start(pool), pool)
         self.target.score(tally(pool, zero), self.classes)  # refuses what does not fit before anything is attacked
+        self.field.keep(pool)
         pool = self._grown(
             self.field.everywhere(pool, zero, "uncorrected", _all(pool)), pool, zero, "the model as it is"
         )
@@ -208,7 +209,6 @@ class _Fit:
         zero = self.rule.at(self.rule.start(pool), pool)
         before = _verdicts(pool.before(), zero)
         after = _Verdicts(torch.empty_like(before.clean), torch.empty_like(before.adaptive))
-        by_fold = list[Tensor]()
         for number, fold in enumerate(folds):
             rest = pool.of(torch.cat([other for other in folds if other is not fold]).sort().values)
             settings = rest, self.rule, self.target, self.classes, self.max_loss
@@ -218,9 +218,8 @@ class _Fit:
             attacked = self.field.everywhere(unseen, correction, f"fold-{number}", fold)
             verdicts = _verdicts(self._grown(attacked, unseen, correction, stage), correction)
             after.clean[fold], after.adaptive[fold] = verdicts
-            by_fold.append(tally(pool, correction).accuracy)
         uncorrected, corrected = (_outcomes(self.field.data, pool.y, {ADAPTIVE: it}) for it in (before, after))
-        return Promise(uncorrected, corrected, torch.stack(by_fold).double().numpy())
+        return Promise(uncorrected, corrected, len(folds))
 
     def _grown(self, parts: Iterable[Pool], pool: Pool, correction: nn.Module, stage: str) -> Pool:
         """Take in a part of an attack after the other, and show each."""

@@ -15,7 +15,7 @@ from torch import nn
 from classwise import files
 from classwise.corrections.pooling import forget
 from classwise.errors import InputError
-from classwise.metrics.outcomes import CLEAN, Floats, Outcomes
+from classwise.metrics.outcomes import CLEAN, Outcomes
 from classwise.metrics.paired import change_intervals, pairs
 from classwise.metrics.trade_off import CURVE_FILE
 from classwise.metrics.views import ViewSummary, summarize
@@ -29,20 +29,11 @@ FINAL_NUMBER = (
     "The rule was chosen on these very images; the final number comes from `classwise evaluate corrected:DIR`, which "
     "attacks the corrected model afresh on test images."
 )
-_DRAWS = 4000
 ILLUSTRATION = "illustration only: candidates that were made against the uncorrected model"
 
 
 class PairedChange(NamedTuple):
     """A change of a share, with an interval."""
-
-    value: float
-    low: float
-    high: float
-
-
-class Expected(NamedTuple):
-    """An accuracy to expect, with a 95 % interval."""
 
     value: float
     low: float
@@ -120,17 +111,12 @@ class Promise:
     Attributes:
         uncorrected: outcomes of every image on the model as it was, view "adaptive".
         corrected: on the corrected ones, the same images.
-        by_fold: class accuracies under attack of each fold's correction on all held-out images (folds, C).
+        folds: number of parts.
     """
 
     uncorrected: Outcomes
     corrected: Outcomes
-    by_fold: Floats
-
-    @property
-    def folds(self) -> int:
-        """Number of parts."""
-        return len(self.by_fold)
+    folds: int
 
     @cached_property
     def before(self) -> ViewSummary:
@@ -141,24 +127,6 @@ class Promise:
     def after(self) -> ViewSummary:
         """Accuracies under attack of the corrected model, which are what to expect on new images."""
         return summarize(self.corrected, ADAPTIVE)
-
-    @cached_property
-    def weakest(self) -> Expected:
-        """Lowest class accuracy to expect of the correction in the model, with a 95 % interval.
-
-        The weakest class of a fit is another in each fold, so that the lowest of the accuracies over all folds,
-        m̂, is too high: what one fold takes from a class the others give back. How far class accuracies move with the
-        images of the fit is known from the folds (delete-a-group jackknife, Kott 2001): their covariance is
-        (K − 1)/K Σ_k (a_k − ā)(a_k − ā)ᵀ. The expected minimum is the mean of min_c(â_c + d_c) over normal d of this
-        covariance, and the interval of m̂ is shifted by as much (simulated in benchmarks/promise.py).
-        """
-        accuracy, deviation = self.corrected.accuracy(ADAPTIVE), self.by_fold - self.by_fold.mean(0)
-        factors = np.random.default_rng(0).standard_normal((_DRAWS, self.folds))
-        drawn = accuracy + factors @ deviation * (1 - 1 / self.folds) ** 0.5
-        shift = float(np.nanmin(accuracy) - np.nanmin(drawn, axis=1).mean())
-        low, high = self.after.worst.interval
-        value = max(0.0, self.after.worst.accuracy - shift)
-        return Expected(value, max(0.0, low - shift), max(value, high - shift))
 
     @property
     def change(self) -> PairedChange:
@@ -176,7 +144,6 @@ class Promise:
         changes = {"average_change": self.change, "weakest_change": self.change_of_weakest}
         return {
             "folds": self.folds,
-            "weakest": self.weakest._asdict(),
             UNCORRECTED: _with_interval(self.before),
             CORRECTED: _with_interval(self.after),
             CLEAN: _with_interval(summarize(self.corrected, CLEAN)),

@@ -7,7 +7,7 @@ import io
 import json
 import shutil
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,6 +30,7 @@ from classwise.threat import over_pixels
 
 PARTIAL = "fit-partial"
 """Folder of an unfinished fit, inside that of the corrected model."""
+_SETTINGS, _CLEAN = "fit.json", "clean"
 _PARTS = 8
 _SAME = 1e-3  # logits of the same model on another machine differ by less
 
@@ -47,9 +48,11 @@ class Journal:
 
     Attributes:
         folder: where; None keeps nothing.
+        settings: of the fit, for JSON.
     """
 
     folder: Path | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def of(cls, folder: Path | None, settings: Mapping[str, Any]) -> Journal:
@@ -64,17 +67,15 @@ class Journal:
         """
         if folder is None:
             return cls()
-        path = folder / PARTIAL / "fit.json"
         # What attacks are is said by their settings; their text may name an address in memory.
         plain = json.loads(json.dumps({name: value for name, value in settings.items() if name != "attacks"}))
-        if not path.exists():
-            files.write_json(path, plain)
-        elif schemas.read(path, schemas.RECORD, "delete the folder") != plain:
+        path = folder / PARTIAL / _SETTINGS
+        if path.exists() and schemas.read(path, schemas.RECORD, "delete the folder") != plain:
             raise InputError(
                 f"{folder / PARTIAL} holds an unfinished fit with other settings, data or weights; choose another "
                 "--out, or delete that folder."
             )
-        return cls(folder / PARTIAL)
+        return cls(folder / PARTIAL, plain)
 
     def read(self, name: str) -> Candidates | None:
         """Return what is kept under a name; None where nothing is.
@@ -93,6 +94,8 @@ class Journal:
     def write(self, name: str, candidates: Candidates) -> None:
         """Keep candidates under a name."""
         if self.folder is not None:
+            if not (self.folder / _SETTINGS).exists():
+                files.write_json(self.folder / _SETTINGS, self.settings)
             content = io.BytesIO()
             np.savez(content, image=candidates.image.numpy(), logits=candidates.logits.numpy())
             files.write_bytes(self.folder / f"{name}.npz", content.getvalue())
@@ -126,18 +129,23 @@ class Field:
             raise InputError(f"The model has {logits.shape[1]} logits, the data {len(self.data.classes)} classes.")
         if not logits.isfinite().all():
             raise InputError("Some logits of the model are NaN or infinite; mend its numerics before correcting it.")
-        image = torch.arange(len(logits))
-        kept = self.journal.read("clean")
-        if kept is None:
-            self.journal.write("clean", Candidates(image, logits))
-        elif not torch.allclose(kept.logits, logits, rtol=_SAME, atol=_SAME * float(logits.abs().max())):
+        kept = self.journal.read(_CLEAN)
+        if kept is not None and not torch.allclose(
+            kept.logits, logits, rtol=_SAME, atol=_SAME * float(logits.abs().max())
+        ):
             raise InputError(
                 f"The model computes other logits than when {self.journal.folder} was begun; delete that folder."
             )
         layer = linear_head(self.model, self.data.fetch(torch.arange(1)).to(self.device))
         head = None if layer is None else Head(*(value.detach().float().cpu() for value in _norm_and_bias(layer)))
         # As first computed, so that a resumed fit is the same to the last bit.
-        return Pool(logits if kept is None else kept.logits, image, self.data.y.cpu(), len(logits), head)
+        first = logits if kept is None else kept.logits
+        return Pool(first, torch.arange(len(first)), self.data.y.cpu(), len(first), head)
+
+    def keep(self, pool: Pool) -> None:
+        """Keep the clean logits in the journal, once nothing of the input is to be refused any more."""
+        if self.journal.read(_CLEAN) is None:
+            self.journal.write(_CLEAN, Candidates(pool.image, pool.logits))
 
     def everywhere(self, pool: Pool, correction: nn.Module, name: str, images: Tensor) -> Iterator[Pool]:
         """Attack the corrected model on every image that it gets right; yields the pool as it grows, a part at a time.

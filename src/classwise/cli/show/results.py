@@ -16,7 +16,7 @@ from classwise.training import selection
 
 if TYPE_CHECKING:
     from classwise.analysis import Finding, Question
-    from classwise.corrections.fitted import Expected, PairedChange, Promise, Repair, RoundSummary
+    from classwise.corrections.fitted import PairedChange, Promise, Repair, RoundSummary
     from classwise.data import ImageSet
     from classwise.metrics.critical_eps import CriticalEps
     from classwise.metrics.intervals import Interval
@@ -146,10 +146,10 @@ def _curve_table(points: Sequence[RoundSummary]) -> Table:
 
 def _promised(promise: Promise) -> str:
     """Say what to expect on new images."""
-    before, weakest = promise.before.worst, promise.weakest
+    before, after = promise.before.worst, promise.after.worst
     return (
         f"Promised on new images, by fits that did not see what they are judged on: weakest class "
-        f"{before.accuracy:.1%} ({before.name}) to {_with_interval(weakest.value, weakest)} %; "
+        f"{before.accuracy:.1%} ({before.name}) to {_with_interval(after.accuracy, after.interval)} %; "
         f"{before.name} {_points(promise.change_of_weakest)}; average {_points(promise.change)}."
     )
 
@@ -159,7 +159,7 @@ def _points(change: PairedChange) -> str:
     return f"{value:+.1f} points ({low:+.1f} to {high:+.1f})"
 
 
-def _with_interval(value: float, interval: Interval | Expected) -> str:
+def _with_interval(value: float, interval: Interval) -> str:
     return f"{100 * value:.1f} ({100 * interval.low:.1f}\u2013{100 * interval.high:.1f})"
 
 
