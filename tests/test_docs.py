@@ -57,7 +57,7 @@ def test_the_figures_of_the_readme_are_those_of_the_demo_on_three_processors() -
     assert f"only {min(worst)} to {max(worst)} % of the eights" in text
 
 
-def tests_of(file: Path) -> set[str]:
+def names_of_tests(file: Path) -> set[str]:
     """Return the tests that pytest collects from a file, which a `def` in a comment or a string is not."""
     functions = [node for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.FunctionDef)]
     return {function.name for function in functions if function.name.startswith("test_") and not _skipped(function)}
@@ -75,7 +75,7 @@ def test_every_guarantee_names_tests_that_exist() -> None:
         named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", row)
         assert len(named) == row.count("::") > 0, row
         for file, name in named:
-            assert name in tests_of(ROOT / file), f"{file}::{name}"
+            assert name in names_of_tests(ROOT / file), f"{file}::{name}"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
