@@ -90,8 +90,8 @@ def trial(seed: int, classes: int, n: int) -> dict[str, Any]:
         "fitted": result.points[result.chosen].adaptive.worst.accuracy,
         "weakest": {
             "truth": float(after.min()),
-            "value": promise.after.worst.accuracy,
-            **promise.after.worst.interval._asdict(),
+            "value": promise.weakest.value,
+            **promise.weakest.interval._asdict(),
         },
         "average": {"truth": float((after - before).mean()), **promise.change._asdict()},
         "fixed": {"truth": float((after - before)[weakest]), **promise.change_of_weakest._asdict()},

@@ -881,10 +881,23 @@ def test_a_model_by_others_is_corrected_on_a_sample_of_the_training_split(run: R
     assert (record["data"]["split"], record["data"]["n"]) == ("train", 40)
 
 
-def test_a_fit_on_test_images_says_so_wherever_it_is_used(run: Run) -> None:
+def test_images_that_a_correction_was_fitted_on_are_left_out_of_its_evaluation(run: Run, tmp_path: Path) -> None:
     done = run(*CORRECT[:6], *FIT, "--split", "test", "--fit-on-test", "--out", "fixed")
     assert "fitted on test images" in done.out
-    assert "fitted on test images" in run("evaluate", "corrected:fixed", *FAST, "--trust-code").out
+    done = run("evaluate", "corrected:fixed", "--limit", "60", *FAST[2:], "--out", "ev", "--trust-code")
+    assert "the 40 that the correction was fitted on are left out" in done.out, done.err
+    result = Result.read(tmp_path / "ev")
+    seen = json.loads((tmp_path / "fixed/curve.json").read_text())["index"]
+    assert not set(result.outcomes.index.tolist()) & set(seen)
+    assert "fitted_on_test" not in {flag["flag"] for flag in result.header["flags"]}
+
+
+def test_nothing_is_left_of_images_that_were_all_fitted_on(run: Run) -> None:
+    words = (*CORRECT[:4], "--limit", "9999", *FIT, "--split", "test", "--fit-on-test", "--folds", "0")
+    assert run(*words, "--out", "fixed").status == 0
+    assert_one_sentence(
+        run("evaluate", "corrected:fixed", *FAST, "--trust-code"), "was fitted on every image of the split test"
+    )
 
 
 def test_validation_images_that_stand_for_the_test_images_are_test_images(run: Run, tmp_path: Path) -> None:

@@ -281,6 +281,21 @@ def test_a_fit_on_test_images_is_stamped_in_every_output(tmp_path: Path) -> None
     assert "fitted_on_test" in {flag["flag"] for flag in result.header["flags"]}
 
 
+def test_flags_say_which_images_a_correction_has_seen_and_where_it_was_fitted() -> None:
+    model, data = smooth()
+    corrected = fit(model, data.subset(torch.arange(30)), "iv-offsets(rounds=1)", PGD).model
+
+    def flags(images: Images, eps: float = 0.05) -> dict[str, Any]:
+        result = evaluate(corrected, images, build("fgsm", ThreatModel("Linf", eps)))
+        return {flag["flag"]: flag["value"] for flag in result.header["flags"]}
+
+    assert flags(data)["fitted_on_test"] == 30
+    unseen = data.subset(torch.arange(30, 60))
+    assert not flags(unseen).keys() & {"fitted_on_test", "fitted_elsewhere"}
+    assert flags(unseen, 0.1).keys() & {"fitted_on_test", "fitted_elsewhere"} == {"fitted_elsewhere"}
+    assert "fitted_elsewhere" in flags(replace(unseen, name="other"))
+
+
 def test_a_correction_of_a_file_whose_code_changed_under_the_same_weights_is_refused(tmp_path: Path) -> None:
     path, folder = tmp_path / "mine.py", tmp_path / "corrected"
     code = """

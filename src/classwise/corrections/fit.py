@@ -36,7 +36,7 @@ from classwise.errors import InputError
 from classwise.evaluation.preflight import PREFLIGHT_IMAGES, check_sizes, output_flags, preflight
 from classwise.metrics.outcomes import Outcomes
 from classwise.models.checkpoint import weights_sha256
-from classwise.models.corrected import Corrected
+from classwise.models.corrected import Corrected, FittedOn
 from classwise.provenance import __version__
 from classwise.runtime.classifier import Classifier, as_module
 from classwise.runtime.inference import judging
@@ -133,7 +133,9 @@ def repair(
         promise = fit.cross_fitted(pool, folds)
     rounds = tuple(Round(price, correction, _judged(data, pool, correction)) for price, correction in tried)
     correction = copy.deepcopy(tried[chosen][1]).to(device)
-    corrected = Corrected(model, correction, fitted_on_test=on_test)
+    threat = next(iter(attacks.values())).threat
+    seen = FittedOn(data.name, data.split, frozenset(data.index.tolist()), threat.norm, threat.eps)
+    corrected = Corrected(model, correction, fitted_on_test=on_test, fitted_on=seen)
     warnings = tuple(_warnings(data, pool, aim, tried[chosen][1]))
     return Repair(corrected, rounds, chosen, {**record, **flags}, promise, warnings)
 
@@ -209,6 +211,7 @@ class _Fit:
         zero = self.rule.at(self.rule.start(pool), pool)
         before = _verdicts(pool.before(), zero)
         after = _Verdicts(torch.empty_like(before.clean), torch.empty_like(before.adaptive))
+        by_fold = list[Tensor]()
         for number, fold in enumerate(folds):
             rest = pool.of(torch.cat([other for other in folds if other is not fold]).sort().values)
             settings = rest, self.rule, self.target, self.classes, self.max_loss
@@ -218,8 +221,9 @@ class _Fit:
             attacked = self.field.everywhere(unseen, correction, f"fold-{number}", fold)
             verdicts = _verdicts(self._grown(attacked, unseen, correction, stage), correction)
             after.clean[fold], after.adaptive[fold] = verdicts
+            by_fold.append(tally(pool, correction).accuracy)
         uncorrected, corrected = (_outcomes(self.field.data, pool.y, {ADAPTIVE: it}) for it in (before, after))
-        return Promise(uncorrected, corrected, len(folds))
+        return Promise(uncorrected, corrected, torch.stack(by_fold).double().numpy())
 
     def _grown(self, parts: Iterable[Pool], pool: Pool, correction: nn.Module, stage: str) -> Pool:
         """Take in a part of an attack after the other, and show each."""

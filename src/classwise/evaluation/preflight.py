@@ -6,6 +6,7 @@ without, and as often as it is asked.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -15,12 +16,14 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from classwise.attacks.base import input_gradient
+from classwise.data.images import ImageSet
 from classwise.errors import InputError
 from classwise.evaluation.flags import Flag, affected_classes
-from classwise.models.corrected import FITTED_ON_TEST, fitted_on_test
+from classwise.models.corrected import FITTED_ON_TEST, FittedOn, corrections_of
 from classwise.runtime.classifier import Classifier, as_classifier
 from classwise.runtime.inference import attacking, forward
 from classwise.runtime.memory import out_of_memory
+from classwise.threat import ThreatModel
 
 PREFLIGHT_IMAGES = 64
 """Images that a model is looked at with."""
@@ -83,16 +86,43 @@ class Preflight:
             )
 
 
-def known_flags(model: nn.Module) -> Iterator[Flag]:
+def known_flags(model: nn.Module, data: ImageSet, threat: ThreatModel | None = None) -> Iterator[Flag]:
     """Flag what is known of a model before it is asked anything: its mode, and what it was fitted on.
 
     Args:
         model: as it was given, before it is put into eval mode.
+        data: images that it is tested with.
+        threat: of the attacks; None before any is known.
     """
     if getattr(model, "training", False):
         yield Flag("train_mode", "The model was in train mode; it was evaluated in eval mode and put back.")
-    if fitted_on_test(model):
-        yield Flag("fitted_on_test", FITTED_ON_TEST)
+    for corrected in corrections_of(model):
+        fit = corrected.fitted_on
+        if fit is None:
+            if corrected.fitted_on_test:
+                yield Flag("fitted_on_test", FITTED_ON_TEST)
+            continue
+        both = (
+            len(fit.index.intersection(data.index.tolist())) if (fit.data, fit.split) == (data.name, data.split) else 0
+        )
+        if both:
+            yield Flag(
+                "fitted_on_test",
+                f"The decision rule of this model was fitted on {both:,} of these {len(data):,} images, so its "
+                "accuracy on them is too high; leave them out.",
+                value=float(both),
+            )
+        where = f"{fit.data} at {fit.norm} {fit.eps:.4g}"
+        if fit.data != data.name or (threat is not None and not _same_threat(threat, fit)):
+            yield Flag(
+                "fitted_elsewhere",
+                f"The decision rule of this model was fitted on {where}; what it is worth here is only what is "
+                "measured here.",
+            )
+
+
+def _same_threat(threat: ThreatModel, fit: FittedOn) -> bool:
+    return threat.norm == fit.norm and math.isclose(threat.eps, fit.eps, rel_tol=1e-6)
 
 
 def preflight(

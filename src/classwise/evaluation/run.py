@@ -132,7 +132,9 @@ def _ready(job: Job) -> Iterator[tuple[Engine, list[flags.Flag]]]:
     """Put the model in order, look at it, and yield the engine with what was noticed; put the model back."""
     settings, ranks = job.settings, 1 if job.fabric is None else job.fabric.world_size
     shape = {"batch_size": settings.batch_size, "fixed_shape": settings.fixed_shape}
-    with under_test(job.model, job.data, settings.device, name=settings.name, ranks=ranks, **shape) as test:
+    threat = next((attack.threat for attack in job.attacks.values()), None)
+    asked = under_test(job.model, job.data, settings.device, name=settings.name, ranks=ranks, threat=threat, **shape)
+    with asked as test:
         around = _around(job, test, settings.fixed_shape or min(_COMPARED, test.batch_size))
         inner = Searched(test.called, test.trial, settings.search_precision, around)
         test.flags.extend([] if inner.note is None else [flags.Flag("plain_search", inner.note)])

@@ -18,6 +18,7 @@ from classwise.models.fixed_shape import FixedShape
 from classwise.runtime.classifier import Classifier
 from classwise.runtime.inference import judging
 from classwise.runtime.memory import batch_that_fits
+from classwise.threat import ThreatModel
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,6 +52,7 @@ def under_test(
     batch_size: int | None = None,
     fixed_shape: int | None = None,
     ranks: int = 1,
+    threat: ThreatModel | None = None,
 ) -> Iterator[ModelUnderTest]:
     """Put a model in order and look at it; look again at the end, and put it back.
 
@@ -62,11 +64,12 @@ def under_test(
         batch_size: images at once; what memory holds if None.
         fixed_shape: images in every batch, filled up; any number if None.
         ranks: processes that share the memory.
+        threat: of the attacks; None before any is known.
 
     Raises:
         InputError: the model fails, or returns no logits for these classes.
     """
-    raised = list(known_flags(model))
+    raised = list(known_flags(model, data, threat))
     model.to(device)  # whatever it returns
     called = Classifier(model, name, len(data.classes))
     with judging(called, device):

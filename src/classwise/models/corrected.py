@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,27 @@ from classwise.runtime.inference import device_of
 
 RECORD = "corrected.json"
 TENSORS = "correction.safetensors"
+
+
+@dataclass(frozen=True)
+class FittedOn:
+    """What a correction was fitted on.
+
+    Attributes:
+        data: name of the data set.
+        split: of it.
+        index: positions of the images in the split.
+        norm: of the attacks.
+        eps: their radius.
+    """
+
+    data: str
+    split: str
+    index: frozenset[int]
+    norm: str
+    eps: float
+
+
 FITTED_ON_TEST = (
     "The decision rule of this model was fitted on test images, so its accuracy on them is too high; fit it on "
     "held-out images."
@@ -38,14 +60,23 @@ class Corrected(nn.Module):
         correction: maps logits to logits.
         fitted_on_test: whether the correction was fitted on test images. A buffer, so that the stamp travels with the
             weights and is part of their hash.
+        fitted_on: which images these were, and how they were attacked; None where that is not known.
     """
 
     fitted_on_test: Tensor
 
-    def __init__(self, model: nn.Module, correction: nn.Module, *, fitted_on_test: bool = False) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        correction: nn.Module,
+        *,
+        fitted_on_test: bool = False,
+        fitted_on: FittedOn | None = None,
+    ) -> None:
         super().__init__()
         self.model = model
         self.correction = correction
+        self.fitted_on = fitted_on
         self.register_buffer("fitted_on_test", torch.tensor(fitted_on_test))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -57,6 +88,11 @@ class Corrected(nn.Module):
 def fitted_on_test(model: nn.Module) -> bool:
     """Tell whether a correction anywhere in the model was fitted on test images."""
     return any(isinstance(part, Corrected) and bool(part.fitted_on_test) for part in model.modules())
+
+
+def corrections_of(model: nn.Module) -> list[Corrected]:
+    """Return every corrected model inside a model, itself included."""
+    return [part for part in model.modules() if isinstance(part, Corrected)]
 
 
 def save_corrected(model: Corrected, text: str, rule: str, folder: Path, about: Mapping[str, Any]) -> None:
@@ -118,7 +154,18 @@ def load_corrected(folder: Path, load: Callable[[str, State | None], nn.Module],
     if state is None and record.get("function") is not None:
         now = _function(model, record["shape"])
         refuse_changed(record["function"], now, f"{folder} corrects a model", "fit the correction again")
-    return Corrected(model, _correction(folder, record["rule"]), fitted_on_test=bool(record["fitted_on_test"]))
+    correction, stamp = _correction(folder, record["rule"]), bool(record["fitted_on_test"])
+    return Corrected(model, correction, fitted_on_test=stamp, fitted_on=fitted_on(record))
+
+
+def fitted_on(record: Mapping[str, Any]) -> FittedOn | None:
+    """Return what the record of a corrected model was fitted on; None where it does not say."""
+    try:
+        data, threat = record["data"], record["threat"]
+        index = frozenset(number for number in map(int, record["index"]) if 0 <= number < 2**62)
+        return FittedOn(str(data["name"]), str(data["split"]), index, str(threat["norm"]), float(threat["eps"]))
+    except (KeyError, TypeError, ValueError):
+        return None
 
 
 def _function(model: nn.Module, shape: Sequence[int]) -> dict[str, Any]:

@@ -43,7 +43,16 @@ __all__ = [
 ]
 
 HARMLESS = frozenset(
-    {"few_classes", "logits_taken", "near_chance", "non_finite", "plain_search", "train_mode", "unmeasured_classes"}
+    {
+        "few_classes",
+        "fitted_elsewhere",
+        "logits_taken",
+        "near_chance",
+        "non_finite",
+        "plain_search",
+        "train_mode",
+        "unmeasured_classes",
+    }
 )
 """Flags that do not say that a number is too high, so the gate lets them pass.
 

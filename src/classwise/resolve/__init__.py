@@ -4,7 +4,7 @@ What comes out is built and checked; nothing later reads the words again.
 """
 
 from classwise.resolve.attacks import named_attacks, radii, single, threat, widest
-from classwise.resolve.data import data_of_run, held_out, images, training_images
+from classwise.resolve.data import data_of_run, held_out, images, training_images, unseen
 from classwise.resolve.models import fresh, last_layers, model, start
 from classwise.resolve.training import (
     TrainingJob,
@@ -43,6 +43,7 @@ __all__ = [
     "threat",
     "training_images",
     "training_job",
+    "unseen",
     "widest",
     "workers",
     "written",

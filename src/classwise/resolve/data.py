@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import torch
 from classwise.data import Images, ImageSet, load, stratified_sample
 from classwise.errors import InputError
 from classwise.files import schemas
-from classwise.models.corrected import RECORD, read_record
+from classwise.models.corrected import RECORD, FittedOn, fitted_on, read_record
 from classwise.models.load import RUN_FOLDER, record_file
 
 _DEEPEST = 8  # corrections of one another
@@ -25,6 +26,36 @@ def images(
     """Load a split, or a stratified sample of ``limit`` of its images."""
     whole: ImageSet = load(data, directory, split, download)
     return whole if limit is None else whole.subset(stratified_sample(whole.y, limit, seed))
+
+
+def unseen(
+    model: str, data: str, directory: Path | None, split: str, limit: int | None, seed: int, download: bool = False
+) -> tuple[ImageSet, int]:
+    """Load a split without the images that a correction of the model was fitted on, and say how many these are.
+
+    Raises:
+        InputError: none are left.
+    """
+    whole: ImageSet = load(data, directory, split, download)
+    fits = [fit for fit in _fits(model) if fit.data == whole.name and fit.split in (split, whole.split)]
+    used = sorted(set().union(*(fit.index for fit in fits)))
+    left = (~torch.isin(whole.index, torch.tensor(used, dtype=torch.int64))).nonzero().squeeze(1)
+    if not len(left):
+        raise InputError(f"{model} was fitted on every image of the split {split} of {data}; take other images.")
+    out = len(whole) - len(left)
+    whole = whole.subset(left) if out else whole
+    return (whole if limit is None else whole.subset(stratified_sample(whole.y, limit, seed))), out
+
+
+def _fits(model: str) -> Iterator[FittedOn]:
+    """Yield what each correction of a model string was fitted on, the outermost first."""
+    for _ in range(_DEEPEST):
+        if not model.startswith("corrected:"):
+            return
+        record = record_of(model)[1]
+        if (fit := fitted_on(record)) is not None:
+            yield fit
+        model = str(record["model"])
 
 
 def training_images(

@@ -146,10 +146,10 @@ def _curve_table(points: Sequence[RoundSummary]) -> Table:
 
 def _promised(promise: Promise) -> str:
     """Say what to expect on new images."""
-    before, after = promise.before.worst, promise.after.worst
+    before, after = promise.before.worst, promise.weakest
     return (
         f"Promised on new images, by fits that did not see what they are judged on: weakest class "
-        f"{before.accuracy:.1%} ({before.name}) to {_with_interval(after.accuracy, after.interval)} %; "
+        f"{before.accuracy:.1%} ({before.name}) to {_with_interval(*after)} %; "
         f"{before.name} {_points(promise.change_of_weakest)}; average {_points(promise.change)}."
     )
 
