@@ -30,8 +30,8 @@ def images(
 
 def unseen(
     model: str, data: str, directory: Path | None, split: str, limit: int | None, seed: int, download: bool = False
-) -> tuple[ImageSet, int]:
-    """Load a split without the images that a correction of the model was fitted on, and say how many these are.
+) -> ImageSet:
+    """Load a split without the images that a correction of the model was fitted on; its note says how many these are.
 
     Raises:
         InputError: none are left.
@@ -42,9 +42,11 @@ def unseen(
     left = (~torch.isin(whole.index, torch.tensor(used, dtype=torch.int64))).nonzero().squeeze(1)
     if not len(left):
         raise InputError(f"{model} was fitted on every image of the split {split} of {data}; take other images.")
-    out = len(whole) - len(left)
-    whole = whole.subset(left) if out else whole
-    return (whole if limit is None else whole.subset(stratified_sample(whole.y, limit, seed))), out
+    if len(left) < len(whole):
+        sentence = f"the {len(whole) - len(left):,} that the correction was fitted on are left out"
+        note = f"{whole.note}; {sentence}" if whole.note else sentence
+        whole = replace(whole.subset(left), note=note)  # type: ignore[type-var]
+    return whole if limit is None else whole.subset(stratified_sample(whole.y, limit, seed))
 
 
 def _fits(model: str) -> Iterator[FittedOn]:

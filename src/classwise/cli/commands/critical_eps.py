@@ -53,13 +53,12 @@ def measure_critical_eps(
 
     name, asked = data or resolve.data_of_run(model), resolve.radii(radii)
     threat = resolve.widest(name, eps_max, norm)
-    images, fitted = resolve.unseen(model, name, data_dir, split, limit, seed, download)
+    images = resolve.unseen(model, name, data_dir, split, limit, seed, download)
     settings: dict[str, Any] = {"norm": threat.norm, "eps_max": threat.eps, "attack": attack, "radii": asked}
     settings |= {"seed": seed, "batch_size": batch_size, "directory": out, "name": model, "command": command}
     settings |= {"device": resolve.workers(accelerator).device}
     network = resolve.model(model, images, seed)
     lines.taken(network, images)
-    lines.left_out(fitted)
     with live.narrowing(images, threat) as watch:
         critical = critical_eps(network, images, watch=watch, **settings)
     results.critical(critical, asked)

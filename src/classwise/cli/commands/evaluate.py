@@ -72,16 +72,15 @@ def evaluate_model(
     command = command_line("evaluate", evaluate_model, locals())
     _refuse_beside_until(locals())
     from classwise import resolve
-    from classwise.cli.show import lines, live, results
+    from classwise.cli.show import live, results
     from classwise.evaluation import evaluate
 
     name = data or resolve.data_of_run(model)
-    images, fitted = resolve.unseen(model, name, data_dir, split, limit, seed, download)
+    images = resolve.unseen(model, name, data_dir, split, limit, seed, download)
     chosen = resolve.named_attacks(attacks, resolve.threat(name, eps, norm), images, seed)
     gate = asked_gate(locals(), images.classes)
     network, workers = resolve.model(model, images, seed, fixed_shape), resolve.workers(accelerator, devices)
     results.warn_unreachable(gate.asked if workers.first else (), images)
-    lines.left_out(fitted if workers.first else 0)
     if until is not None:
         _find_worst(network, workers, images, attacks, resolve.threat(name, eps, norm), seed, out)
         return

@@ -28,12 +28,6 @@ def taken(network: nn.Module, images: ImageSet) -> None:
             say(f"{what}: {note}.")
 
 
-def left_out(number: int) -> None:
-    """Say how many images are not evaluated, since a correction was fitted on them."""
-    if number:
-        say(f"Images: the {number:,} that the correction was fitted on are left out.")
-
-
 def warned(flags: Sequence[Mapping[str, Any]]) -> None:
     """Print the signs that a number may be wrong."""
     for flag in flags:
