@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from functools import cache
 
 import torch
+from sklearn.datasets import load_digits
 from tests.strategies import DUAL
 from torch import Tensor, nn
 
@@ -152,6 +154,26 @@ class Steep(Rounded):
 
 
 MASKS = (Rounded, Cut, Frozen, NotANumber, Steep)
+
+
+@cache
+def trained_on_digits() -> tuple[nn.Module, Tensor, Tensor]:
+    """Return a small network trained for a second, and digits that are new to it and that it gets right: x, y."""
+    bunch = load_digits()
+    x = torch.tensor(bunch.images / 16, dtype=torch.float32)[:, None]
+    y = torch.tensor(bunch.target)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Flatten(), nn.Linear(64, 48), nn.Tanh(), nn.Linear(48, 10))
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    for _ in range(100):
+        loss = nn.functional.cross_entropy(model(x[900:]), y[900:])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    with torch.no_grad():
+        right = model.eval()(x[:900]).argmax(1) == y[:900]
+    return model, x[:900][right], y[:900][right]
 
 
 def network_by_others(name: str) -> nn.Module:

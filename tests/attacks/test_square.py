@@ -6,12 +6,11 @@ import math
 import os
 import warnings
 from collections import Counter
-from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
-from tests.models_for_tests import network_by_others
+from tests.models_for_tests import network_by_others, trained_on_digits
 from torch import Tensor, nn
 
 from classwise.attacks import PGD, Square, build, predict
@@ -409,6 +408,49 @@ def test_masked_gradients_do_not_help_against_it(norm: str) -> None:
     assert fooled(stairs, scores, y).float().mean() > 0.5
 
 
+# Parity with torchattacks.
+
+
+def by_torchattacks(model: nn.Module, x: Tensor, y: Tensor, **settings: Any) -> Tensor:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the other package
+        torchattacks = pytest.importorskip("torchattacks")
+    with torch.random.fork_rng():
+        candidates: Tensor = torchattacks.Square(model, **settings)(x, y)
+    return candidates
+
+
+def survivors(model: nn.Module, x_adv: Tensor, y: Tensor) -> int:
+    return int((~fooled(model, x_adv, y)).sum())
+
+
+def inner(draw: Tensor, x: Tensor, size: int) -> Tensor:
+    """Draw corners as torchattacks does, whose squares never reach the last row and column."""
+    return torch.stack([draw[:, axis] % max(1, x.shape[2 + axis] - size) for axis in (0, 1)], dim=1)
+
+
+@pytest.mark.parametrize(("norm", "eps"), [("Linf", 0.08), ("L2", 0.4)])
+def test_as_many_digits_survive_as_with_torchattacks_with_the_squares_it_draws(
+    norm: Any, eps: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One channel. With squares at the last row and column as well 65 and 35 fewer of 818 survive.
+
+    Torchattacks draws one square for all images of a batch, so batches are small: the count then varies by about six
+    images from seed to seed, as ours does.
+    """
+    monkeypatch.setattr("classwise.attacks.square._corner", inner)
+    model, x, y = trained_on_digits()
+    settings = {"norm": norm, "eps": eps, "n_queries": 300}
+    batches = [(x[first::8], y[first::8], first) for first in range(8)]
+    theirs = sum(
+        survivors(model, by_torchattacks(model, few, labels, **settings, seed=seed), labels)
+        for few, labels, seed in batches
+    )
+    ours = survivors(model, Square(ThreatModel(norm, eps), queries=300)(model, x, y, noise=noise(len(x))), y)
+    assert 0.5 * len(x) < theirs < 0.8 * len(x)
+    assert abs(ours - theirs) <= 0.015 * len(x)
+
+
 # Parity on real networks that others trained.
 
 real = [
@@ -431,62 +473,59 @@ def real_images(model: nn.Module, name: str, n: int = 200) -> tuple[Tensor, Tens
     return x[right], y[right], data.index[positions][right]
 
 
-@cache
-def robust_by_torchattacks(name: str, data: str, norm: str, eps: float, queries: int) -> int:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the other package
-        torchattacks = pytest.importorskip("torchattacks")
-    model = network_by_others(name)
-    x, y, _ = real_images(model, data)
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        theirs = torchattacks.Square(model, norm=norm, eps=eps, n_queries=queries)(x, y)
-    return int((~fooled(model, theirs, y)).sum())
+class Case(NamedTuple):
+    """Images of CIFAR-10 that a network by others gets right, and which of them PGD breaks."""
+
+    model: nn.Module
+    threat: ThreatModel
+    x: Tensor
+    y: Tensor
+    index: Tensor
+    near: Tensor
 
 
-def robust_by_both(name: str, data: str, norm: str, eps: float, queries: int) -> tuple[int, int]:
-    """Return how many of 200 images survive this attack and that of torchattacks."""
-    theirs = robust_by_torchattacks(name, data, norm, eps, queries)
-    model = network_by_others(name)
-    x, y, index = real_images(model, data)
-    ours = Square(ThreatModel(norm, eps), queries=queries)(model, x, y, noise=Noise(0, index))  # type: ignore[arg-type]
-    assert ThreatModel(norm, eps).contains(ours, x).all()  # type: ignore[arg-type]
-    return int((~fooled(model, ours, y)).sum()), theirs
+def case_of(norm: Any, eps: float) -> Case:
+    model, threat = network_by_others("cifar_resnet2b_adv"), ThreatModel(norm, eps)
+    x, y, index = real_images(model, "cifar10")
+    pgd = PGD(threat, steps=20, loss="margin", keep="success")
+    return Case(model, threat, x, y, index, fooled(model, pgd(model, x, y, noise=Noise(0, index)), y))
 
 
-def inner(draw: Tensor, x: Tensor, size: int) -> Tensor:
-    """Draw corners as torchattacks does, whose squares never reach the last row and column."""
-    return torch.stack([draw[:, axis] % max(1, x.shape[2 + axis] - size) for axis in (0, 1)], dim=1)
+def near_survivors_of_torchattacks(case: Case, queries: int) -> int:
+    """Return how many survive of the images that PGD breaks; random search breaks none of the others."""
+    x, y, threat = case.x[case.near], case.y[case.near], case.threat
+    settings = {"norm": threat.norm, "eps": threat.eps, "n_queries": queries, "seed": 0}
+    return survivors(case.model, by_torchattacks(case.model, x, y, **settings), y)
 
 
 # Both attacks are random: from seed to seed each varies by up to three images of 200.
 
 
 @pytest.mark.parametrize(
-    ("name", "data", "norm", "eps", "queries"),
-    [
-        pytest.param("cifar_resnet2b_adv", "cifar10", "Linf", 2 / 255, 200, marks=real),
-        pytest.param("cifar_resnet2b_adv", "cifar10", "L2", 0.5, 200, marks=real),
-        pytest.param("mnist_smallcnn_trades", "mnist", "Linf", 0.3, 100, marks=real),
-    ],
+    ("norm", "eps"), [pytest.param("Linf", 2 / 255, marks=real), pytest.param("L2", 0.5, marks=real)]
 )
 def test_robust_accuracy_is_that_of_torchattacks_with_the_squares_it_draws(
-    name: str, data: str, norm: str, eps: float, queries: int, monkeypatch: pytest.MonkeyPatch
+    norm: str, eps: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("classwise.attacks.square._corner", inner)
-    ours, theirs = robust_by_both(name, data, norm, eps, queries)
-    print(f"{name} {norm} {eps:.4g}: ours {ours}, torchattacks {theirs}")  # noqa: T201
-    assert abs(ours - theirs) <= 3
+    case = case_of(norm, eps)
+    x_adv = Square(case.threat, queries=200)(case.model, case.x, case.y, noise=Noise(0, case.index))
+    assert case.threat.contains(x_adv, case.x).all()
+    broken = fooled(case.model, x_adv, case.y)
+    assert not broken[~case.near].any()
+    assert abs(int((~broken[case.near]).sum()) - near_survivors_of_torchattacks(case, 200)) <= 3
 
 
-@pytest.mark.parametrize("last", [pytest.param(True, marks=real), pytest.param(False, marks=real)])
+@pytest.mark.parametrize("queries", [pytest.param(1000, marks=real)])
 def test_squares_at_the_last_row_and_column_are_what_it_has_over_torchattacks(
-    last: bool, monkeypatch: pytest.MonkeyPatch
+    queries: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if not last:
-        monkeypatch.setattr("classwise.attacks.square._corner", inner)
-    ours, theirs = robust_by_both("cifar_resnet2b_adv", "cifar10", "Linf", 8 / 255, 1000)
-    assert ours < theirs if last else abs(ours - theirs) <= 3
+    case = case_of("Linf", 8 / 255)
+    x, y, noise = case.x[case.near], case.y[case.near], Noise(0, case.index[case.near])
+    attack, theirs = Square(case.threat, queries=queries), near_survivors_of_torchattacks(case, queries)
+    assert survivors(case.model, attack(case.model, x, y, noise=noise), y) < theirs
+    monkeypatch.setattr("classwise.attacks.square._corner", inner)
+    assert abs(survivors(case.model, attack(case.model, x, y, noise=noise), y) - theirs) <= 3
 
 
 @pytest.mark.parametrize("norm", [pytest.param("Linf", marks=real), pytest.param("L2", marks=real)])
