@@ -107,6 +107,7 @@ WORDS = {
     "evaluate": [*DIGITS, "--attacks", "fgsm"],
     "critical-eps": DIGITS,
     "correct": DIGITS,
+    "export": ["digits_cnn", "--data", "digits"],
     "report": ["nothing"],
     "analyse": ["nothing"],
     "compare": ["nothing", "nothing"],

@@ -33,7 +33,7 @@ from classwise.cli.main import main
 from classwise.data import Images, default_threat
 from classwise.errors import InputError
 from classwise.metrics.result import Result
-from classwise.models import load_model, weights_sha256
+from classwise.models import load_model, save_weights, weights_sha256
 from classwise.report.gate import FLAGS, HARMLESS
 from classwise.threat import ThreatModel
 
@@ -890,6 +890,23 @@ def test_images_that_a_correction_was_fitted_on_are_left_out_of_its_evaluation(r
     seen = json.loads((tmp_path / "fixed/curve.json").read_text())["index"]
     assert not set(result.outcomes.index.tolist()) & set(seen)
     assert "fitted_on_test" not in {flag["flag"] for flag in result.header["flags"]}
+
+
+def test_a_corrected_model_is_exported_and_deployed_by_one_bias(run: Run, tmp_path: Path) -> None:
+    save_weights(load_model("digits_cnn", num_classes=10, shape=(1, 8, 8)), tmp_path / "net.safetensors")
+    words = ("correct", "digits_cnn@net.safetensors", "--data", "digits", "--limit", "40", *FIT, "--folds", "0")
+    assert run(*words, "--out", "fixed").status == 0
+    for name, model in (("new.safetensors", "digits_cnn@new.safetensors"), ("new.pt2", "export:new.pt2")):
+        done = run("export", "corrected:fixed", "--out", name)
+        assert done.status == 0, done.err
+        assert "part of the last linear layer" in done.out
+        for text, out in ((model, name), ("corrected:fixed", "same")):
+            attack = ("--attacks", "fgsm", "--limit", "40", "--data", "digits", "--out", f"ev-{out}", "--trust-code")
+            assert run("evaluate", text, *attack).status == 0
+        ours, theirs = (Result.read(tmp_path / f"ev-{out}").outcomes for out in ("same", name))
+        shutil.rmtree(tmp_path / "ev-same")
+        assert np.array_equal(ours.correct("clean"), theirs.correct("clean"))
+    assert_one_sentence(run("export", "corrected:fixed", "--out", "new.pth"), "ends in none of .pt2, .onnx")
 
 
 def test_nothing_is_left_of_images_that_were_all_fitted_on(run: Run) -> None:

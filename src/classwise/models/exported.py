@@ -159,7 +159,7 @@ def _danger(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> str:
     name = entry.filename
     if "/data/aotinductor/" in f"/{name}" or name.endswith((".so", ".py", ".pyc")):
         return f"compiled code ({name})"
-    if "/data/sample_inputs/" in f"/{name}":
+    if "/data/sample_inputs/" in f"/{name}" and entry.file_size:
         try:
             with warnings.catch_warnings(action="ignore"):
                 torch.load(io.BytesIO(archive.read(entry)), map_location="cpu", weights_only=True)

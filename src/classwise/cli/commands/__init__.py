@@ -9,6 +9,7 @@ from classwise.cli.commands.correct import correct_model
 from classwise.cli.commands.critical_eps import measure_critical_eps
 from classwise.cli.commands.demo import run_demo
 from classwise.cli.commands.evaluate import evaluate_model
+from classwise.cli.commands.export import export_model
 from classwise.cli.commands.homing import study_homing
 from classwise.cli.commands.list import list_names
 from classwise.cli.commands.report import make_report
@@ -21,6 +22,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "evaluate": evaluate_model,
     "critical-eps": measure_critical_eps,
     "correct": correct_model,
+    "export": export_model,
     "report": make_report,
     "analyse": analyse_runs,
     "compare": compare_runs,
