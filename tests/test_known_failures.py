@@ -501,6 +501,7 @@ _WORDS = {
     "evaluate": ["digits_cnn"],
     "critical-eps": ["digits_cnn"],
     "correct": ["digits_cnn"],
+    "export": ["digits_cnn"],
     "homing": [],
     "study": ["a.toml"],
 }
