@@ -63,7 +63,8 @@ def test_classes_that_are_unlike_hard_come_near_one_level() -> None:
     """Where offsets can level the classes, the weakest ends near the average."""
     pool = unlike(1, 100, world=1)
     loss, before, after = reached(pool, "iv-offsets", "weakest", 1.0)
-    assert (before, loss <= 1) == (pytest.approx(0.03, abs=0.05), True)
+    assert loss <= 1
+    assert before < 0.08
     assert after > 0.25
 
 
