@@ -16,6 +16,7 @@ from classwise import registry
 os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that tests start
 torch.set_num_threads(1)
 settings.register_profile("unhurried", deadline=None)
+settings.register_profile("few", settings.get_profile("unhurried"), max_examples=15)  # for .ci/processors
 settings.load_profile("unhurried")
 
 
