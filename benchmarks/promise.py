@@ -1,6 +1,6 @@
 """Measure whether a fit of `classwise correct` keeps what it promises; writes results/promise.json.
 
-    python benchmarks/promise.py --images 300 --trials 100
+    python benchmarks/promise.py
 
 Nothing is estimated: images are points whose class is the brightest of C pixels, so that the attack is exact, an image
 breaks where its pixel leads by less than twice the radius, and the accuracy of a correction on new images is counted on
@@ -129,9 +129,9 @@ class Case:
 def main() -> None:
     """Run the cases and write the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--classes", type=int, nargs="+", default=[2, 10, 10, 10, 50])
-    parser.add_argument("--images", type=int, nargs="+", default=[300, 30, 100, 300, 50])
-    parser.add_argument("--trials", type=int, default=100)
+    parser.add_argument("--classes", type=int, nargs="+", default=[10, 10, 10, 2])
+    parser.add_argument("--images", type=int, nargs="+", default=[300, 100, 30, 300])
+    parser.add_argument("--trials", type=int, default=30)
     parser.add_argument("--out", type=Path, default=HERE / "results" / "promise.json")
     args = parser.parse_args()
     results = []

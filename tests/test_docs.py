@@ -7,6 +7,7 @@ import importlib
 import importlib.util
 import json
 import re
+import sys
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,8 +28,14 @@ def script(name: str) -> ModuleType:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # where dataclasses look for their annotations
     spec.loader.exec_module(module)
     return module
+
+
+def test_the_table_of_corrections_is_what_their_outcomes_say() -> None:
+    table = script("correction")
+    assert table.markdown(table.finished()) in (ROOT / "docs" / "correction.md").read_text()
 
 
 def test_the_table_of_results_is_what_the_committed_results_say() -> None:

@@ -15,6 +15,8 @@ from classwise.metrics.outcomes import Floats, Ints, Outcomes
 from classwise.metrics.resampling import generator, halves
 from classwise.report.tables import p_text, percent
 
+_AT_ONCE = 500  # groupings that are looked at together
+
 
 def groups(subject: Subject) -> tuple[Finding, ...]:
     """Look at a subject by the superclasses of its data set, if it has any, and by discovered ones."""
@@ -67,14 +69,13 @@ def grouping_test(confusion: ArrayLike, labels: ArrayLike, *, permutations: int 
     """
     errors, group, random = np.array(confusion, dtype=np.float64), np.asarray(labels), generator(seed)
     np.fill_diagonal(errors, 0)
-    observed, extreme = _within(errors, group), 0
-    for _ in range(permutations):
-        extreme += _within(errors, random.permutation(group)) >= observed - 1e-9
+    true, taken = errors.nonzero()
+    observed, extreme = float(errors[true, taken] @ (group[true] == group[taken])), 0
+    for start in range(0, permutations, _AT_ONCE):
+        drawn = np.stack([random.permutation(group) for _ in range(min(_AT_ONCE, permutations - start))])
+        within = (drawn[:, true] == drawn[:, taken]) @ errors[true, taken]
+        extreme += int(np.count_nonzero(within >= observed - 1e-9))
     return (1 + extreme) / (1 + permutations)
-
-
-def _within(errors: Floats, group: Ints) -> float:
-    return float(errors[group[:, None] == group].sum())
 
 
 def _described(subject: Subject, what: str, outcomes: Outcomes, named: Mapping[str, tuple[str, ...]]) -> Finding:

@@ -1,6 +1,6 @@
 """Fit corrections on one part of the test images and attack them afresh on all others; writes results/correction/.
 
-    python benchmarks/correction.py --shared ../shared --data-dir DATA [--only NAME ...]
+    python results/correction.py --shared ../shared --data-dir DATA [--only NAME ...]
 
 Each case is three commands that a user types, in this order: `classwise evaluate` of the network, `classwise correct`
 on a stratified sample of test images, which the network was not trained on, and `classwise evaluate` of `corrected:`,
@@ -26,7 +26,7 @@ from classwise.metrics.paired import change_intervals, pairs
 from classwise.metrics.result import Result
 from classwise.metrics.summaries import worst_q
 
-OUT = Path("results/correction")
+HERE, OUT = Path(__file__).parent / "correction", Path("results/correction")  # to read; as typed, from the repository
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def run(case: Case, shared: str, data_dir: str) -> None:
 
 def compared(case: Case) -> dict[str, Any]:
     """Return the table of a case: before and after on the images that the fit did not see."""
-    before, after = (Result.read(OUT / case.name / name).outcomes for name in ("before", "after"))
+    before, after = (Result.read(HERE / case.name / name).outcomes for name in ("before", "after"))
     before = before.select(np.isin(before.index, after.index).nonzero()[0])
     first, second = summarize(before), summarize(after)
     by_class = pairs(before.correct(), after.correct(), before.y, len(before.classes))
@@ -106,7 +106,7 @@ def compared(case: Case) -> dict[str, Any]:
             )
         ),
         "intervals_of_worst": [first.worst.interval, second.worst.interval],
-        "promise": json.loads((OUT / case.name / "fit" / "curve.json").read_text())["promise"]["weakest"],
+        "promise": json.loads((HERE / case.name / "fit" / "curve.json").read_text())["promise"]["weakest"],
     }
 
 
@@ -125,15 +125,48 @@ def _row(outcomes: Outcomes) -> dict[str, Any]:
     }
 
 
-def show(rows: Sequence[dict[str, Any]]) -> None:
-    """Print the table."""
+def finished() -> list[dict[str, Any]]:
+    """Return the table of every case that is done."""
+    return [compared(case) for case in CASES if (HERE / case.name / "after" / "result.json").exists()]
+
+
+def markdown(rows: Sequence[dict[str, Any]]) -> str:
+    """Return the table of docs/correction.md."""
+    columns = (
+        "network, threat",
+        "images",
+        "weakest class",
+        "its change",
+        "average",
+        "change",
+        "clean",
+        "promised weakest",
+    )
+    lines = [f"| {' | '.join(columns)} |", "| --- " * len(columns) + "|"]
     for row in rows:
         before, after = row["before"], row["after"]
-        print(
-            f"{row['case']}: weakest {before['weakest']:.1%} ({before['class']}) -> {after['weakest']:.1%} "
-            f"({after['class']}), average {before['average']:.1%} -> {after['average']:.1%}, "
-            f"clean {before['clean']:.1%} -> {after['clean']:.1%}, promised {row['promise']}"
-        )
+        low, high = row["promise"]["interval"]
+        cells = [
+            row["case"],
+            f"{row['images']:,}",
+            f"{_percent(before['weakest'])} {before['class']} → {_percent(after['weakest'])} {after['class']}",
+            _change(row["weakest_change"]),
+            f"{_percent(before['average'])} → {_percent(after['average'])}",
+            _change(row["average_change"]),
+            f"{_percent(before['clean'])} → {_percent(after['clean'])}",
+            f"{_percent(row['promise']['accuracy'])} ({_percent(low)}–{_percent(high)})",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f}"
+
+
+def _change(change: Sequence[float]) -> str:
+    value, low, high = (f"{100 * part:+.1f}".replace("-", "−") for part in change)
+    return f"{value} ({low} to {high})"
 
 
 def main() -> None:
@@ -146,9 +179,9 @@ def main() -> None:
     for case in CASES:
         if case.name in args.only:
             run(case, args.shared, args.data_dir)
-    rows = [compared(case) for case in CASES if (OUT / case.name / "after" / "result.json").exists()]
-    (OUT / "table.json").write_text(json.dumps(rows, indent=1) + "\n")
-    show(rows)
+    rows = finished()
+    (HERE / "table.json").write_text(json.dumps(rows, indent=1) + "\n")
+    print(markdown(rows))
 
 
 if __name__ == "__main__":
