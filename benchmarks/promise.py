@@ -129,9 +129,9 @@ class Case:
 def main() -> None:
     """Run the cases and write the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--classes", type=int, nargs="+", default=[10, 10, 10, 2])
-    parser.add_argument("--images", type=int, nargs="+", default=[300, 100, 30, 300])
-    parser.add_argument("--trials", type=int, default=30)
+    parser.add_argument("--classes", type=int, nargs="+", default=[10, 10, 2])
+    parser.add_argument("--images", type=int, nargs="+", default=[300, 100, 300])
+    parser.add_argument("--trials", type=int, default=24)
     parser.add_argument("--out", type=Path, default=HERE / "results" / "promise.json")
     args = parser.parse_args()
     results = []

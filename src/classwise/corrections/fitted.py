@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -31,6 +32,7 @@ FINAL_NUMBER = (
     "attacks the corrected model afresh on test images."
 )
 _DRAWS = 4000
+_Z = 1.96  # 95 % of a normal distribution lie within so many standard errors
 ILLUSTRATION = "illustration only: candidates that were made against the uncorrected model"
 
 
@@ -161,14 +163,18 @@ class Promise:
 
     @property
     def change(self) -> PairedChange:
-        """Of the average."""
-        return paired_change(self.uncorrected.correct(ADAPTIVE), self.corrected.correct(ADAPTIVE))
+        """Of the average; its interval counts in that another choice of images would have made another rule."""
+        change = paired_change(self.uncorrected.correct(ADAPTIVE), self.corrected.correct(ADAPTIVE))
+        n = self.uncorrected.n
+        return _widened(change, np.nansum(self.by_fold * n, 1) / n.sum())
 
     @property
     def change_of_weakest(self) -> PairedChange:
-        """Of the class that was the weakest before."""
-        of_class = self.uncorrected.y == self.before.worst.index
-        return paired_change(*(view.correct(ADAPTIVE)[of_class] for view in (self.uncorrected, self.corrected)))
+        """Of the class that was the weakest before; likewise."""
+        label = self.before.worst.index
+        of_class = self.uncorrected.y == label
+        views = (view.correct(ADAPTIVE)[of_class] for view in (self.uncorrected, self.corrected))
+        return _widened(paired_change(*views), self.by_fold[:, label])
 
     def as_dict(self) -> dict[str, Any]:
         """Return the same for JSON; changes in points."""
@@ -277,6 +283,14 @@ def paired_change(before: ArrayLike, after: ArrayLike) -> PairedChange:
     low, high = change_intervals(counts, simultaneous=False)
     value = right[1].mean() - right[0].mean()
     return PairedChange(float(value), float(low[0]), float(high[0]))
+
+
+def _widened(change: PairedChange, by_fold: Floats) -> PairedChange:
+    """Add the jackknife's variance of what the folds reach on the same images (K,) to the interval of a change."""
+    share = 1 - 1 / len(by_fold)
+    more = _Z**2 * share * float(((by_fold - by_fold.mean()) ** 2).sum())
+    below, above = (math.hypot(end - change.value, more**0.5) for end in (change.low, change.high))
+    return PairedChange(change.value, change.value - below, change.value + above)
 
 
 def _point(number: int, tried: Round, first: Outcomes, chosen: bool) -> RoundSummary:

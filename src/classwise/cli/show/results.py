@@ -149,7 +149,7 @@ def _promised(promise: Promise) -> str:
     before, after = promise.before.worst, promise.weakest
     return (
         f"Promised on new images, by fits that did not see what they are judged on: weakest class "
-        f"{before.accuracy:.1%} ({before.name}) to {_with_interval(*after)} %; "
+        f"{before.accuracy:.1%} ({before.name}) to {after.value:.1%} ({_ends(after.interval)}); "
         f"{before.name} {_points(promise.change_of_weakest)}; average {_points(promise.change)}."
     )
 
@@ -160,7 +160,11 @@ def _points(change: PairedChange) -> str:
 
 
 def _with_interval(value: float, interval: Interval) -> str:
-    return f"{100 * value:.1f} ({100 * interval.low:.1f}\u2013{100 * interval.high:.1f})"
+    return f"{100 * value:.1f} ({_ends(interval)})"
+
+
+def _ends(interval: Interval) -> str:
+    return f"{100 * interval.low:.1f}\u2013{100 * interval.high:.1f}"
 
 
 def _chosen(repair: Repair) -> str:
