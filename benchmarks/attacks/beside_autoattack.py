@@ -58,7 +58,7 @@ CASES = (
     Case("cifar_resnet2b_adv", "cifar10", "Linf", "4/255", 100),
     Case("cifar_resnet2b_adv", "cifar10", "L2", "0.5", 100),
     Case("cifar_resnet2b_adv", "cifar10", "L1", "4", 100, again=True),
-    Case("cifar_resnet2b_adv", "cifar10", "Linf", "4/255", 100, "plus"),
+    Case("cifar_resnet2b_adv", "cifar10", "Linf", "4/255", 50, "plus"),
     Case("cifar_resnet2b_adv", "cifar10", "Linf", "4/255", 100, "rand"),
     Case("cifar100_resnet20_pgd", "cifar100", "Linf", "2/255", 50),
 )
