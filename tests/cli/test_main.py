@@ -824,6 +824,25 @@ def test_an_interrupted_training_goes_on_and_ends_the_same(
         assert (tmp_path / f"run/{name}.safetensors").read_bytes() == (trained / f"{name}.safetensors").read_bytes()
 
 
+@pytest.mark.parametrize("call", [2, 12])
+def test_an_interrupted_fit_of_a_correction_goes_on_and_ends_the_same(
+    run: Run, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: int
+) -> None:
+    words = ("correct", f"run:{trained}", "--rule", "iv-offsets(rounds=1)", "--attacks", "pgd(steps=2)", "--folds", "2")
+    assert run(*words, "--out", "whole").status == 0
+    with monkeypatch.context() as patch:
+        interrupting(patch, call)
+        stopped = run(*words, "--out", "stopped")
+    assert stopped.status == 130
+    assert "run the same command again to go on" in stopped.err
+    assert run(*words, "--out", "stopped").status == 0
+    for name in ("curve.json", "correction.safetensors", "promise-corrected.npz"):
+        assert (tmp_path / "stopped" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
+    assert sorted(path.name for path in (tmp_path / "stopped").iterdir()) == sorted(
+        path.name for path in (tmp_path / "whole").iterdir()
+    )
+
+
 def test_a_real_ctrl_c_stops_a_real_process_with_one_sentence(trained: Path, tmp_path: Path) -> None:
     words = [console_script(), "train", "at", *TINY, "--out", str(tmp_path / "run")]
     words[words.index("digits(epochs=3, steps=2)")] = "digits(epochs=1000, steps=2)"

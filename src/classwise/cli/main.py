@@ -28,7 +28,7 @@ _DECIMAL = r"[+-]?(0|[1-9]\d*)(\.\d*)?([eE][+-]?\d+)?|[+-]?\.\d+([eE][+-]?\d+)?"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _LONGEST = 2000  # characters of a sentence that says what was wrong
 # Commands that go on where they were stopped, if they have a folder.
-_RESUMED = ("demo", "train", "evaluate", "critical-eps", "homing", "study")
+_RESUMED = ("demo", "train", "evaluate", "critical-eps", "correct", "homing", "study")
 _MAY_GATE = ("--fail_under", "--config")  # a file of options may hold conditions
 _LEFT = "The model, or code that it runs, ended the program"
 
