@@ -130,13 +130,15 @@ def repair(
         pool = fit.uncorrected()
         pool, tried = fit.rounds(pool)
         chosen = fit.choice(pool, tried)
-        promise = fit.cross_fitted(pool, folds)
-    rounds = tuple(Round(price, correction, _judged(data, pool, correction)) for price, correction in tried)
-    correction = copy.deepcopy(tried[chosen][1]).to(device)
+        promise = fit.cross_fitted(pool, folds, tried[chosen].searched)
+    rounds = tuple(
+        Round(attempt.price, attempt.correction, _judged(data, pool, attempt.correction)) for attempt in tried
+    )
+    correction = copy.deepcopy(tried[chosen].correction).to(device)
     threat = next(iter(attacks.values())).threat
     seen = FittedOn(data.name, data.split, frozenset(data.index.tolist()), threat.norm, threat.eps)
     corrected = Corrected(model, correction, fitted_on_test=on_test, fitted_on=seen)
-    warnings = tuple(_warnings(data, pool, aim, tried[chosen][1]))
+    warnings = tuple(_warnings(data, pool, aim, tried[chosen].correction))
     return Repair(corrected, rounds, chosen, {**record, **flags}, promise, warnings)
 
 
@@ -145,8 +147,18 @@ def is_test(data: ImageSet) -> bool:
     return data.split == "test" or (data.name, data.split) == ("imagenet", "val")
 
 
-Tried = tuple[float, nn.Module]
-"""A price and the correction at it."""
+class Tried(NamedTuple):
+    """A correction that was attacked.
+
+    Attributes:
+        price: points of average that it may cost.
+        searched: what the search was given of these, after a reserve for what attacks still take.
+        correction: on the logits.
+    """
+
+    price: float
+    searched: float
+    correction: nn.Module
 
 
 @dataclass(frozen=True)
@@ -179,11 +191,12 @@ class _Fit:
         theta = self.rule.start(pool)
         first = tally(pool, self.rule.at(theta, pool)).average
         part = share(pool, self.rule, self.target, self.classes, self.max_loss)
-        tried: list[Tried] = [(0.0, _finished(self.rule, theta, pool))]
+        tried = [Tried(0.0, self.max_loss, _finished(self.rule, theta, pool))]
         for number, price in enumerate(sorted({0.0, self.max_loss / 2, self.max_loss}), 1):
             reserve = 0.0
             for again in range(self.rule.rounds):
-                theta = search(pool, self.rule, self.target, self.classes, max(0.0, price - reserve), theta)
+                searched = max(0.0, price - reserve)
+                theta = search(pool, self.rule, self.target, self.classes, searched, theta)
                 correction = _finished(self.rule, part * theta, pool)
                 before = tally(pool, correction).average
                 stage = f"at most {price:g} points of average lost, attack {again + 1}"
@@ -194,27 +207,33 @@ class _Fit:
                 reserve = 100 * float(before - after)
                 if reserve <= _SETTLED and float(first - after) <= price / 100:
                     break
-            tried.append((price, correction))
+            tried.append(Tried(price, searched, correction))
         return pool, tried
 
     def choice(self, pool: Pool, tried: Sequence[Tried]) -> int:
         """Return the round of the best score among those that keep the average, 0 if none is better than that."""
-        counts = [tally(pool, correction) for _, correction in tried]
+        counts = [tally(pool, attempt.correction) for attempt in tried]
         scores = [float(self.target.score(count, self.classes)) for count in counts]
         return choice([float(count.average) for count in counts], scores, self.max_loss)
 
-    def cross_fitted(self, pool: Pool, parts: int) -> Promise | None:
-        """Return what a correction is worth on images that it was not fitted on."""
+    def cross_fitted(self, pool: Pool, parts: int, searched: float) -> Promise | None:
+        """Return what a correction is worth on images that it was not fitted on.
+
+        Args:
+            pool: with what was found against every correction.
+            parts: number of folds.
+            searched: points of average that the search for the chosen correction was given.
+        """
         folds = _folds(pool.y, parts, self.field.seed)
         if len(folds) < 2:
             return None
         zero = self.rule.at(self.rule.start(pool), pool)
-        before = _verdicts(pool.before(), zero)
+        before = _verdicts(pool, zero)  # by all candidates too, so that neither side is attacked more
         after = _Verdicts(torch.empty_like(before.clean), torch.empty_like(before.adaptive))
         by_fold = list[Tensor]()
         for number, fold in enumerate(folds):
             rest = pool.of(torch.cat([other for other in folds if other is not fold]).sort().values)
-            settings = rest, self.rule, self.target, self.classes, self.max_loss
+            settings = rest, self.rule, self.target, self.classes, searched
             correction = _finished(self.rule, share(*settings) * search(*settings, self.rule.start(rest)), rest)
             unseen = pool.of(fold)
             stage = f"promise, part {number + 1} of {len(folds)}"

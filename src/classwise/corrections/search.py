@@ -20,6 +20,9 @@ _JUDGED_EVERY = 5
 _WIDEST, _NARROWEST = 0.3, 0.03
 """Width of the smoothing at the first and the last step, in units of the gap between the two largest clean logits."""
 _COUNTED = 1e-6  # a width, in logits, at which an answer is a class and no mixture
+_RIDGE = (
+    0.01  # weight of |θ|²: on unseen fifths of 3,000 images it saved half a point of average at the same weakest class
+)
 _PRICE = 30.0
 """Weight of the average below what it may fall to: it outweighs any gain."""
 FEW_IMAGES = 300
@@ -58,7 +61,8 @@ def search(pool: Pool, rule: Rule, target: Target, classes: Sequence[str], max_l
         width = gap * _WIDEST * (_NARROWEST / _WIDEST) ** (step / _STEPS)
         allowed = float(torch.sigmoid(leads / width).mean()) - max_loss / 100
         counts = smoothed(pool, rows, rule.at(theta, pool), width)
-        loss = _PRICE * F.relu(allowed - counts.average) - target.score(counts, classes) - 1e-3 * counts.average
+        aim = target.score(counts, classes) + 1e-3 * counts.average - _RIDGE * theta.square().sum()
+        loss = _PRICE * F.relu(allowed - counts.average) - aim
         (theta.grad,) = torch.autograd.grad(loss, theta)
         optimiser.step()
         theta.data = rule.limited(theta.data)
