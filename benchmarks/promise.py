@@ -131,7 +131,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--classes", type=int, nargs="+", default=[10, 10, 2])
     parser.add_argument("--images", type=int, nargs="+", default=[300, 100, 300])
-    parser.add_argument("--trials", type=int, default=24)
+    parser.add_argument("--trials", type=int, default=16)
     parser.add_argument("--out", type=Path, default=HERE / "results" / "promise.json")
     args = parser.parse_args()
     results = []
