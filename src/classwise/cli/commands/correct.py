@@ -63,19 +63,10 @@ def correct_model(
     device = resolve.workers(accelerator).device
     lines.taken(network, images)
     settings: dict[str, Any] = {"target": target, "max_loss": max_loss, "folds": folds, "seed": seed}
+    settings |= {"batch_size": batch_size, "device": device, "fit_on_test": fit_on_test, "folder": out}
     with files.owned(out):
         refuse_used(out)  # what another process has done meanwhile
         with live.correcting(images, which, rule, chosen) as watch:
-            correction = repair(
-                network,
-                images,
-                rule,
-                chosen,
-                device=device,
-                fit_on_test=fit_on_test,
-                folder=out,
-                watch=watch,
-                **settings,
-            )
+            correction = repair(network, images, rule, chosen, watch=watch, **settings)
         correction.write(out, model, which)
     results.corrected(correction, out)
