@@ -1130,7 +1130,7 @@ BAD = [
     ((*CORRECT, "--max-loss", "-1"), ["between 0 and 100"]),
     ((*CORRECT, "--attacks", "fast"), ["fast"]),
     ((*CORRECT, "--batch-size", "0"), ["The batch size is 0"]),
-    ((*CORRECT, "--folds", "1"), ["1 folds, but must have at least 2"]),
+    ((*CORRECT, "--folds", "1"), ["1 folds, but must have 2 to 100"]),
     ((*CORRECT, "--target", "weakst"), ["did you mean 'weakest'"]),
     ((*CORRECT, "--limit", "5"), ["5 images are fewer than the 10 classes"]),
     ((*CORRECT, "--out", "mine.py"), ["Cannot write mine.py"]),

@@ -347,7 +347,7 @@ def test_the_record_names_every_image_that_was_seen() -> None:
         ({"data": smooth_with(4)}, "3 logits, the data 4 classes"),
         ({"max_loss": -1.0}, "between 0 and 100"),
         ({"max_loss": float("nan")}, "between 0 and 100"),
-        ({"folds": 1}, "at least 2, or 0"),
+        ({"folds": 1}, "must have 2 to 100, or 0"),
         ({"target": "floor(classes='dog')"}, "Unknown class 'dog'"),
         ({"target": "weakst"}, "did you mean 'weakest'"),
         ({"data": smooth()[1].subset((smooth()[1].y != 1).nonzero().flatten())}, "Class 'class 1' has no images"),

@@ -42,6 +42,7 @@ from classwise.runtime.classifier import Classifier, as_module
 from classwise.runtime.inference import judging
 from classwise.runtime.memory import batch_that_fits, freed_memory_kept
 
+_MOST_FOLDS = 100
 LEAST_IMAGES = 100
 """Images of each class below which a fit warns."""
 _SETTLED = 0.1  # points of average that an attack may still take when a round is taken to be at its end
@@ -98,7 +99,7 @@ def repair(
         batch_size: images attacked at once; what memory holds if None.
         device: where the model is attacked.
         fit_on_test: take test images all the same; everything that comes of it says so.
-        folds: parts of the held-out images that the promise is made of, at least 2; 0 for no promise.
+        folds: parts of the held-out images that the promise is made of, 2 to 100; 0 for no promise.
         folder: where an unfinished fit is kept, so that the same call goes on from there; nowhere if None.
         watch: called after every step.
 
@@ -112,8 +113,8 @@ def repair(
     built: Rule = registry.build("correction", rule)
     aim: Target = registry.build("target", target)
     on_test = _check(data, attacks, max_loss, fit_on_test)
-    if type(folds) is not int or folds < 0 or folds == 1:
-        raise InputError(f"The promise has {folds!r} folds, but must have at least 2, or 0 for no promise.")
+    if type(folds) is not int or not (folds == 0 or 2 <= folds <= _MOST_FOLDS):
+        raise InputError(f"The promise has {folds!r} folds, but must have 2 to {_MOST_FOLDS}, or 0 for no promise.")
     if batch_size is not None:
         refuse_batch_size(batch_size)
     model = as_module(model)

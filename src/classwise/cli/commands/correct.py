@@ -41,7 +41,7 @@ def correct_model(
         split: split to fit on; of the training split of a run only images that it held out.
         limit: fit on a stratified sample of this many images; if not given, 300 a class, or all that a run held out.
         batch_size: images attacked at once, what memory holds if not given.
-        folds: parts of the images that the promise is made of, at least 2; 0 for no promise.
+        folds: parts of the images that the promise is made of, 2 to 100; 0 for no promise.
         seed: of the sample and of the attacks.
         out: folder for the corrected model, which corrected:FOLDER then names, and for its trade-off curve; the same
             command goes on from what an interrupted one left there.
