@@ -281,8 +281,8 @@ def paired_change(before: ArrayLike, after: ArrayLike) -> PairedChange:
     right = np.asarray(before, dtype=bool), np.asarray(after, dtype=bool)
     counts = pairs(*right, np.zeros(len(right[0]), dtype=np.int64), 1)
     low, high = change_intervals(counts, simultaneous=False)
-    value = right[1].mean() - right[0].mean()
-    return PairedChange(float(value), float(low[0]), float(high[0]))
+    value = (int(right[1].sum()) - int(right[0].sum())) / len(right[0])
+    return PairedChange(value, float(low[0]), float(high[0]))
 
 
 def _widened(change: PairedChange, by_fold: Floats) -> PairedChange:
